@@ -87,8 +87,13 @@ pub enum Failure {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Ending {
-    /// It has a result: the CID of a [`ResultRecord`].
-    Result(Cid),
+    /// It has a result.
+    Result {
+        /// CID of the [`ResultRecord`].
+        record: Cid,
+        /// Whether the record's exit is [`Exit::Success`], so that deciding needs no bytes.
+        success: bool,
+    },
     /// It has none.
     Failed(Failure),
 }
@@ -129,7 +134,7 @@ impl Outcome {
     /// Returns the result's CID, if there is a result.
     pub fn result(&self) -> Option<&Cid> {
         match &self.ending {
-            Ending::Result(cid) => Some(cid),
+            Ending::Result { record, .. } => Some(record),
             Ending::Failed(_) => None,
         }
     }
