@@ -92,7 +92,7 @@ pub enum CellRequest {
         job: String,
     },
     /// Stop a job. Signed by its submitter.
-    Cancel(Signed<Cancel>),
+    Cancel(Box<Signed<Cancel>>),
     /// Accepted results.
     Results {
         /// Id or its beginning.

@@ -107,7 +107,7 @@ pub enum CoordinatorMessage {
     /// Replicas to run.
     Grant {
         /// The signed grant.
-        grant: Signed<Grant>,
+        grant: Box<Signed<Grant>>,
         /// The job's manifest, the first time this session sees the job.
         manifest: Option<Box<Signed<Manifest>>>,
     },
