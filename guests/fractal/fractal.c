@@ -182,7 +182,7 @@ int main(int argc, char **argv) {
         view.center_re = -0.74364;
         view.center_im = 0.13182;
     }
-    if (view.scale == 0.0) view.scale = view.julia ? 2.6 : 0.00035;
+    if (view.scale == 0.0) view.scale = view.julia ? 3.2 : 0.00035;
     if (view.max_iter == 0) view.max_iter = view.julia ? 1000 : 4000;
 
     const char *index_text = getenv("WC_TASK_INDEX"), *count_text = getenv("WC_TASK_COUNT");

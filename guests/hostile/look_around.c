@@ -1,5 +1,6 @@
 /* Prints all it can learn about where it runs: arguments, environment, descriptors, directories with the times and
- * numbers of their files, and what stdin holds. Two runs on different machines must print the same. */
+ * numbers of their files, and what stdin holds. Where two machines print different lines, a result can depend on the
+ * machine. */
 #include <dirent.h>
 #include <errno.h>
 #include <inttypes.h>

@@ -5,8 +5,8 @@
 
 int main(int argc, char **argv) {
     const char *how = argc > 1 ? argv[1] : "";
-    volatile int zero = 0;
-    if (!strcmp(how, "divide")) return 1 / zero;
+    volatile int one = 1, zero = 0;
+    if (!strcmp(how, "divide")) return one / zero;
     if (!strcmp(how, "memory")) return *(volatile unsigned char *)(uintptr_t)0xfffffff0u;
     if (!strcmp(how, "call")) {
         int (*volatile nowhere)(void) = 0;
