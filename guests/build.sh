@@ -5,6 +5,9 @@
 # The same toolchain gives the same bytes. --check compares them if the toolchain is the recorded one
 # (built/TOOLCHAIN); with another one it says so and only checks that everything builds.
 #
+# `build.sh --component` makes built/hello.component.wasm, the preview 2 component of hello, with Cargo; its bytes hang on
+# componentize/Cargo.lock and on hello.wasm alone.
+#
 # CC and TARGET may name another clang with a WASI sysroot, for example CC=/opt/wasi-sdk/bin/clang TARGET=wasm32-wasip1.
 set -eu
 export LC_ALL=C
@@ -80,7 +83,7 @@ case ${1:-} in
     echo "built $(wc -l <built/SHA256SUMS) modules into guests/built" >&2
     ;;
 --check)
-    (cd built && sha256sum --quiet -c SHA256SUMS) || fail "guests/built does not match its own SHA256SUMS"
+    (cd built && sha256sum --quiet -c SHA256SUMS COMPONENT_SHA256SUMS) || fail "guests/built does not match its own sums"
     fresh=$(mktemp -d)
     trap 'rm -rf "$fresh"' EXIT
     build_into "$fresh"
@@ -93,5 +96,9 @@ case ${1:-} in
         echo "another toolchain than the recorded one: all $(wc -l <"$fresh/SHA256SUMS") modules build, bytes not compared" >&2
     fi
     ;;
-*) fail "usage: build.sh [--check]" ;;
+--component)
+    (cd componentize && CARGO_TARGET_DIR=../target cargo run --locked --quiet -- ../built/hello.wasm ../built/hello.component.wasm)
+    (cd built && sha256sum hello.component.wasm >COMPONENT_SHA256SUMS)
+    ;;
+*) fail "usage: build.sh [--check | --component]" ;;
 esac

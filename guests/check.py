@@ -53,7 +53,10 @@ def check_data():
 
 
 def check_sums():
-    for line in (GUESTS / "built" / "SHA256SUMS").read_text().splitlines():
+    built = GUESTS / "built"
+    lines = [line for sums in built.glob("*SHA256SUMS") for line in sums.read_text().splitlines()]
+    assert sorted(line.split()[1] for line in lines) == sorted(str(p.relative_to(built)) for p in built.rglob("*.wasm"))
+    for line in lines:
         digest, name = line.split()
         assert hashlib.sha256((GUESTS / "built" / name).read_bytes()).hexdigest() == digest, name
 
