@@ -1,0 +1,213 @@
+//! What the coordinator keeps beside its journal so that it need not be replayed to be read: manifests, verdicts,
+//! ledger entries, the hashes of the ledger's tree, logs.
+//!
+//! All of it follows from the facts. It is written after them, becomes durable with the next commit, and is written
+//! again by replay when a crash came between.
+
+use serde::{Deserialize, Serialize};
+use wc_ledger::merkle;
+use wc_store::{Change, Store, StoreError, Table};
+use wc_types::entry::Entry;
+use wc_types::manifest::Manifest;
+use wc_types::receipt::Verdict;
+use wc_types::{JobId, NodeId, Sealed, Signed, TaskId, Timestamp, to_canonical};
+
+/// Log rows that one job may keep; further ones are dropped, and the last row says so.
+pub(crate) const LOG_ROWS_MAX: u64 = 10_000;
+
+/// What was decided about one task, with the evidence.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Decision {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// Index of its ledger entry.
+    pub entry: u64,
+    /// The signed outcomes, agreeing first.
+    pub outcomes: Vec<Sealed>,
+}
+
+/// One row of a job's log.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct LogRow {
+    /// When it was received.
+    pub at: Timestamp,
+    /// Stage.
+    pub stage: u16,
+    /// Index.
+    pub index: u32,
+    /// Where it ran.
+    pub node: NodeId,
+    /// How it ended.
+    pub ending: String,
+    /// Tail of standard error.
+    pub stderr: String,
+}
+
+/// A record on the shelf is missing or does not decode.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ArchiveError {
+    /// The store refused.
+    #[error("the store cannot be used")]
+    Store(#[from] StoreError),
+    /// A row is not what it should be.
+    #[error("a row of table {table} does not decode")]
+    Corrupt {
+        /// Which table.
+        table: &'static str,
+    },
+}
+
+/// The tables.
+#[derive(Clone)]
+pub(crate) struct Archive {
+    manifests: Table,
+    verdicts: Table,
+    entries: Table,
+    tree: Table,
+    logs: Table,
+}
+
+fn task_key(task: &TaskId) -> [u8; 38] {
+    let mut key = [0; 38];
+    key[..32].copy_from_slice(&task.job.0);
+    key[32..34].copy_from_slice(&task.stage.to_be_bytes());
+    key[34..].copy_from_slice(&task.index.to_be_bytes());
+    key
+}
+
+fn hash_key(level: u8, index: u64) -> [u8; 9] {
+    let mut key = [level; 9];
+    key[1..].copy_from_slice(&index.to_be_bytes());
+    key
+}
+
+fn log_key(job: &JobId, position: u64) -> [u8; 40] {
+    let mut key = [0; 40];
+    key[..32].copy_from_slice(&job.0);
+    key[32..].copy_from_slice(&position.to_be_bytes());
+    key
+}
+
+impl Archive {
+    /// Opens the tables.
+    pub fn open(store: &Store) -> Result<Self, StoreError> {
+        Ok(Self {
+            manifests: store.table("manifests")?,
+            verdicts: store.table("verdicts")?,
+            entries: store.table("entries")?,
+            tree: store.table("tree")?,
+            logs: store.table("logs")?,
+        })
+    }
+
+    /// Keeps a manifest.
+    pub fn put_manifest(&self, job: &JobId, manifest: &Signed<Manifest>) -> Result<(), ArchiveError> {
+        Ok(self.manifests.put(&job.0, &to_canonical(manifest.sealed()))?)
+    }
+
+    /// Returns a job's manifest.
+    pub fn manifest(&self, job: &JobId) -> Result<Option<Signed<Manifest>>, ArchiveError> {
+        let Some(bytes) = self.manifests.get(&job.0)? else { return Ok(None) };
+        wc_types::from_canonical(&bytes)
+            .map(Some)
+            .map_err(|_| ArchiveError::Corrupt { table: "manifests" })
+    }
+
+    /// Keeps what was decided about a task.
+    pub fn put_decision(&self, decision: &Decision) -> Result<(), ArchiveError> {
+        let verdict = &decision.verdict;
+        let task = TaskId { job: verdict.job, stage: verdict.stage, index: verdict.index };
+        Ok(self.verdicts.put(&task_key(&task), &to_canonical(decision))?)
+    }
+
+    /// Returns what was decided about a task.
+    pub fn decision(&self, task: &TaskId) -> Result<Option<Decision>, ArchiveError> {
+        let Some(bytes) = self.verdicts.get(&task_key(task))? else { return Ok(None) };
+        wc_proto::frame::decode(&bytes).map(Some).map_err(|_| ArchiveError::Corrupt { table: "verdicts" })
+    }
+
+    /// Appends entries to the ledger: the leaf, its hash, and every inner hash that it completes.
+    pub fn put_entries(&self, entries: &[Entry]) -> Result<(), ArchiveError> {
+        let mut rows = Vec::with_capacity(entries.len());
+        let mut hashes = std::collections::BTreeMap::new();
+        for entry in entries {
+            let leaf = to_canonical(entry);
+            let mut hash = merkle::leaf_hash(&leaf);
+            rows.push((entry.index.to_be_bytes(), leaf));
+            let (mut level, mut index) = (0u8, entry.index);
+            hashes.insert((level, index), hash);
+            while index % 2 == 1 {
+                let left = match hashes.get(&(level, index - 1)) {
+                    Some(left) => *left,
+                    None => self.tree_hash(level, index - 1)?.ok_or(ArchiveError::Corrupt { table: "tree" })?,
+                };
+                hash = merkle::node_hash(&left, &hash);
+                (level, index) = (level + 1, index / 2);
+                hashes.insert((level, index), hash);
+            }
+        }
+        self.entries.apply(rows.into_iter().map(|(key, value)| Change::Put { key: key.to_vec(), value }))?;
+        self.tree.apply(hashes.into_iter().map(|((level, index), hash)| Change::Put {
+            key: hash_key(level, index).to_vec(),
+            value: hash.to_vec(),
+        }))?;
+        Ok(())
+    }
+
+    /// Returns an entry.
+    pub fn entry(&self, index: u64) -> Result<Option<Entry>, ArchiveError> {
+        let Some(bytes) = self.entries.get(&index.to_be_bytes())? else { return Ok(None) };
+        wc_proto::frame::decode(&bytes).map(Some).map_err(|_| ArchiveError::Corrupt { table: "entries" })
+    }
+
+    /// Returns the hash of a complete subtree of 2^level leaves.
+    pub fn tree_hash(&self, level: u8, index: u64) -> Result<Option<[u8; 32]>, ArchiveError> {
+        let Some(bytes) = self.tree.get(&hash_key(level, index))? else { return Ok(None) };
+        bytes.as_slice().try_into().map(Some).map_err(|_| ArchiveError::Corrupt { table: "tree" })
+    }
+
+    /// Keeps a log row at `position`, unless the job's log is full.
+    pub fn put_log(&self, job: &JobId, position: u64, row: &LogRow) -> Result<(), ArchiveError> {
+        if position < LOG_ROWS_MAX {
+            self.logs.put(&log_key(job, position), &to_canonical(row))?;
+        }
+        Ok(())
+    }
+
+    /// Returns at most `limit` log rows from `position` on.
+    pub fn logs(&self, job: &JobId, position: u64, limit: usize) -> Result<Vec<(u64, LogRow)>, ArchiveError> {
+        let mut rows = Vec::new();
+        for position in position..LOG_ROWS_MAX {
+            if rows.len() >= limit {
+                break;
+            }
+            let Some(bytes) = self.logs.get(&log_key(job, position))? else { break };
+            let row = wc_proto::frame::decode(&bytes).map_err(|_| ArchiveError::Corrupt { table: "logs" })?;
+            rows.push((position, row));
+        }
+        Ok(rows)
+    }
+
+    /// Returns how many log rows the job has.
+    pub fn log_rows(&self, job: &JobId) -> Result<u64, ArchiveError> {
+        // Rows are contiguous from 0: find the end by doubling, then halving.
+        let has = |position: u64| -> Result<bool, ArchiveError> {
+            Ok(self.logs.get(&log_key(job, position))?.is_some())
+        };
+        let (mut low, mut high) = (0, 1);
+        while high < LOG_ROWS_MAX && has(high - 1)? {
+            low = high;
+            high *= 2;
+        }
+        while low < high {
+            let middle = low.midpoint(high);
+            if has(middle)? {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        Ok(low)
+    }
+}

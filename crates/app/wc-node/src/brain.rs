@@ -1,0 +1,390 @@
+//! The loop: event in → fact → journal → cell → commands → perform.
+//!
+//! ```text
+//!  inputs ──► decide ──────────► commit ──────────► perform
+//!             number the fact,   one fdatasync for  keep what follows from it,
+//!             append, apply      all that waits     tell whom it concerns
+//! ```
+//!
+//! Three threads in a row, so that deciding the next batch overlaps with the disk. Nothing leaves the second thread
+//! before the facts it follows from are durable: not a command, not an answer, not a view of the state.
+
+use std::sync::mpsc as std_mpsc;
+use std::thread::JoinHandle;
+
+use tokio::sync::{mpsc, oneshot};
+use wc_cell::{Cell, Command, Event, Fact};
+use wc_store::{Journal, JournalError};
+use wc_types::{JobId, Refusal, to_canonical};
+
+use crate::clock;
+
+/// Inputs that may wait before senders are held back. A few milliseconds of work for the cell.
+const INPUTS_MAX: usize = 4096;
+/// Inputs that are decided as one batch, and so share one append.
+const BATCH_MAX: usize = 512;
+/// Batches that may wait for the disk. More would only add latency.
+const COMMITS_MAX: usize = 16;
+/// Facts between two snapshots. Replay takes a few microseconds per fact, so a restart stays below a second or two.
+const SNAPSHOT_FACTS: u64 = 200_000;
+
+/// What comes after durability: sends an answer that was computed before.
+type Delivery = Box<dyn FnOnce() + Send>;
+/// Reads the state and returns the delivery of what it found.
+type Query = Box<dyn FnOnce(&Cell, u64) -> Delivery + Send>;
+
+/// The answer to a submission or a cancellation.
+pub(crate) type Answer = Result<Option<JobId>, Vec<Refusal>>;
+
+enum Input {
+    /// Things that happened.
+    Events(Vec<Event>),
+    /// Something that happened and what follows it in the same batch; answered when durable.
+    Ask { event: Event, then: Vec<Event>, answer: oneshot::Sender<Answer> },
+    /// A look at the state.
+    Query(Query),
+    /// Waits until a job differs from what the caller has seen.
+    Watch(Watch),
+    /// Write a snapshot and end.
+    Stop,
+}
+
+/// Waits for a job to change.
+pub(crate) struct Watch {
+    /// The job.
+    pub job: JobId,
+    /// Revision that the caller has seen.
+    pub seen: u64,
+    /// Told when it differs, or dropped with the cell.
+    pub changed: oneshot::Sender<()>,
+}
+
+/// Performs what the cell commands. Called in the order of the facts, on one thread.
+pub(crate) trait Performer: Send + 'static {
+    /// Performs a command that follows from the fact numbered `seq`. Doing so twice is harmless. `live` is false while
+    /// the journal is replayed: then only what is kept on disk is done again, and nobody is told.
+    fn perform(&mut self, seq: u64, command: Command, live: bool);
+    /// Called after each batch, when everything before it has been performed.
+    fn flush(&mut self, live: bool);
+}
+
+/// One unit on its way from deciding to performing.
+struct Decided {
+    commands: Vec<(u64, Command)>,
+    deliveries: Vec<Delivery>,
+    facts: u64,
+    snapshot: Option<(u64, Vec<u8>)>,
+}
+
+/// The brain cannot start or has stopped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BrainError {
+    /// The journal cannot be read or written.
+    #[error("the journal cannot be used")]
+    Journal(#[from] JournalError),
+    /// A row of the journal is not a fact of this version.
+    #[error("fact {seq} of the journal does not decode")]
+    Fact {
+        /// Its number.
+        seq: u64,
+        /// What the decoder said.
+        #[source]
+        source: wc_types::CanonicalError,
+    },
+    /// The snapshot does not restore.
+    #[error("the snapshot cannot be restored: {reason}")]
+    Snapshot {
+        /// Why.
+        reason: String,
+    },
+    /// The brain has stopped; the journal says why.
+    #[error("the coordinator has stopped")]
+    Stopped,
+}
+
+/// A handle to the loop. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Brain {
+    inputs: mpsc::Sender<Input>,
+}
+
+/// The running threads, joined at the end.
+pub(crate) struct BrainThreads {
+    threads: Vec<JoinHandle<()>>,
+    /// Says why the brain stopped by itself.
+    pub failed: oneshot::Receiver<JournalError>,
+}
+
+impl BrainThreads {
+    /// Waits until all three threads have ended.
+    pub fn join(self) {
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the coordinator panicked");
+            }
+        }
+    }
+}
+
+/// What the journal already holds.
+pub(crate) struct Recovered {
+    cell: Cell,
+    next_seq: u64,
+}
+
+impl Recovered {
+    /// Returns the state at the journal's end.
+    pub fn cell(&self) -> &Cell {
+        &self.cell
+    }
+
+    /// Returns whether nothing has ever happened here.
+    pub fn is_empty(&self) -> bool {
+        self.next_seq == 0
+    }
+}
+
+/// Reads the journal: newest snapshot, then every fact after it, performing again what is kept on disk.
+pub(crate) fn recover(journal: &Journal, performer: &mut dyn Performer) -> Result<Recovered, BrainError> {
+    let (mut cell, mut next_seq) = match journal.latest_snapshot()? {
+        Some(snapshot) => {
+            let cell = Cell::restore(&snapshot.bytes)
+                .map_err(|error| BrainError::Snapshot { reason: error.to_string() })?;
+            (cell, snapshot.seq + 1)
+        }
+        None => (Cell::empty(), 0),
+    };
+    let mut commands = Vec::new();
+    for row in journal.replay(next_seq)? {
+        let (seq, bytes) = row?;
+        let fact: Fact =
+            wc_proto::frame::decode(&bytes).map_err(|error| BrainError::Fact {
+                seq,
+                source: wc_types::CanonicalError::Malformed { kind: "Fact", reason: error.to_string() },
+            })?;
+        cell.apply(&fact, &mut commands);
+        for command in commands.drain(..) {
+            performer.perform(seq, command, false);
+        }
+        next_seq = seq + 1;
+    }
+    performer.flush(false);
+    Ok(Recovered { cell, next_seq })
+}
+
+impl Brain {
+    /// Starts the three threads.
+    pub fn start(journal: Journal, recovered: Recovered, performer: impl Performer) -> (Self, BrainThreads) {
+        let (inputs, inputs_end) = mpsc::channel(INPUTS_MAX);
+        let (to_commit, from_decide) = std_mpsc::sync_channel::<Decided>(COMMITS_MAX);
+        let (to_perform, from_commit) = std_mpsc::sync_channel::<Decided>(COMMITS_MAX);
+        let (fail, failed) = oneshot::channel();
+        let decide = {
+            let journal = journal.clone();
+            spawn("wc-decide", move || decide(inputs_end, &journal, recovered, &to_commit))
+        };
+        let commit = {
+            let journal = journal.clone();
+            spawn("wc-commit", move || commit(&from_decide, &journal, &to_perform, fail))
+        };
+        let perform = spawn("wc-perform", move || perform(&from_commit, &journal, performer));
+        (Self { inputs }, BrainThreads { threads: vec![decide, commit, perform], failed })
+    }
+
+    /// Records things that happened. Waits while the cell is behind.
+    pub async fn events(&self, events: Vec<Event>) -> Result<(), BrainError> {
+        self.inputs.send(Input::Events(events)).await.map_err(|_| BrainError::Stopped)
+    }
+
+    /// Records `event`, then `then` in the same batch, and returns the cell's durable answer to `event`.
+    pub async fn ask(&self, event: Event, then: Vec<Event>) -> Result<Answer, BrainError> {
+        let (answer, answered) = oneshot::channel();
+        self.inputs.send(Input::Ask { event, then, answer }).await.map_err(|_| BrainError::Stopped)?;
+        answered.await.map_err(|_| BrainError::Stopped)
+    }
+
+    /// Reads the state; `read` also gets the number of facts. The answer is never ahead of the journal.
+    pub async fn query<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Cell, u64) -> T + Send + 'static,
+    ) -> Result<T, BrainError> {
+        let (answer, answered) = oneshot::channel();
+        let query: Query = Box::new(move |cell, facts| {
+            let value = read(cell, facts);
+            Box::new(move || {
+                let _ = answer.send(value);
+            })
+        });
+        self.inputs.send(Input::Query(query)).await.map_err(|_| BrainError::Stopped)?;
+        answered.await.map_err(|_| BrainError::Stopped)
+    }
+
+    /// Waits until a job changes.
+    pub async fn watch(&self, watch: Watch) -> Result<(), BrainError> {
+        self.inputs.send(Input::Watch(watch)).await.map_err(|_| BrainError::Stopped)
+    }
+
+    /// Ends the loop after a snapshot; everything sent before is decided first.
+    pub async fn stop(&self) {
+        let _ = self.inputs.send(Input::Stop).await;
+    }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(run)
+        .expect("a process that starts has room for three threads")
+}
+
+/// First thread: numbers facts, appends them and applies them.
+fn decide(
+    mut inputs: mpsc::Receiver<Input>,
+    journal: &Journal,
+    recovered: Recovered,
+    to_commit: &std_mpsc::SyncSender<Decided>,
+) {
+    let Recovered { mut cell, mut next_seq } = recovered;
+    let mut snapshot_seq = next_seq;
+    let mut watches: Vec<Watch> = Vec::new();
+    let mut batch = Vec::with_capacity(BATCH_MAX);
+    let mut stopping = false;
+    while !stopping {
+        batch.clear();
+        match inputs.blocking_recv() {
+            Some(input) => batch.push(input),
+            None => break,
+        }
+        while batch.len() < BATCH_MAX {
+            match inputs.try_recv() {
+                Ok(input) => batch.push(input),
+                Err(_) => break,
+            }
+        }
+        let first_seq = next_seq;
+        let mut rows = Vec::new();
+        let mut decided = Decided { commands: Vec::new(), deliveries: Vec::new(), facts: 0, snapshot: None };
+        let mut record = |cell: &mut Cell, event: Event, commands: &mut Vec<Command>| -> u64 {
+            let fact = Fact { seq: next_seq, at: clock::now(), seed: clock::random(), event };
+            rows.push(to_canonical(&fact));
+            cell.apply(&fact, commands);
+            next_seq += 1;
+            fact.seq
+        };
+        let mut commands = Vec::new();
+        for input in batch.drain(..) {
+            match input {
+                Input::Events(events) => {
+                    for event in events {
+                        let seq = record(&mut cell, event, &mut commands);
+                        decided.commands.extend(commands.drain(..).map(|command| (seq, command)));
+                    }
+                }
+                Input::Ask { event, then, answer } => {
+                    let seq = record(&mut cell, event, &mut commands);
+                    let mut given: Answer = Ok(None);
+                    for command in commands.drain(..) {
+                        match command {
+                            Command::Answer { refusals, job } => {
+                                given = if refusals.is_empty() { Ok(job) } else { Err(refusals) };
+                            }
+                            other => decided.commands.push((seq, other)),
+                        }
+                    }
+                    if given.is_ok() {
+                        for event in then {
+                            let seq = record(&mut cell, event, &mut commands);
+                            decided.commands.extend(commands.drain(..).map(|command| (seq, command)));
+                        }
+                    }
+                    decided.deliveries.push(Box::new(move || {
+                        let _ = answer.send(given);
+                    }));
+                }
+                Input::Query(query) => decided.deliveries.push(query(&cell, next_seq_of(&rows, first_seq))),
+                Input::Watch(watch) => watches.push(watch),
+                Input::Stop => stopping = true,
+            }
+        }
+        watches.retain(|watch| !watch.changed.is_closed());
+        let mut index = 0;
+        while index < watches.len() {
+            let differs =
+                cell.job(&watches[index].job).is_none_or(|view| view.revision != watches[index].seen);
+            if differs {
+                let watch = watches.swap_remove(index);
+                decided.deliveries.push(Box::new(move || {
+                    let _ = watch.changed.send(());
+                }));
+            } else {
+                index += 1;
+            }
+        }
+        decided.facts = rows.len() as u64;
+        if !rows.is_empty()
+            && let Err(error) = journal.append(first_seq, &rows)
+        {
+            // The committer meets the same poisoned journal and says so; nothing of this batch is performed.
+            tracing::error!(%error, "facts cannot be appended; the coordinator stops");
+        }
+        if next_seq - snapshot_seq >= SNAPSHOT_FACTS || (stopping && next_seq > snapshot_seq) {
+            decided.snapshot = Some((next_seq - 1, cell.snapshot()));
+            snapshot_seq = next_seq;
+        }
+        if to_commit.send(decided).is_err() {
+            break;
+        }
+    }
+}
+
+fn next_seq_of(rows: &[Vec<u8>], first_seq: u64) -> u64 {
+    first_seq + rows.len() as u64
+}
+
+/// Second thread: makes everything that waits durable with one fdatasync, then lets it go.
+fn commit(
+    from_decide: &std_mpsc::Receiver<Decided>,
+    journal: &Journal,
+    to_perform: &std_mpsc::SyncSender<Decided>,
+    fail: oneshot::Sender<JournalError>,
+) {
+    while let Ok(first) = from_decide.recv() {
+        let mut waiting = vec![first];
+        waiting.extend(from_decide.try_iter());
+        if waiting.iter().any(|decided| decided.facts > 0)
+            && let Err(error) = journal.commit()
+        {
+            tracing::error!(%error, "the journal cannot be made durable; the coordinator stops");
+            let _ = fail.send(error);
+            return;
+        }
+        for decided in waiting {
+            if to_perform.send(decided).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Third thread: performs, in order.
+fn perform(from_commit: &std_mpsc::Receiver<Decided>, journal: &Journal, mut performer: impl Performer) {
+    while let Ok(decided) = from_commit.recv() {
+        for (seq, command) in decided.commands {
+            performer.perform(seq, command, true);
+        }
+        performer.flush(true);
+        // Answers come last, so that whoever reads one also finds what was kept on disk with it.
+        for delivery in decided.deliveries {
+            delivery();
+        }
+        if let Some((seq, bytes)) = decided.snapshot {
+            // What the facts before `seq` left on disk must be there before replay may skip them.
+            let written = journal.commit().and_then(|()| journal.write_snapshot(seq, &bytes));
+            match written {
+                Ok(()) => tracing::info!(seq, bytes = bytes.len(), "snapshot written"),
+                Err(error) => tracing::warn!(%error, seq, "snapshot not written; restart will replay more"),
+            }
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! What a node is told before it starts.
+
+use std::path::PathBuf;
+
+use wc_types::Bytes;
+use wc_types::manifest::WorkClass;
+
+/// Whether this node may found a cell when it finds none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Coordinate {
+    /// Found one if no other node has and this one has the lowest id of those that may.
+    Auto,
+    /// Found, or resume, a cell at once.
+    Always,
+    /// Only ever join.
+    Never,
+}
+
+/// Everything a node needs to start.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// Where keys, blobs, journal and sandboxes live.
+    pub data_dir: PathBuf,
+    /// Name of the network; nodes of other networks are ignored.
+    pub network: String,
+    /// Multiaddrs to listen on; empty for the default ports of every interface.
+    pub listen: Vec<String>,
+    /// Multiaddrs of nodes to join through; empty to find them on the LAN.
+    pub join: Vec<String>,
+    /// Whether this node may found a cell.
+    pub coordinate: Coordinate,
+    /// Declares the nodes of a cell that this node founds trusted.
+    pub trusted: bool,
+    /// Runs modules that strangers send straight to this node.
+    pub accept_direct: bool,
+    /// Guests at the same time; 0 to lend nothing, `None` for one per core but one.
+    pub slots: Option<u16>,
+    /// Classes of work that the owner consents to.
+    pub consents: Vec<WorkClass>,
+    /// Most bytes of blobs.
+    pub storage_cap: Bytes,
+    /// The owner's key file, if it is not in the data directory.
+    pub owner_key: Option<PathBuf>,
+}

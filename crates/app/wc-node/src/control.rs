@@ -1,0 +1,404 @@
+//! Requests about the cell, answered by its coordinator; the same words whether they come from this machine or over
+//! the mesh.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use wc_cell::view as cell_view;
+use wc_mesh::{Mesh, MeshStream};
+use wc_proto::api::view::{
+    ClusterView, ExplainView, JobView, LogView, NodeReason, NodeView, Phase, ReplicaView, StageView, TaskView,
+};
+use wc_proto::api::{CellRequest, Response, ResultRow};
+use wc_proto::limit::{FRAME_BYTES_MAX, PAGE_ROWS_MAX};
+use wc_proto::version;
+use wc_types::code::{Class, Code};
+use wc_types::{JobId, NodeId, Refusal, TaskId, from_canonical};
+
+use crate::blobs;
+use crate::brain::{BrainError, Watch};
+use crate::clock;
+use crate::coordinator::Coordinator;
+use crate::flow::{admit, receipt, submit};
+use crate::link;
+
+/// Longest that a watcher is kept waiting before it is answered with the state as it is.
+const WATCH_MAX: Duration = Duration::from_secs(20);
+/// Bytes of results or receipts in one page; leaves room in a frame.
+const PAGE_BYTES_MAX: usize = FRAME_BYTES_MAX / 2;
+/// Receipts in one page: each has a founding record, outcomes and proofs, together below 16 KiB.
+const RECEIPTS_PER_PAGE: usize = 256;
+
+const UNKNOWN_JOB: Code = Code::new("WC-NODE-030", Class::Caller);
+const AMBIGUOUS_JOB: Code = Code::new("WC-NODE-031", Class::Caller);
+const UNKNOWN_STAGE: Code = Code::new("WC-NODE-032", Class::Caller);
+const UNREADABLE: Code = Code::new("WC-NODE-033", Class::Ours);
+const STOPPED: Code = Code::new("WC-NODE-034", Class::Ours);
+const UNREACHABLE: Code = Code::new("WC-NODE-035", Class::Host);
+
+/// Either an answer or the refusal that takes its place.
+type Answered = Result<Response, Refused>;
+
+enum Refused {
+    Refusal(Refusal),
+    Brain(BrainError),
+}
+
+impl From<BrainError> for Refused {
+    fn from(error: BrainError) -> Self {
+        Self::Brain(error)
+    }
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refusal(refusal)
+    }
+}
+
+/// Answers one request.
+pub(crate) async fn answer(coordinator: &Arc<Coordinator>, request: CellRequest) -> Response {
+    match route(coordinator, request).await {
+        Ok(response) => response,
+        Err(Refused::Refusal(refusal)) => Response::Refused(vec![refusal]),
+        Err(Refused::Brain(error)) => Response::Refused(vec![
+            Refusal::new(STOPPED, error.to_string()).hint("read the coordinator's log for the first error"),
+        ]),
+    }
+}
+
+async fn route(coordinator: &Arc<Coordinator>, request: CellRequest) -> Answered {
+    let brain = &coordinator.brain;
+    Ok(match request {
+        CellRequest::Submit { manifest, holders, dry_run } => {
+            admit::submit(coordinator, *manifest, holders, dry_run).await?
+        }
+        CellRequest::Cancel(cancel) => admit::cancel(coordinator, *cancel).await?,
+        CellRequest::Job { job } => {
+            let job = find(coordinator, job).await?;
+            Response::Job(Box::new(job_now(coordinator, job).await?))
+        }
+        CellRequest::WatchJob { job, seen } => {
+            let job = find(coordinator, job).await?;
+            let (changed, change) = oneshot::channel();
+            brain.watch(Watch { job, seen, changed }).await?;
+            let _ = tokio::time::timeout(WATCH_MAX, change).await;
+            Response::Job(Box::new(job_now(coordinator, job).await?))
+        }
+        CellRequest::Jobs { limit } => {
+            let limit = (limit as usize).min(PAGE_ROWS_MAX / 10);
+            Response::Jobs(brain.query(move |cell, _| cell.jobs().take(limit).map(job_view).collect()).await?)
+        }
+        CellRequest::Explain { job } => {
+            let job = find(coordinator, job).await?;
+            let explained = brain
+                .query(move |cell, _| {
+                    let explanation = cell.explain(&job)?;
+                    Some(ExplainView {
+                        job: job_view(cell.job(&job)?),
+                        reasons: explanation.reasons,
+                        nodes: explanation
+                            .nodes
+                            .into_iter()
+                            .map(|(node, reason)| NodeReason { node, reason })
+                            .collect(),
+                    })
+                })
+                .await?;
+            Response::Explain(explained.ok_or_else(|| unknown_job(&job.to_string()))?)
+        }
+        CellRequest::Results { job, stage, from } => results(coordinator, &job, stage, from).await?,
+        CellRequest::Task { job, stage, index } => {
+            let job = find(coordinator, job).await?;
+            let task = TaskId { job, stage, index };
+            let view = brain.query(move |cell, _| cell.task(&task).map(task_view)).await?;
+            Response::Task(view.ok_or_else(|| {
+                Refusal::new(UNKNOWN_STAGE, format!("the job has no task {stage}/{index}")).field("stage")
+            })?)
+        }
+        CellRequest::Logs { job, after } => {
+            let job = find(coordinator, job).await?;
+            let rows = coordinator.archive.logs(&job, after, 500).map_err(unreadable)?;
+            Response::Logs(
+                rows.into_iter()
+                    .map(|(position, row)| LogView {
+                        position,
+                        at: row.at,
+                        stage: row.stage,
+                        index: row.index,
+                        node: row.node,
+                        ending: row.ending,
+                        stderr: row.stderr,
+                    })
+                    .collect(),
+            )
+        }
+        CellRequest::Receipts { job, stage, from } => {
+            let job = find(coordinator, job).await?;
+            let found = brain
+                .query(move |cell, _| {
+                    let tasks = cell.job(&job)?.stages.get(usize::from(stage))?.tasks;
+                    Some((tasks, cell.ledger_size(), cell.ledger_root()))
+                })
+                .await?;
+            let (tasks, size, root) = found.ok_or_else(|| no_stage(stage))?;
+            let checkpoint = receipt::Checkpoint::sign(coordinator, size, root);
+            let (receipts, next) =
+                receipt::page(coordinator, job, stage, from, tasks, RECEIPTS_PER_PAGE, &checkpoint)
+                    .map_err(unreadable)?;
+            Response::Receipts { receipts, next }
+        }
+        CellRequest::Cluster => Response::Cluster(cluster(coordinator).await?),
+        CellRequest::Nodes => {
+            let mut nodes: Vec<NodeView> =
+                brain.query(|cell, _| {
+                    let now = clock::now();
+                    cell.nodes(now).map(|node| node_view(node, cell)).collect()
+                }).await?;
+            for node in &mut nodes {
+                if node.state == "online" && !coordinator.sessions.is_live(&node.node) {
+                    "offline".clone_into(&mut node.state);
+                }
+            }
+            Response::Nodes(nodes)
+        }
+        CellRequest::Balance { account } => {
+            Response::Balance(brain.query(move |cell, _| cell.balance(&account)).await?)
+        }
+    })
+}
+
+fn unknown_job(text: &str) -> Refusal {
+    Refusal::new(UNKNOWN_JOB, format!("this cell has no job `{text}`"))
+        .field("job")
+        .hint("list the jobs with 'worldcompute job list'")
+}
+
+fn no_stage(stage: u16) -> Refusal {
+    Refusal::new(UNKNOWN_STAGE, format!("the job has no stage {stage}")).field("stage")
+}
+
+fn unreadable(error: impl std::fmt::Display) -> Refusal {
+    tracing::error!(%error, "the archive cannot be read");
+    Refusal::new(UNREADABLE, error.to_string())
+}
+
+/// Finds a job by its id or an unambiguous beginning of it.
+async fn find(coordinator: &Arc<Coordinator>, text: String) -> Result<JobId, Refused> {
+    let wanted = text.clone();
+    let matches = coordinator.brain.query(move |cell, _| cell.jobs_starting_with(&wanted, 2)).await?;
+    match matches.as_slice() {
+        [job] => Ok(*job),
+        [] => Err(unknown_job(&text).into()),
+        _ => Err(Refusal::new(AMBIGUOUS_JOB, format!("more than one job begins with `{text}`"))
+            .field("job")
+            .hint("give more characters of the id")
+            .into()),
+    }
+}
+
+async fn job_now(coordinator: &Arc<Coordinator>, job: JobId) -> Result<JobView, Refused> {
+    let view = coordinator.brain.query(move |cell, _| cell.job(&job).map(job_view)).await?;
+    Ok(view.ok_or_else(|| unknown_job(&job.to_string()))?)
+}
+
+async fn results(
+    coordinator: &Arc<Coordinator>,
+    job: &str,
+    stage: Option<u16>,
+    from: u32,
+) -> Result<Response, Refused> {
+    let job = find(coordinator, job.to_owned()).await?;
+    let page = coordinator
+        .brain
+        .query(move |cell, _| {
+            let stages = cell.job(&job)?.stages.len();
+            let stage = stage.unwrap_or_else(|| u16::try_from(stages.saturating_sub(1)).unwrap_or(0));
+            (usize::from(stage) < stages)
+                .then(|| cell.results(&job, stage, from).take(PAGE_ROWS_MAX / 10).collect::<Vec<_>>())
+        })
+        .await?;
+    let Some(page) = page else { return Err(no_stage(stage.unwrap_or(0)).into()) };
+    let full = page.len() == PAGE_ROWS_MAX / 10;
+    let mut rows = Vec::with_capacity(page.len());
+    let mut bytes = 0;
+    let mut next = None;
+    for (index, cid) in page {
+        let record = blobs::read(&coordinator.store, &cid, 1 << 20).map_err(unreadable)?;
+        bytes += record.len() + 64;
+        if bytes > PAGE_BYTES_MAX {
+            next = Some(index);
+            break;
+        }
+        let record = from_canonical(&record).map_err(unreadable)?;
+        rows.push(ResultRow { index, cid, record });
+    }
+    if next.is_none() && full {
+        next = rows.last().map(|row| row.index + 1);
+    }
+    Ok(Response::Results { rows, next })
+}
+
+async fn cluster(coordinator: &Arc<Coordinator>) -> Result<ClusterView, Refused> {
+    let founding = coordinator.founding.clone();
+    let (cell, node, online) = (coordinator.cell, coordinator.node(), coordinator.sessions.count());
+    Ok(coordinator
+        .brain
+        .query(move |state, facts| {
+            let counts = state.counts();
+            ClusterView {
+                cell,
+                network: founding.network.clone(),
+                coordinator: node,
+                nodes_trusted: founding.charter.nodes_trusted,
+                nodes: counts.nodes,
+                online: u32::try_from(online).unwrap_or(u32::MAX),
+                slots: counts.slots,
+                jobs_open: counts.jobs_open,
+                jobs_ended: counts.jobs_ended,
+                ledger_size: state.ledger_size(),
+                ledger_root: hex(&state.ledger_root()),
+                facts,
+                state_hash: hex(&state.state_hash()),
+                founded_at: founding.founded_at,
+            }
+        })
+        .await?)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn phase(phase: cell_view::Phase) -> Phase {
+    match phase {
+        cell_view::Phase::Staging => Phase::Staging,
+        cell_view::Phase::Queued => Phase::Queued,
+        cell_view::Phase::Leased => Phase::Leased,
+        cell_view::Phase::Running => Phase::Running,
+        cell_view::Phase::Verified => Phase::Verified,
+        cell_view::Phase::Failed => Phase::Failed,
+        cell_view::Phase::Cancelled => Phase::Cancelled,
+    }
+}
+
+fn job_view(job: cell_view::JobView) -> JobView {
+    JobView {
+        job: job.id,
+        name: job.name,
+        manifest: job.manifest,
+        submitter: job.submitter,
+        phase: phase(job.phase),
+        revision: job.revision,
+        stages: job
+            .stages
+            .into_iter()
+            .map(|stage| StageView {
+                name: stage.name,
+                replicas: stage.replicas,
+                tasks: stage.tasks,
+                pending: stage.pending,
+                active: stage.active,
+                accepted: stage.accepted,
+                leases: stage.leases,
+                dissents: stage.dissents,
+            })
+            .collect(),
+        submitted_at: job.submitted_at,
+        ended_at: job.ended_at,
+        reason: job.reason,
+        charged: job.charged.0,
+        awarded: job.awarded.0,
+    }
+}
+
+fn task_view(task: cell_view::TaskView) -> TaskView {
+    TaskView {
+        stage: task.id.stage,
+        index: task.id.index,
+        state: task.phase.to_string(),
+        replicas: task
+            .replicas
+            .into_iter()
+            .map(|replica| ReplicaView {
+                lease: replica.lease,
+                node: replica.node,
+                state: replica.phase.to_string(),
+            })
+            .collect(),
+        result: task.result,
+    }
+}
+
+fn node_view(node: cell_view::NodeView, cell: &wc_cell::Cell) -> NodeView {
+    NodeView {
+        node: node.node,
+        owner: node.owner,
+        state: node.state.to_string(),
+        slots: node.slots,
+        leases: node.leases,
+        trust_ppm: node.trust.0,
+        tier: format!("{:?}", node.tier),
+        agreed: node.agreed,
+        dissented: node.dissented,
+        owner_balance: cell.balance(&node.owner),
+        consents: node.consents,
+        agent_version: node.agent_version,
+    }
+}
+
+/// Serves requests that come over the mesh, until it stops.
+pub(crate) async fn serve(mesh: Mesh, coordinator: Arc<Coordinator>) {
+    let Ok(mut incoming) = mesh.accept(version::CONTROL) else {
+        tracing::error!("control requests cannot be accepted");
+        return;
+    };
+    while let Some((node, stream)) = incoming.recv().await {
+        let coordinator = coordinator.clone();
+        tokio::spawn(async move { serve_one(&coordinator, node, stream).await });
+    }
+}
+
+async fn serve_one(coordinator: &Arc<Coordinator>, node: NodeId, mut stream: MeshStream) {
+    loop {
+        let request = match link::read(&mut stream, FRAME_BYTES_MAX).await {
+            Ok(request) => request,
+            Err(error) => {
+                if error.is_misbehaviour() {
+                    coordinator.mesh.report_misbehaviour(node, error.to_string());
+                }
+                return;
+            }
+        };
+        let response = answer(coordinator, submit::pass_on(request, node)).await;
+        if link::write(&mut stream, &response, FRAME_BYTES_MAX).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Passes a request on to the coordinator of this node's cell.
+pub(crate) async fn forward(mesh: &Mesh, coordinator: NodeId, request: &CellRequest) -> Response {
+    let asked = async {
+        let mut stream = mesh.open(coordinator, version::CONTROL).await.map_err(|error| error.to_string())?;
+        link::write(&mut stream, request, FRAME_BYTES_MAX).await.map_err(|error| error.to_string())?;
+        link::read(&mut stream, FRAME_BYTES_MAX).await.map_err(|error| error.to_string())
+    };
+    match tokio::time::timeout(WATCH_MAX * 2, asked).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(cause)) => unreachable_coordinator(coordinator, &cause),
+        Err(_) => unreachable_coordinator(coordinator, "no answer in time"),
+    }
+}
+
+fn unreachable_coordinator(coordinator: NodeId, cause: &str) -> Response {
+    Response::Refused(vec![
+        Refusal::new(UNREACHABLE, format!("the cell's coordinator {coordinator} cannot be reached: {cause}"))
+            .hint("accepted work is not lost; try again when it is back, or see 'worldcompute cluster peers'"),
+    ])
+}

@@ -1,0 +1,423 @@
+//! The coordinator of a cell: its sessions with donors, and the hands that perform what the cell commands.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::sync::mpsc;
+use wc_cell::{Command, Event};
+use wc_mesh::Mesh;
+use wc_proto::frame;
+use wc_proto::limit::FRAME_BYTES_MAX;
+use wc_proto::peer::session::{AgentMessage, CoordinatorMessage};
+use wc_store::Store;
+use wc_types::charter::{Founding, cell_id};
+use wc_types::code::{Class, Code};
+use wc_types::entry::JobEnd;
+use wc_types::node::Enrolment;
+use wc_types::{CellId, JobId, NodeId, Refusal, Signed, SigningKey};
+
+use crate::archive::Archive;
+use crate::brain::{Brain, BrainError, Performer};
+use crate::flow::{agree, dispatch, post, report, stage};
+use crate::link::{self, LinkError};
+
+/// Messages that may wait for one donor. A donor that reads slower than this is cut off and its leases are revoked.
+const OUTBOX_MAX: usize = 4096;
+/// Donors that may be connected at once.
+const SESSIONS_MAX: usize = 10_000;
+
+const REFUSED_ENROLMENT: Code = Code::new("WC-NODE-001", Class::Caller);
+const SESSIONS_FULL: Code = Code::new("WC-NODE-002", Class::Exhausted);
+
+/// Locks a map whose holders never panic midway through a change.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One donor's session.
+struct Session {
+    id: u64,
+    outbox: mpsc::Sender<CoordinatorMessage>,
+    /// Jobs whose manifest this session has been sent.
+    manifests: HashSet<JobId>,
+    last_heard: Instant,
+}
+
+/// Who is connected, and who was until a moment ago.
+#[derive(Default)]
+pub(crate) struct Sessions {
+    live: Mutex<HashMap<NodeId, Session>>,
+    gone: Mutex<BTreeMap<NodeId, Instant>>,
+    next_id: AtomicU64,
+}
+
+impl Sessions {
+    fn open(&self, node: NodeId, outbox: mpsc::Sender<CoordinatorMessage>) -> Option<u64> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let mut live = lock(&self.live);
+        if live.len() >= SESSIONS_MAX && !live.contains_key(&node) {
+            return None;
+        }
+        live.insert(node, Session { id, outbox, manifests: HashSet::new(), last_heard: Instant::now() });
+        lock(&self.gone).remove(&node);
+        Some(id)
+    }
+
+    /// Ends the session numbered `id`, unless a newer one of the same node has taken its place.
+    fn close(&self, node: NodeId, id: u64) {
+        let mut live = lock(&self.live);
+        if live.get(&node).is_some_and(|session| session.id == id) {
+            live.remove(&node);
+            lock(&self.gone).insert(node, Instant::now());
+        }
+    }
+
+    fn heard(&self, node: NodeId) {
+        if let Some(session) = lock(&self.live).get_mut(&node) {
+            session.last_heard = Instant::now();
+        }
+    }
+
+    /// Sends to a node, if it is connected. A full outbox ends the session.
+    pub fn send(&self, node: NodeId, message: CoordinatorMessage) -> bool {
+        let mut live = lock(&self.live);
+        let Some(session) = live.get(&node) else { return false };
+        if session.outbox.try_send(message).is_ok() {
+            return true;
+        }
+        tracing::warn!(%node, "donor does not read its messages; session ended");
+        live.remove(&node);
+        lock(&self.gone).insert(node, Instant::now());
+        false
+    }
+
+    /// Returns whether the node still has to be sent the job's manifest, and notes that it has been.
+    pub fn needs_manifest(&self, node: NodeId, job: JobId) -> bool {
+        lock(&self.live).get_mut(&node).is_some_and(|session| session.manifests.insert(job))
+    }
+
+    /// Forgets which sessions know a job that has ended.
+    pub fn forget_job(&self, job: &JobId) {
+        for session in lock(&self.live).values_mut() {
+            session.manifests.remove(job);
+        }
+    }
+
+    /// Returns whether the node is connected.
+    pub fn is_live(&self, node: &NodeId) -> bool {
+        lock(&self.live).contains_key(node)
+    }
+
+    /// Returns how many nodes are connected.
+    pub fn count(&self) -> usize {
+        lock(&self.live).len()
+    }
+
+    /// Counts a node as gone since now, if it is not connected.
+    pub fn expect(&self, node: NodeId) {
+        if !self.is_live(&node) {
+            lock(&self.gone).entry(node).or_insert_with(Instant::now);
+        }
+    }
+
+    /// Ends the sessions of nodes that were silent for longer than `silence`, and takes out the nodes that have been
+    /// gone for longer than `grace`.
+    pub fn lost(&self, silence: std::time::Duration, grace: std::time::Duration) -> Vec<NodeId> {
+        let mut lost = Vec::new();
+        lock(&self.live).retain(|node, session| {
+            let silent = session.last_heard.elapsed() > silence;
+            if silent {
+                lost.push(*node);
+            }
+            !silent
+        });
+        lock(&self.gone).retain(|node, since| {
+            let over = since.elapsed() > grace;
+            if over {
+                lost.push(*node);
+            }
+            !over
+        });
+        lost
+    }
+}
+
+/// The coordinator. One per cell; shared by its sessions and requests.
+pub(crate) struct Coordinator {
+    /// The loop.
+    pub brain: Brain,
+    /// What follows from the journal.
+    pub archive: Archive,
+    /// Blobs.
+    pub store: Store,
+    /// Other machines.
+    pub mesh: Mesh,
+    /// Signs grants, receipts and checkpoints.
+    pub key: Arc<SigningKey>,
+    /// The cell's founding record.
+    pub founding: Signed<Founding>,
+    /// The cell.
+    pub cell: CellId,
+    /// Connected donors.
+    pub sessions: Arc<Sessions>,
+    /// Jobs being staged: who has their blobs.
+    pub staging: Arc<stage::Staging>,
+    /// Where each job's log goes on.
+    pub log_positions: Mutex<HashMap<JobId, u64>>,
+}
+
+impl Coordinator {
+    /// Returns who coordinates: this node.
+    pub fn node(&self) -> NodeId {
+        self.key.node_id()
+    }
+
+    /// Serves one donor until its stream ends. `node` is who the transport says it is.
+    pub async fn serve_session<S>(self: Arc<Self>, node: NodeId, stream: S)
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let (reader, mut writer) = tokio::io::split(stream);
+        let mut reader = BufReader::with_capacity(64 << 10, reader);
+        let (outbox, mut messages) = mpsc::channel::<CoordinatorMessage>(OUTBOX_MAX);
+        let writing = tokio::spawn(async move {
+            let mut buffer = Vec::new();
+            while let Some(message) = messages.recv().await {
+                buffer.clear();
+                append_frame(&mut buffer, &message);
+                while buffer.len() < (256 << 10) {
+                    let Ok(message) = messages.try_recv() else { break };
+                    append_frame(&mut buffer, &message);
+                }
+                if writer.write_all(&buffer).await.is_err() || writer.flush().await.is_err() {
+                    return;
+                }
+            }
+            let _ = writer.shutdown().await;
+        });
+        let ended = self.clone().converse(node, &mut reader, outbox).await;
+        match ended {
+            Ok(()) | Err(SessionError::Link(LinkError::Closed | LinkError::Io(_))) => {
+                tracing::info!(%node, "donor disconnected");
+            }
+            Err(SessionError::Link(error)) => {
+                tracing::warn!(%node, %error, "donor misbehaved");
+                self.mesh.report_misbehaviour(node, error.to_string());
+            }
+            Err(SessionError::Refused(refusal)) => tracing::warn!(%node, %refusal, "donor refused"),
+            Err(SessionError::Brain(error)) => tracing::error!(%node, %error, "session ends"),
+        }
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(2), writing).await;
+    }
+
+    async fn converse(
+        self: Arc<Self>,
+        node: NodeId,
+        reader: &mut (impl AsyncRead + Unpin),
+        outbox: mpsc::Sender<CoordinatorMessage>,
+    ) -> Result<(), SessionError> {
+        let AgentMessage::Enrol { enrolment, held } = link::read(reader, FRAME_BYTES_MAX).await? else {
+            let refusal = Refusal::new(REFUSED_ENROLMENT, "the first message of a session must be an enrolment");
+            let _ = outbox.send(CoordinatorMessage::Refused { refusal: refusal.clone() }).await;
+            return Err(SessionError::Refused(refusal));
+        };
+        if let Err(refusal) = check_enrolment(node, &enrolment) {
+            let _ = outbox.send(CoordinatorMessage::Refused { refusal: refusal.clone() }).await;
+            return Err(SessionError::Refused(refusal));
+        }
+        let Some(session) = self.sessions.open(node, outbox.clone()) else {
+            let refusal =
+                Refusal::new(SESSIONS_FULL, format!("this coordinator already serves {SESSIONS_MAX} donors"));
+            let _ = outbox.send(CoordinatorMessage::Refused { refusal: refusal.clone() }).await;
+            return Err(SessionError::Refused(refusal));
+        };
+        let outcome = self.clone().enrolled(node, *enrolment, held, reader, &outbox).await;
+        self.sessions.close(node, session);
+        outcome
+    }
+
+    async fn enrolled(
+        self: Arc<Self>,
+        node: NodeId,
+        enrolment: Signed<Enrolment>,
+        held: Vec<wc_types::LeaseId>,
+        reader: &mut (impl AsyncRead + Unpin),
+        outbox: &mpsc::Sender<CoordinatorMessage>,
+    ) -> Result<(), SessionError> {
+        if let Err(refusals) = self.brain.ask(Event::NodeJoined(enrolment.witnessed()), Vec::new()).await? {
+            let refusal = refusals.into_iter().next().unwrap_or_else(|| {
+                Refusal::new(REFUSED_ENROLMENT, "the cell does not take this node")
+            });
+            let _ = outbox.send(CoordinatorMessage::Refused { refusal: refusal.clone() }).await;
+            return Err(SessionError::Refused(refusal));
+        }
+        self.reconcile(node, &held, outbox).await?;
+        let _ = outbox.send(CoordinatorMessage::Welcome { founding: Box::new(self.founding.clone()) }).await;
+        tracing::info!(%node, "donor joined");
+        loop {
+            let message = link::read(reader, FRAME_BYTES_MAX).await?;
+            self.sessions.heard(node);
+            match message {
+                AgentMessage::Enrol { enrolment, .. } => {
+                    if let Err(refusal) = check_enrolment(node, &enrolment) {
+                        let _ = outbox.send(CoordinatorMessage::Refused { refusal: refusal.clone() }).await;
+                        return Err(SessionError::Refused(refusal));
+                    }
+                    self.brain.events(vec![Event::NodeJoined(enrolment.witnessed())]).await?;
+                }
+                AgentMessage::Want { replicas } => {
+                    self.brain.events(vec![Event::WorkWanted { node, replicas }]).await?;
+                }
+                AgentMessage::Commit { items } => {
+                    self.brain.events(vec![Event::Committed { node, items }]).await?;
+                }
+                AgentMessage::Report { reports } => report::ingest(&self, node, reports).await?,
+                AgentMessage::Return { leases } => {
+                    self.brain.events(vec![Event::Returned { node, leases }]).await?;
+                }
+                AgentMessage::Beat { held, .. } => self.reconcile(node, &held, outbox).await?,
+                AgentMessage::Paused { paused } => {
+                    self.brain.events(vec![Event::NodePaused { node, paused }]).await?;
+                }
+                AgentMessage::Leave => {
+                    self.brain.events(vec![Event::NodeLeft { node }]).await?;
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Settles a difference between the leases that the cell and the node believe in: what the node does not hold is
+    /// granted again elsewhere, what the cell does not know is revoked. A lease granted in the last seconds may still
+    /// be on its way, so only older ones count.
+    async fn reconcile(
+        &self,
+        node: NodeId,
+        held: &[wc_types::LeaseId],
+        outbox: &mpsc::Sender<CoordinatorMessage>,
+    ) -> Result<(), SessionError> {
+        let held: std::collections::BTreeSet<_> = held.iter().copied().collect();
+        let settled = crate::clock::now();
+        let claimed = held.clone();
+        let (unheld, unknown) = self
+            .brain
+            .query(move |cell, _| {
+                let live: BTreeMap<_, _> = cell.leases_of(&node).collect();
+                let unheld: Vec<_> = live
+                    .iter()
+                    .filter(|(lease, issued_at)| {
+                        !claimed.contains(lease) && settled.since(**issued_at).0 > IN_FLIGHT_MS
+                    })
+                    .map(|(lease, _)| *lease)
+                    .collect();
+                let unknown: Vec<_> =
+                    claimed.iter().filter(|lease| !live.contains_key(lease)).copied().collect();
+                (unheld, unknown)
+            })
+            .await?;
+        if !unheld.is_empty() {
+            tracing::info!(%node, leases = unheld.len(), "leases were lost on the way; granted again");
+            self.brain.events(vec![Event::Returned { node, leases: unheld }]).await?;
+        }
+        if !unknown.is_empty() {
+            // Settled and revoked look the same to a node that still holds them: forget.
+            let _ = outbox.send(CoordinatorMessage::Revoke { leases: unknown }).await;
+        }
+        Ok(())
+    }
+}
+
+/// Longest time that a grant or a report may be on its way between two connected machines.
+const IN_FLIGHT_MS: u64 = 10_000;
+
+fn append_frame(buffer: &mut Vec<u8>, message: &CoordinatorMessage) {
+    match frame::encode(message, FRAME_BYTES_MAX) {
+        Ok(frame) => buffer.extend_from_slice(&frame),
+        Err(error) => tracing::error!(%error, "a message to a donor is too large and was dropped"),
+    }
+}
+
+fn check_enrolment(node: NodeId, enrolment: &Signed<Enrolment>) -> Result<(), Refusal> {
+    if enrolment.signed_by(&node.0).is_err() || enrolment.node() != node {
+        return Err(Refusal::new(
+            REFUSED_ENROLMENT,
+            "the enrolment is not signed by the machine that sent it",
+        ));
+    }
+    enrolment.check().map_err(|rule| Refusal::new(REFUSED_ENROLMENT, rule).field("enrolment"))
+}
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum SessionError {
+    /// The stream.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The cell.
+    #[error(transparent)]
+    Brain(#[from] BrainError),
+    /// The donor broke a rule.
+    #[error("{0}")]
+    Refused(Refusal),
+}
+
+/// What performs the cell's commands: the third thread's end of the loop.
+pub(crate) struct Hands {
+    /// What follows from the journal.
+    pub archive: Archive,
+    /// Blobs.
+    pub store: Store,
+    /// Connected donors.
+    pub sessions: Arc<Sessions>,
+    /// Signs grants.
+    pub key: Arc<SigningKey>,
+    /// Jobs whose blobs have to be made local.
+    pub staging: Arc<stage::Staging>,
+    /// Ledger entries of this batch.
+    pub entries: Vec<wc_types::entry::Entry>,
+}
+
+impl Performer for Hands {
+    fn perform(&mut self, seq: u64, command: Command, live: bool) {
+        match command {
+            Command::Answer { .. } => {}
+            Command::Stage { job } => self.staging.wanted(job),
+            Command::Grant(grant) if live => dispatch::send(self, seq, grant),
+            Command::AskReveal { node, leases } if live => agree::ask_reveal(self, node, leases),
+            Command::Revoke { node, leases } if live => {
+                self.sessions.send(node, CoordinatorMessage::Revoke { leases });
+            }
+            Command::Settled { node, leases } if live => {
+                self.sessions.send(node, CoordinatorMessage::Settled { leases });
+            }
+            Command::Grant(_) | Command::AskReveal { .. } | Command::Revoke { .. } | Command::Settled { .. } => {}
+            Command::Keep { job, record } => agree::keep(self, &job, &record),
+            Command::Decide { verdict, entry, outcomes } => agree::decide(self, verdict, entry, outcomes),
+            Command::Publish { entries } => self.entries.extend(entries),
+            Command::JobEnded { job, end, reason } => {
+                self.sessions.forget_job(&job);
+                self.staging.ended(&job);
+                if live {
+                    match end {
+                        JobEnd::Completed => tracing::info!(%job, seq, "job completed"),
+                        JobEnd::Failed => tracing::info!(%job, seq, reason, "job failed"),
+                        JobEnd::Cancelled => tracing::info!(%job, seq, "job cancelled"),
+                    }
+                }
+            }
+        }
+    }
+
+    fn flush(&mut self, _live: bool) {
+        post::publish(self);
+    }
+}
+
+/// Returns the cell of a founding record together with the record, for hellos.
+pub(crate) fn brief(coordinator: &Coordinator) -> (CellId, Signed<Founding>) {
+    (cell_id(&coordinator.founding), coordinator.founding.clone())
+}

@@ -1,0 +1,101 @@
+//! Station 10: what was decided, in a file that anybody can check offline.
+
+use std::sync::Arc;
+
+use wc_ledger::{checkpoint, issue, proof};
+use wc_types::receipt::{Inclusion, ReceiptFile};
+use wc_types::{JobId, Sealed, Signed, SignError, TaskId, record_cid};
+
+use crate::archive::ArchiveError;
+use crate::clock;
+use crate::coordinator::Coordinator;
+
+/// A receipt cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum ReceiptError {
+    /// A part of it cannot be read.
+    #[error("a part of the receipt cannot be read")]
+    Archive(#[from] ArchiveError),
+    /// A part of it is missing.
+    #[error("the {part} of the receipt is missing")]
+    Missing {
+        /// Which part.
+        part: &'static str,
+    },
+    /// The parts contradict each other; refusing is better than signing.
+    #[error("the parts of the receipt contradict each other: {reason}")]
+    Inconsistent {
+        /// How.
+        reason: String,
+    },
+    /// A kept outcome does not verify.
+    #[error("a kept outcome does not verify")]
+    Outcome(#[from] SignError),
+}
+
+/// The log's size and root, and the note that the cell signed over them.
+pub(crate) struct Checkpoint {
+    size: u64,
+    note: String,
+}
+
+impl Checkpoint {
+    /// Signs the log as it stands.
+    pub fn sign(coordinator: &Arc<Coordinator>, size: u64, root: [u8; 32]) -> Self {
+        let note = checkpoint::sign(&coordinator.cell, size, &root, &coordinator.key);
+        Self { size, note }
+    }
+}
+
+/// Writes the receipt of one accepted task; `None` if it has not been accepted.
+pub(crate) fn write(
+    coordinator: &Arc<Coordinator>,
+    task: &TaskId,
+    checkpoint: &Checkpoint,
+) -> Result<Option<ReceiptFile>, ReceiptError> {
+    let Some(decision) = coordinator.archive.decision(task)? else { return Ok(None) };
+    let manifest =
+        coordinator.archive.manifest(&task.job)?.ok_or(ReceiptError::Missing { part: "manifest" })?;
+    let entry =
+        coordinator.archive.entry(decision.entry)?.ok_or(ReceiptError::Missing { part: "ledger entry" })?;
+    let receipt = issue::issue(&coordinator.cell, &manifest.cid(), decision.verdict, &entry, clock::now())
+        .map_err(|error| ReceiptError::Inconsistent { reason: error.to_string() })?;
+    debug_assert_eq!(receipt.entry, record_cid(&entry));
+    let path = proof::inclusion(entry.index, checkpoint.size, |level, index| {
+        coordinator.archive.tree_hash(level, index).ok().flatten()
+    })
+    .map_err(|error| ReceiptError::Inconsistent { reason: error.to_string() })?;
+    let outcomes = decision.outcomes.into_iter().map(Sealed::open).collect::<Result<_, _>>()?;
+    Ok(Some(ReceiptFile {
+        founding: coordinator.founding.clone(),
+        receipt: Signed::seal(receipt, &coordinator.key),
+        outcomes,
+        entry,
+        inclusion: Inclusion {
+            tree_size: checkpoint.size,
+            path: path.into_iter().map(|hash| hash.to_vec().into()).collect(),
+            checkpoint: checkpoint.note.clone(),
+        },
+    }))
+}
+
+/// Writes at most `limit` receipts of a stage, from task `from` on, and says where to go on.
+pub(crate) fn page(
+    coordinator: &Arc<Coordinator>,
+    job: JobId,
+    stage: u16,
+    from: u32,
+    tasks: u32,
+    limit: usize,
+    checkpoint: &Checkpoint,
+) -> Result<(Vec<ReceiptFile>, Option<u32>), ReceiptError> {
+    let mut receipts = Vec::new();
+    for index in from..tasks {
+        if receipts.len() >= limit {
+            return Ok((receipts, Some(index)));
+        }
+        receipts.extend(write(coordinator, &TaskId { job, stage, index }, checkpoint)?);
+    }
+    Ok((receipts, None))
+}

@@ -1,0 +1,46 @@
+//! Station 4: the cell places replicas by itself; the node only tells it who is there and when something is due.
+//!
+//! Heartbeats are not facts. Who was heard is a volatile table; only its consequence, a node that is lost, goes into
+//! the journal.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use wc_cell::Event;
+
+use crate::clock;
+use crate::coordinator::Coordinator;
+
+/// How often the table is looked at. A lost node is noticed at most this much late.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// Watches liveness and deadlines until the brain stops.
+pub(crate) async fn run(coordinator: Arc<Coordinator>) {
+    let charter = &coordinator.founding.charter;
+    // Two missed beats, and half a beat for the way (E-22).
+    let silence = Duration::from_millis(charter.beat.0 * 5 / 2);
+    let grace = Duration::from_millis(charter.reconnect_grace.0);
+    // After a restart the cell still counts on nodes that have not come back yet.
+    if let Ok(nodes) = coordinator.brain.query(|cell, _| cell.nodes_with_leases()).await {
+        for node in nodes {
+            coordinator.sessions.expect(node);
+        }
+    }
+    let mut looks = tokio::time::interval(LOOK_EVERY);
+    loop {
+        looks.tick().await;
+        let mut events: Vec<Event> = coordinator
+            .sessions
+            .lost(silence, grace)
+            .into_iter()
+            .inspect(|node| tracing::info!(%node, "node lost"))
+            .map(|node| Event::NodeOffline { node })
+            .collect();
+        if coordinator.brain.deadline().is_some_and(|due| due <= clock::now()) {
+            events.push(Event::Tick);
+        }
+        if !events.is_empty() && coordinator.brain.events(events).await.is_err() {
+            return;
+        }
+    }
+}

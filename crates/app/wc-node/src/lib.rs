@@ -1,0 +1,25 @@
+//! Who introduces the cell to the world: the node, its loop, and the line of a job.
+//!
+//! [`run`] is a node. A node finds or founds a cell; the one that coordinates holds the cell's `brain` (journal and
+//! state machine), and every one that lends slots has an `agent`. A job's stations are the files of `flow`, in order.
+#![forbid(unsafe_code)]
+
+mod agent;
+mod archive;
+mod blobs;
+mod brain;
+mod clock;
+mod config;
+mod control;
+mod coordinator;
+mod direct;
+mod finder;
+mod flow;
+mod link;
+mod node;
+
+pub use brain::BrainError;
+pub use config::{Coordinate, NodeConfig};
+pub use direct::{DirectError, DirectRun, dispatch};
+pub use link::LinkError;
+pub use node::{NodeError, run};

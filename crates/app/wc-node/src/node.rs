@@ -1,0 +1,797 @@
+//! A node: keys, store, mesh, a cell to belong to, slots to lend, and the socket through which its owner talks to it.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Mutex as AsyncMutex, mpsc, watch};
+use tokio::task::JoinSet;
+use wc_api::{ApiError, Server};
+use wc_host::{DataDir, KeyError, KeyFile, LoadSampler, Machine};
+use wc_mesh::{LanDiscovery, Mesh, MeshConfig, MeshEvent, MeshEvents, Multiaddr};
+use wc_proto::api::view::{DefenceView, DonorView, PeerView};
+use wc_proto::api::{CellRequest, Request, Response};
+use wc_proto::peer::hello::{CellBrief, Hello};
+use wc_proto::version;
+use wc_sandbox::{DefenceState, Sandbox, SandboxConfig, SandboxError};
+use wc_store::{Store, StoreConfig, StoreError};
+use wc_types::charter::{Charter, Founding, cell_id};
+use wc_types::code::{Class, Code};
+use wc_types::node::{Capabilities, Delegation, Enrolment, Locality};
+use wc_types::{NodeId, Refusal, Signed, SigningKey};
+
+use crate::agent::{Agent, SessionEnd};
+use crate::archive::Archive;
+use crate::brain::{self, Brain, BrainError};
+use crate::config::{Coordinate, NodeConfig};
+use crate::coordinator::{Coordinator, Hands, Sessions, lock};
+use crate::finder::{self, Search};
+use crate::flow::{run, schedule, stage, submit};
+use crate::{blobs, clock, control, direct};
+
+/// Room in the pipe between a coordinator and the agent of the same machine.
+const LOCAL_SESSION_BYTES: usize = 1 << 20;
+/// Shortest and longest pause before a lost session is opened again.
+const RECONNECT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// How often a coordinator that has no jobs looks for an older cell on its network.
+const LOOK_FOR_OLDER: Duration = Duration::from_secs(2);
+
+const NO_CELL: Code = Code::new("WC-NODE-040", Class::Host);
+const NOT_A_DONOR: Code = Code::new("WC-NODE-041", Class::Caller);
+const STORE_REFUSED: Code = Code::new("WC-NODE-042", Class::Host);
+
+/// The node cannot start, or has to stop.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodeError {
+    /// A key file.
+    #[error("a key cannot be used")]
+    Key(#[from] KeyError),
+    /// The data directory.
+    #[error("cannot use the data directory {}", path.display())]
+    DataDir {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The store.
+    #[error("the store cannot be used")]
+    Store(#[from] StoreError),
+    /// The journal, or what is in it.
+    #[error("the cell's journal cannot be used")]
+    Brain(#[from] BrainError),
+    /// The sandbox.
+    #[error("the sandbox cannot be used")]
+    Sandbox(#[from] SandboxError),
+    /// The control socket.
+    #[error("the control socket cannot be used")]
+    Api(#[from] ApiError),
+    /// The machine does not say what it is.
+    #[error("the machine cannot be measured")]
+    Host(#[from] wc_host::HostError),
+    /// The mesh.
+    #[error("the mesh cannot start")]
+    Mesh(#[from] wc_mesh::StartError),
+    /// An address in the configuration.
+    #[error("`{text}` is not a multiaddr such as /ip4/192.168.1.10/tcp/19999")]
+    Address {
+        /// What was given.
+        text: String,
+    },
+    /// The journal failed while the node ran.
+    #[error("the coordinator stopped: {reason}")]
+    JournalFailed {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// How a run ended.
+enum Ended {
+    /// As asked.
+    Stopped,
+    /// The owner withdrew: nothing of ours stays.
+    Left,
+    /// An older cell was found while ours had no jobs; start again and join it.
+    Yielded,
+}
+
+/// What this node is to its cell.
+#[derive(Clone)]
+enum Role {
+    Searching,
+    Coordinating(Arc<Coordinator>),
+    Member { coordinator: NodeId, founding: Signed<Founding> },
+}
+
+/// What the local requests need.
+struct Desk {
+    mesh: Mesh,
+    store: Store,
+    node: NodeId,
+    owner: wc_types::AccountId,
+    role: watch::Receiver<Role>,
+    agent: Option<Arc<Agent>>,
+    sandbox: Option<Arc<Sandbox>>,
+    load: Mutex<LoadSampler>,
+    capabilities: Capabilities,
+    slots: u16,
+    consents: Vec<wc_types::manifest::WorkClass>,
+    storage_cap: wc_types::Bytes,
+    started: Instant,
+    ending: mpsc::Sender<EndWish>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum EndWish {
+    Stop,
+    Leave,
+}
+
+/// Runs a node until `shutdown` completes, or its owner stops it, or its journal fails.
+///
+/// # Errors
+/// [`NodeError`] says what could not be used.
+pub async fn run(
+    config: NodeConfig,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), NodeError> {
+    let (stop, stopped) = watch::channel(false);
+    tokio::spawn(async move {
+        shutdown.await;
+        let _ = stop.send(true);
+    });
+    let mut config = config;
+    loop {
+        match run_once(&config, stopped.clone()).await? {
+            Ended::Stopped => return Ok(()),
+            Ended::Left => return forget_everything(&config.data_dir),
+            Ended::Yielded => {
+                tracing::info!("an older cell was found; joining it");
+                let store = DataDir::new(&config.data_dir)
+                    .map_err(|source| NodeError::DataDir { path: config.data_dir.clone(), source })?
+                    .store();
+                std::fs::remove_dir_all(&store).map_err(|source| NodeError::DataDir { path: store, source })?;
+                config.coordinate = Coordinate::Never;
+            }
+        }
+    }
+}
+
+/// Removes what jobs and the cell left. The keys stay: they are the owner's, and hold what was earned (E-56).
+fn forget_everything(data_dir: &Path) -> Result<(), NodeError> {
+    let dir = DataDir::new(data_dir)
+        .map_err(|source| NodeError::DataDir { path: data_dir.to_owned(), source })?;
+    for path in [dir.store(), dir.sandbox()] {
+        match std::fs::remove_dir_all(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(NodeError::DataDir { path, source });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn parse_addresses(texts: &[String]) -> Result<Vec<Multiaddr>, NodeError> {
+    texts.iter().map(|text| text.parse().map_err(|_| NodeError::Address { text: text.clone() })).collect()
+}
+
+async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Result<Ended, NodeError> {
+    let unusable = |source| NodeError::DataDir { path: config.data_dir.clone(), source };
+    let dir = DataDir::new(&config.data_dir).map_err(unusable)?;
+    dir.create().map_err(unusable)?;
+    // The socket is bound first: it also keeps a second node out of the directory.
+    let server = Server::bind(dir.path())?;
+    let key = Arc::new(KeyFile::load_or_create(&dir.node_key())?);
+    let owner_path = config.owner_key.clone().unwrap_or_else(|| dir.owner_key());
+    let owner = KeyFile::load_or_create(&owner_path)?;
+    let store = Store::open(StoreConfig::new(
+        dir.store(),
+        config.storage_cap.0,
+        Arc::new(|| clock::now().0),
+    ))?;
+    let machine = Machine::detect(dir.path())?;
+    let slots = config.slots.unwrap_or_else(|| {
+        u16::try_from(machine.cpu_cores.saturating_sub(1).max(1)).unwrap_or(u16::MAX)
+    });
+    let sandbox = if slots > 0 || config.accept_direct {
+        // One place more than the slots when strangers may send modules straight here.
+        let places = usize::from(slots) + usize::from(config.accept_direct);
+        Some(Arc::new(Sandbox::open(SandboxConfig::new(dir.sandbox(), places)).await?))
+    } else {
+        None
+    };
+
+    let listen = if config.listen.is_empty() {
+        wc_mesh::listen_default()
+    } else {
+        parse_addresses(&config.listen)?
+    };
+    let mut mesh_config = MeshConfig::new(*key.to_seed(), config.network.clone());
+    mesh_config.listen = listen;
+    mesh_config.seeds = parse_addresses(&config.join)?;
+    mesh_config.lan = LanDiscovery { mdns: true, loopback: true };
+    mesh_config.agent_version = version::AGENT_VERSION.to_owned();
+    let (mesh, events) = Mesh::start(mesh_config).await?;
+
+    let mut tasks = JoinSet::new();
+    tasks.spawn(log_events(events));
+    wc_mesh::blob::serve_blobs(&mesh, Arc::new(blobs::StoreBlocks(store.clone())))
+        .map(|serving| tasks.spawn(serving))
+        .ok();
+    let introduction = watch::Sender::new(Hello {
+        network: config.network.clone(),
+        cell: None,
+        coordinates: config.coordinate != Coordinate::Never,
+    });
+    tasks.spawn(finder::answer(mesh.clone(), introduction.subscribe()));
+
+    let (role, role_seen) = watch::channel(Role::Searching);
+    let agent = sandbox.as_ref().filter(|_| slots > 0).map(|sandbox| {
+        let pantry = run::Pantry::new(dir.sandbox().join("inputs"));
+        Agent::new(
+            key.clone(),
+            store.clone(),
+            mesh.clone(),
+            sandbox.clone(),
+            pantry,
+            config.consents.clone(),
+            slots,
+        )
+    });
+    if let Some(agent) = &agent {
+        agent.start_slots();
+    }
+    if let (true, Some(sandbox)) = (config.accept_direct, &sandbox) {
+        tasks.spawn(direct::serve(mesh.clone(), sandbox.clone(), key.clone(), config.consents.clone()));
+    }
+    let engine = sandbox.as_ref().map(|sandbox| sandbox.engine_fingerprint().to_owned()).unwrap_or_default();
+    let capabilities = machine.offer(Some(slots.max(1)), config.storage_cap, engine);
+    let (ending, mut end_wishes) = mpsc::channel(4);
+    let desk = Arc::new(Desk {
+        mesh: mesh.clone(),
+        store: store.clone(),
+        node: key.node_id(),
+        owner: owner.account_id(),
+        role: role_seen.clone(),
+        agent: agent.clone(),
+        sandbox: sandbox.clone(),
+        load: Mutex::new(LoadSampler::default()),
+        capabilities: capabilities.clone(),
+        slots,
+        consents: config.consents.clone(),
+        storage_cap: config.storage_cap,
+        started: Instant::now(),
+        ending,
+    });
+    {
+        let desk = desk.clone();
+        tasks.spawn(async move {
+            server
+                .serve(move |request| {
+                    let desk = desk.clone();
+                    async move { desk.answer(request).await }
+                })
+                .await;
+        });
+    }
+
+    let starter = Starter {
+        config,
+        key: key.clone(),
+        owner: owner.account_id(),
+        store: store.clone(),
+        mesh: mesh.clone(),
+        introduction: &introduction,
+    };
+    let mut coordinating = None;
+    let mut journal_failed = None;
+    let resumed = store.journal().next_seq().is_some();
+    let begun = tokio::select! {
+        begun = starter.begin(resumed) => Some(begun?),
+        _ = stopped.changed() => None,
+        _ = end_wishes.recv() => None,
+    };
+    let mut yielded = None;
+    match begun {
+        None => {}
+        Some(Begun::Joining(brief)) => {
+            role.send_replace(Role::Member { coordinator: brief.coordinator, founding: brief.founding.clone() });
+            introduction.send_modify(|hello| hello.cell = Some(*brief.clone()));
+            let addresses = brief.addresses.iter().filter_map(|text| text.parse().ok()).collect();
+            mesh.connect(brief.coordinator, addresses).await;
+            tracing::info!(cell = %brief.cell, coordinator = %brief.coordinator, "cell found");
+        }
+        Some(Begun::Coordinating(coordinator, threads, failed)) => {
+            introduction.send_modify(|hello| {
+                hello.cell = Some(CellBrief {
+                    cell: coordinator.cell,
+                    founding: coordinator.founding.clone(),
+                    coordinator: coordinator.node(),
+                    addresses: Vec::new(),
+                    has_jobs: false,
+                });
+            });
+            tasks.spawn(keep_introduced(coordinator.clone(), introduction.clone()));
+            tasks.spawn(accept_sessions(coordinator.clone()));
+            tasks.spawn(control::serve(mesh.clone(), coordinator.clone()));
+            tasks.spawn(schedule::run(coordinator.clone()));
+            if config.coordinate == Coordinate::Auto && !resumed {
+                let (found, yielding) = tokio::sync::oneshot::channel();
+                tasks.spawn(yield_to_older(coordinator.clone(), introduction.subscribe(), found));
+                yielded = Some(yielding);
+            }
+            role.send_replace(Role::Coordinating(coordinator.clone()));
+            tracing::info!(cell = %coordinator.cell, resumed, "coordinating");
+            journal_failed = Some(failed);
+            coordinating = Some((coordinator, threads));
+        }
+    }
+    if let Some(agent) = &agent {
+        let enrolment = EnrolmentMaker {
+            key: key.clone(),
+            delegation: Signed::seal(
+                Delegation { owner: owner.account_id(), node: key.node_id(), issued_at: clock::now() },
+                &owner,
+            ),
+            capabilities,
+            locality: locality(&mesh).await,
+            consents: config.consents.clone(),
+        };
+        tasks.spawn(keep_session(agent.clone(), enrolment, role_seen.clone()));
+    }
+
+    let ended = tokio::select! {
+        _ = stopped.changed() => Ok(Ended::Stopped),
+        wish = end_wishes.recv() => Ok(match wish {
+            Some(EndWish::Leave) => Ended::Left,
+            Some(EndWish::Stop) | None => Ended::Stopped,
+        }),
+        reason = wait(&mut journal_failed) => Err(NodeError::JournalFailed { reason }),
+        () = wait_unit(&mut yielded) => Ok(Ended::Yielded),
+    };
+    if let Some(agent) = &agent {
+        agent.stop();
+    }
+    if let Some((coordinator, threads)) = coordinating {
+        coordinator.brain.stop().await;
+        drop(coordinator);
+        let _ = tokio::task::spawn_blocking(move || threads.join()).await;
+    }
+    tasks.shutdown().await;
+    mesh.stop().await;
+    ended
+}
+
+async fn wait(failed: &mut Option<tokio::sync::oneshot::Receiver<wc_store::JournalError>>) -> String {
+    match failed {
+        Some(receiver) => match receiver.await {
+            Ok(error) => error.to_string(),
+            Err(_) => std::future::pending().await,
+        },
+        None => std::future::pending().await,
+    }
+}
+
+async fn wait_unit(signal: &mut Option<tokio::sync::oneshot::Receiver<()>>) {
+    match signal {
+        Some(receiver) if receiver.await.is_ok() => {}
+        _ => std::future::pending().await,
+    }
+}
+
+/// What a node becomes once it knows.
+enum Begun {
+    Joining(Box<CellBrief>),
+    Coordinating(
+        Arc<Coordinator>,
+        brain::BrainThreads,
+        tokio::sync::oneshot::Receiver<wc_store::JournalError>,
+    ),
+}
+
+struct Starter<'a> {
+    config: &'a NodeConfig,
+    key: Arc<SigningKey>,
+    owner: wc_types::AccountId,
+    store: Store,
+    mesh: Mesh,
+    introduction: &'a finder::Introduction,
+}
+
+impl Starter<'_> {
+    async fn begin(&self, resumed: bool) -> Result<Begun, NodeError> {
+        if !resumed && self.config.coordinate != Coordinate::Always {
+            match finder::search(&self.mesh, self.introduction).await {
+                Search::Found(brief) => return Ok(Begun::Joining(brief)),
+                Search::OurTurn => {}
+            }
+        }
+        self.coordinate().await
+    }
+
+    /// Resumes the cell in the journal, or founds one.
+    async fn coordinate(&self) -> Result<Begun, NodeError> {
+        let archive = Archive::open(&self.store)?;
+        let sessions = Arc::new(Sessions::default());
+        let (staging, jobs) = stage::Staging::new();
+        let mut hands = Hands {
+            archive: archive.clone(),
+            store: self.store.clone(),
+            sessions: sessions.clone(),
+            key: self.key.clone(),
+            staging: staging.clone(),
+            entries: Vec::new(),
+        };
+        let journal = self.store.journal().clone();
+        let recovered = {
+            let journal = journal.clone();
+            tokio::task::spawn_blocking(move || {
+                brain::recover(&journal, &mut hands).map(|recovered| (recovered, hands))
+            })
+            .await
+            .map_err(|_| BrainError::Stopped)?
+        };
+        let (recovered, hands) = recovered?;
+        let founding = match recovered.cell().founding() {
+            Some(founding) => founding.clone(),
+            None => Signed::seal(
+                Founding {
+                    network: self.config.network.clone(),
+                    coordinator: self.key.node_id(),
+                    owner: self.owner,
+                    charter: Charter { nodes_trusted: self.config.trusted, ..Charter::default() },
+                    founded_at: clock::now(),
+                },
+                &self.key,
+            ),
+        };
+        let fresh = recovered.is_empty();
+        let (brain, threads, failed) = Brain::start(journal, recovered, hands);
+        if fresh {
+            let founded = wc_cell::Event::Founded(founding.clone().witnessed());
+            // The answer comes once the founding is durable.
+            let _ = brain.ask(founded, Vec::new()).await?;
+        }
+        let coordinator = Arc::new(Coordinator {
+            brain,
+            archive,
+            store: self.store.clone(),
+            mesh: self.mesh.clone(),
+            key: self.key.clone(),
+            cell: cell_id(&founding),
+            founding,
+            sessions,
+            staging,
+            log_positions: Mutex::default(),
+        });
+        tokio::spawn(stage::run(coordinator.clone(), jobs));
+        Ok(Begun::Coordinating(coordinator, threads, failed))
+    }
+}
+
+/// Keeps the node's hello true: its addresses and whether its cell has jobs.
+async fn keep_introduced(coordinator: Arc<Coordinator>, introduction: finder::Introduction) {
+    let mut looks = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        looks.tick().await;
+        let addresses: Vec<String> = coordinator
+            .mesh
+            .listen_addrs()
+            .await
+            .iter()
+            .take(wc_proto::limit::ADDRESSES_MAX)
+            .map(ToString::to_string)
+            .collect();
+        let Ok(has_jobs) = coordinator.brain.query(|cell, _| cell.jobs().next().is_some()).await else { return };
+        introduction.send_if_modified(|hello| {
+            let Some(brief) = &mut hello.cell else { return false };
+            let changed = brief.addresses != addresses || brief.has_jobs != has_jobs;
+            brief.addresses = addresses;
+            brief.has_jobs = has_jobs;
+            changed
+        });
+    }
+}
+
+/// Looks for an older cell of the same network while ours has no jobs, and gives way to it.
+async fn yield_to_older(
+    coordinator: Arc<Coordinator>,
+    introduction: watch::Receiver<Hello>,
+    found: tokio::sync::oneshot::Sender<()>,
+) {
+    let ours = (coordinator.founding.founded_at, coordinator.cell);
+    loop {
+        tokio::time::sleep(LOOK_FOR_OLDER).await;
+        let mine = introduction.borrow().clone();
+        if mine.cell.as_ref().is_some_and(|brief| brief.has_jobs) {
+            return;
+        }
+        let (oldest, _) = finder::oldest_cell(&coordinator.mesh, &mine).await;
+        if oldest.is_some_and(|brief| {
+            brief.cell != coordinator.cell && (brief.has_jobs || (brief.founding.founded_at, brief.cell) < ours)
+        }) {
+            let _ = found.send(());
+            return;
+        }
+    }
+}
+
+async fn accept_sessions(coordinator: Arc<Coordinator>) {
+    let Ok(mut incoming) = coordinator.mesh.accept(version::SESSION) else {
+        tracing::error!("sessions cannot be accepted");
+        return;
+    };
+    while let Some((node, stream)) = incoming.recv().await {
+        tokio::spawn(coordinator.clone().serve_session(node, stream));
+    }
+}
+
+/// Where this machine says it is: the network of its first address that others can see.
+async fn locality(mesh: &Mesh) -> Locality {
+    let addresses = mesh.listen_addrs().await;
+    let seen = addresses.iter().filter_map(|address| {
+        address.to_string().split('/').nth(2).and_then(|text| text.parse::<IpAddr>().ok())
+    });
+    let outside = seen.filter(|ip| !ip.is_loopback() && !ip.is_unspecified()).find(IpAddr::is_ipv4);
+    outside.map(wc_host::locality_of).unwrap_or_default()
+}
+
+struct EnrolmentMaker {
+    key: Arc<SigningKey>,
+    delegation: Signed<Delegation>,
+    capabilities: Capabilities,
+    locality: Locality,
+    consents: Vec<wc_types::manifest::WorkClass>,
+}
+
+impl EnrolmentMaker {
+    fn make(&self) -> Signed<Enrolment> {
+        Signed::seal(
+            Enrolment {
+                delegation: self.delegation.clone(),
+                capabilities: self.capabilities.clone(),
+                locality: self.locality,
+                consents: self.consents.clone(),
+                agent_version: version::AGENT_VERSION.to_owned(),
+                at: clock::now(),
+            },
+            &self.key,
+        )
+    }
+}
+
+/// Keeps a session with the cell's coordinator, wherever that is.
+async fn keep_session(agent: Arc<Agent>, enrolment: EnrolmentMaker, mut role: watch::Receiver<Role>) {
+    let joined = watch::Sender::new(None);
+    let mut pause = RECONNECT.0;
+    loop {
+        let now = role.borrow_and_update().clone();
+        let started = Instant::now();
+        let end = match now {
+            Role::Searching => {
+                if role.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            }
+            Role::Coordinating(coordinator) => {
+                let (ours, theirs) = tokio::io::duplex(LOCAL_SESSION_BYTES);
+                let node = coordinator.node();
+                tokio::spawn(coordinator.serve_session(agent.node(), theirs));
+                agent.converse(node, enrolment.make(), ours, &joined).await
+            }
+            Role::Member { coordinator, .. } => match agent.mesh.open(coordinator, version::SESSION).await {
+                Ok(stream) => agent.converse(coordinator, enrolment.make(), stream, &joined).await,
+                Err(error) => {
+                    tracing::info!(%coordinator, %error, "the coordinator cannot be reached; trying again");
+                    SessionEnd::Link(crate::link::LinkError::Closed)
+                }
+            },
+        };
+        match end {
+            SessionEnd::Stopping => return,
+            SessionEnd::Refused(refusal) => {
+                tracing::error!(%refusal, "the coordinator refuses this node");
+                pause = RECONNECT.1;
+            }
+            SessionEnd::Link(error) => tracing::info!(%error, "session ended"),
+        }
+        if started.elapsed() > RECONNECT.1 {
+            pause = RECONNECT.0;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(RECONNECT.1);
+    }
+}
+
+async fn log_events(mut events: MeshEvents) {
+    while let Some(event) = events.recv().await {
+        match event {
+            // Dials are logged where they happen.
+            MeshEvent::DialAttempt(_) => {}
+            MeshEvent::Listening { addr } => tracing::info!(%addr, "listening"),
+            MeshEvent::Connected { node, addr, .. } => tracing::info!(%node, %addr, "connected"),
+            MeshEvent::Disconnected { node, cause } => tracing::info!(%node, cause, "disconnected"),
+            MeshEvent::PeerMisbehaved { node, what } => tracing::warn!(%node, what, "peer misbehaved"),
+            other => tracing::debug!(?other, "mesh"),
+        }
+    }
+}
+
+impl Desk {
+    async fn answer(&self, request: Request) -> Response {
+        match request {
+            Request::Cell(request) => self.cell(request).await,
+            Request::DonorStatus => Response::Donor(Box::new(self.status().await)),
+            Request::Pause => self.with_agent(|agent| agent.pause()),
+            Request::Resume => self.with_agent(|agent| agent.resume()),
+            Request::Leave => {
+                if let Some(agent) = &self.agent {
+                    agent.leave().await;
+                }
+                let _ = self.ending.send(EndWish::Leave).await;
+                Response::Done
+            }
+            Request::Stop => {
+                let _ = self.ending.send(EndWish::Stop).await;
+                Response::Done
+            }
+            Request::Peers => Response::Peers(self.peers().await),
+            Request::PutFile { path } => {
+                let store = self.store.clone();
+                let kept = tokio::task::spawn_blocking(move || blobs::put_file(&store, Path::new(&path))).await;
+                match kept {
+                    Ok(Ok(blob)) => Response::Blob(blob),
+                    Ok(Err(cause)) => refuse(STORE_REFUSED, cause),
+                    Err(error) => refuse(STORE_REFUSED, error.to_string()),
+                }
+            }
+            Request::PutBytes { codec, bytes } => match blobs::put_as(&self.store, codec, &bytes) {
+                Ok(blob) => Response::Blob(blob),
+                Err(cause) => refuse(STORE_REFUSED, cause),
+            },
+            Request::Export { cid, path } => {
+                if let Err(cause) = self.fetch(cid).await {
+                    return refuse(STORE_REFUSED, cause);
+                }
+                match blobs::export(&self.store, cid, Path::new(&path)).await {
+                    Ok(()) => Response::Done,
+                    Err(cause) => refuse(STORE_REFUSED, cause),
+                }
+            }
+            Request::Read { cid } => {
+                if let Err(cause) = self.fetch(cid).await {
+                    return refuse(STORE_REFUSED, cause);
+                }
+                match blobs::read(&self.store, &cid, wc_proto::limit::FRAME_BYTES_MAX / 2) {
+                    Ok(bytes) => Response::Bytes(bytes),
+                    Err(cause) => refuse(STORE_REFUSED, cause),
+                }
+            }
+        }
+    }
+
+    fn with_agent(&self, act: impl FnOnce(&Arc<Agent>)) -> Response {
+        match &self.agent {
+            Some(agent) => {
+                act(agent);
+                Response::Done
+            }
+            None => refuse(NOT_A_DONOR, "this node lends nothing: it runs with 0 slots".to_owned()),
+        }
+    }
+
+    async fn cell(&self, request: CellRequest) -> Response {
+        let request = submit::pass_on(request, self.node);
+        let role = self.role.borrow().clone();
+        match role {
+            Role::Coordinating(coordinator) => control::answer(&coordinator, request).await,
+            Role::Member { coordinator, .. } => control::forward(&self.mesh, coordinator, &request).await,
+            Role::Searching => Response::Refused(vec![
+                Refusal::new(NO_CELL, "this node has not found a cell yet")
+                    .hint("wait a few seconds, start a node that coordinates, or name one with --join"),
+            ]),
+        }
+    }
+
+    async fn fetch(&self, cid: wc_types::Cid) -> Result<(), String> {
+        let holders = match &*self.role.borrow() {
+            Role::Member { coordinator, .. } => vec![*coordinator],
+            Role::Searching | Role::Coordinating(_) => Vec::new(),
+        };
+        blobs::fetch(&self.mesh, &self.store, cid, &holders).await
+    }
+
+    async fn peers(&self) -> Vec<PeerView> {
+        let peers = self.mesh.peers().await;
+        peers
+            .into_iter()
+            .map(|peer| PeerView {
+                node: peer.node,
+                address: peer.addrs.first().map(ToString::to_string).unwrap_or_default(),
+                transport: peer.transport.to_string(),
+                rtt_micros: peer.rtt_micros,
+                agent_version: peer.agent_version,
+            })
+            .collect()
+    }
+
+    async fn status(&self) -> DonorView {
+        let role = self.role.borrow().clone();
+        let (cell, coordinator) = match &role {
+            Role::Searching => (None, None),
+            Role::Coordinating(coordinator) => (Some(coordinator.cell), Some(coordinator.node())),
+            Role::Member { coordinator, founding } => (Some(cell_id(founding)), Some(*coordinator)),
+        };
+        let (paused, guests) = self.agent.as_ref().map_or((false, 0), |agent| agent.activity());
+        let state = match (&role, paused, guests) {
+            (_, true, _) => "paused",
+            (Role::Searching, ..) => "searching",
+            (_, false, 1..) => "working",
+            (Role::Coordinating(_), false, 0) => "coordinating",
+            (Role::Member { .. }, false, 0) => "idle",
+        };
+        let (mut owner_balance, mut trust_ppm) = (None, None);
+        if cell.is_some() {
+            if let Response::Balance(balance) =
+                self.cell(CellRequest::Balance { account: self.owner }).await
+            {
+                owner_balance = Some(balance);
+            }
+            if let Response::Nodes(nodes) = self.cell(CellRequest::Nodes).await {
+                trust_ppm = nodes.iter().find(|node| node.node == self.node).map(|node| node.trust_ppm);
+            }
+        }
+        let load = lock(&self.load).sample(Instant::now());
+        let counter = |read: fn(&Agent) -> u64| self.agent.as_ref().map_or(0, |agent| read(agent));
+        DonorView {
+            node: self.node,
+            owner: self.owner,
+            state: state.to_owned(),
+            cell,
+            coordinator,
+            addresses: self.mesh.listen_addrs().await.iter().map(ToString::to_string).collect(),
+            uptime_s: self.started.elapsed().as_secs(),
+            guests,
+            slots: if self.agent.is_some() { self.slots } else { 0 },
+            replicas_run: counter(|agent| agent.counters.run.load(std::sync::atomic::Ordering::Relaxed)),
+            replicas_settled: counter(|agent| {
+                agent.counters.settled.load(std::sync::atomic::Ordering::Relaxed)
+            }),
+            owner_balance,
+            trust_ppm,
+            cpu_ppm: load.cpu.0,
+            memory_ppm: load.memory.0,
+            stored_bytes: self.store.blobs().usage().used_bytes,
+            storage_cap: self.storage_cap.0.min(self.capabilities.storage_cap.0),
+            consents: self.consents.clone(),
+            defences: self.defences(),
+            agent_version: version::AGENT_VERSION.to_owned(),
+        }
+    }
+
+    fn defences(&self) -> Vec<DefenceView> {
+        let Some(sandbox) = &self.sandbox else { return Vec::new() };
+        sandbox
+            .defences()
+            .iter()
+            .map(|defence| DefenceView {
+                name: defence.name.clone(),
+                active: defence.is_active(),
+                detail: match &defence.state {
+                    DefenceState::Active { detail } => detail.clone(),
+                    DefenceState::Unavailable { reason } => reason.clone(),
+                },
+            })
+            .collect()
+    }
+}
+
+fn refuse(code: Code, message: String) -> Response {
+    Response::Refused(vec![Refusal::new(code, message)])
+}
