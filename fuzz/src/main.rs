@@ -102,10 +102,21 @@ fn options(mut arguments: impl Iterator<Item = String>) -> Result<Option<Options
 /// Runs each target in a child and says how many inputs it survived.
 fn run_all(targets: &[&Target], options: &Options) -> Result<(), String> {
     let mut total = 0;
+    let mut failed = Vec::new();
     for target in targets {
-        let inputs = run_in_child(target, options)?;
-        eprintln!("{:<12} {inputs} inputs in {} s", target.name, options.seconds);
-        total += inputs;
+        match run_in_child(target, options) {
+            Ok(inputs) => {
+                eprintln!("{:<12} {inputs} inputs in {} s", target.name, options.seconds);
+                total += inputs;
+            }
+            Err(complaint) => {
+                eprintln!("error: {complaint}");
+                failed.push(target.name);
+            }
+        }
+    }
+    if !failed.is_empty() {
+        return Err(format!("{} of {} target(s) failed: {}", failed.len(), targets.len(), failed.join(", ")));
     }
     println!("{} target(s), {total} inputs, seed {}: all survived", targets.len(), options.seed);
     Ok(())

@@ -18,5 +18,8 @@ pub fn command(arguments: &[String]) -> Result<()> {
     for arguments in fixes {
         process::run(process::program(&root, "cargo", arguments))?;
     }
+    // Without `--locked`: takes over dependencies that our crates have gained into the lock file of `fuzz/`.
+    let renew = ["metadata", "--format-version", "1", "--manifest-path", "fuzz/Cargo.toml"];
+    process::output_of(process::program(&root, "cargo", &renew))?;
     layers::write()
 }
