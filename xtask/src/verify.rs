@@ -187,7 +187,7 @@ fn guests(root: &Path) -> Result<Outcome> {
                 .to_owned(),
         ));
     }
-    run(program(root, "bash", &[script, "--check"]))?;
+    run(program(root, "sh", &[script, "--check"]))?;
     passed()
 }
 
