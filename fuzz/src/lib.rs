@@ -7,8 +7,11 @@
 //! A new decoder gets a file beside [`ids`], a line in [`TARGETS`] and a wrapper in `fuzz_targets/`.
 #![forbid(unsafe_code)]
 
+pub mod frames;
 pub mod ids;
 pub mod mutate;
+pub mod records;
+pub mod sample;
 
 /// A decoder under attack.
 pub struct Target {
@@ -21,4 +24,8 @@ pub struct Target {
 }
 
 /// Every target, in alphabetical order.
-pub const TARGETS: &[Target] = &[Target { name: "ids", run: ids::target, seeds: ids::seeds }];
+pub const TARGETS: &[Target] = &[
+    Target { name: "frames", run: frames::target, seeds: frames::seeds },
+    Target { name: "ids", run: ids::target, seeds: ids::seeds },
+    Target { name: "records", run: records::target, seeds: records::seeds },
+];
