@@ -160,18 +160,18 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// An impl is live when the type is; where the type is not ours, when the trait is.
+    /// An impl is live when the type is; where the type is not ours, when the trait or a type in its brackets is.
     fn impl_is_live(&self, item: &Item) -> bool {
         if self.is_ours(item, &item.node.owners) {
             self.is_known_live(item, &item.node.owners)
         } else {
-            self.is_known_live(item, item.node.implements.as_slice())
+            self.is_known_live(item, &item.node.implements)
         }
     }
 
     /// Neither its type nor its trait is ours: the compiler found a use for it that we cannot see.
     fn stands_alone(&self, item: &Item) -> bool {
-        !self.is_ours(item, &item.node.owners) && !self.is_ours(item, item.node.implements.as_slice())
+        !self.is_ours(item, &item.node.owners) && !self.is_ours(item, &item.node.implements)
     }
 
     fn is_ours(&self, item: &Item, names: &[String]) -> bool {

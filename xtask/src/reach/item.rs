@@ -57,8 +57,8 @@ pub struct Node {
     pub names: Vec<String>,
     /// Names of the types (and, for an impl, traits) that it belongs to; empty for a free item.
     pub owners: Vec<String>,
-    /// The trait that a [`Kind::TraitImpl`] implements.
-    pub implements: Option<String>,
+    /// The trait that a [`Kind::TraitImpl`] implements, and the types in its angle brackets.
+    pub implements: Vec<String>,
     /// Whether other crates may name it.
     pub public: bool,
     /// Whether it is a starting point: `main`, or a test.
@@ -231,7 +231,7 @@ impl Contents {
     fn read_impl(&mut self, item: &syn::ItemImpl, test_only: bool) {
         let owners: Vec<String> = Mentions::of(item.self_ty.to_token_stream()).free.into_iter().collect();
         if let Some((path, _)) = &item.trait_ {
-            let implements = path.segments.last().map(|segment| plain(&segment.ident));
+            let implements = Mentions::of(path.to_token_stream()).free.into_iter().collect();
             let mentions = Mentions::of(item.to_token_stream());
             let span = item.impl_token.span;
             self.node(Kind::TraitImpl, Vec::new(), owners, mentions, span, test_only);
@@ -316,7 +316,7 @@ impl Contents {
             kind,
             names,
             owners,
-            implements: None,
+            implements: Vec::new(),
             public: false,
             entry: if test_only { Entry::Test } else { Entry::No },
             line: span.start().line,

@@ -92,6 +92,13 @@ fn impls_of_foreign_traits_live_with_their_type() {
 }
 
 #[test]
+fn a_conversion_into_a_foreign_type_lives_with_what_it_converts() {
+    let library = "pub struct Dead; impl From<Dead> for std::io::Error { fn from(it: Dead) -> Self { told() } } pub fn told() {}";
+    check(library, "fn main() {}", &["Dead", "told"]);
+    check(library, "fn main() { Dead }", &[]);
+}
+
+#[test]
 fn a_trait_known_only_by_its_method_is_in_use() {
     let library = "
         pub trait Doubled { fn doubled(&self) -> u8; } impl Doubled for u8 { fn doubled(&self) -> u8 { twice() } }
