@@ -133,7 +133,7 @@ impl Archive {
         let mut hashes = std::collections::BTreeMap::new();
         for entry in entries {
             let leaf = to_canonical(entry);
-            let mut hash = merkle::leaf_hash(&leaf);
+            let mut hash = merkle::hash_leaf(&leaf);
             rows.push((entry.index.to_be_bytes(), leaf));
             let (mut level, mut index) = (0u8, entry.index);
             hashes.insert((level, index), hash);
@@ -142,7 +142,7 @@ impl Archive {
                     Some(left) => *left,
                     None => self.tree_hash(level, index - 1)?.ok_or(ArchiveError::Corrupt { table: "tree" })?,
                 };
-                hash = merkle::node_hash(&left, &hash);
+                hash = merkle::hash_node(&left, &hash);
                 (level, index) = (level + 1, index / 2);
                 hashes.insert((level, index), hash);
             }

@@ -27,13 +27,15 @@ impl Blocks for StoreBlocks {
     fn put_block(&self, cid: &Cid, bytes: &[u8]) -> Result<(), BlockRejected> {
         match self.0.blobs().put_block(cid, bytes) {
             Ok(_) => Ok(()),
-            Err(BlobError::Mismatch { .. }) => Err(BlockRejected::Mismatch),
-            Err(error) => Err(BlockRejected::Storage { reason: error.to_string() }),
+            Err(error @ BlobError::Mismatch { .. }) => {
+                Err(BlockRejected::Mismatch { cid: *cid, reason: error.to_string() })
+            }
+            Err(error) => Err(BlockRejected::Host { cid: *cid, source: io::Error::other(error) }),
         }
     }
 
-    fn missing(&self, root: &Cid, limit: usize) -> Vec<Cid> {
-        self.0.blobs().missing(root, limit).unwrap_or_default()
+    fn missing(&self, root: &Cid, limit: usize) -> io::Result<Vec<Cid>> {
+        self.0.blobs().missing(root, limit).map_err(io::Error::other)
     }
 }
 
@@ -87,7 +89,7 @@ pub(crate) async fn fetch(mesh: &Mesh, store: &Store, cid: Cid, holders: &[NodeI
         return Err("nobody who has it is known".to_owned());
     }
     let blocks: Arc<dyn Blocks> = Arc::new(StoreBlocks(store.clone()));
-    wc_mesh::blob::fetch(mesh, cid, &holders, blocks, &FetchLimits::default())
+    wc_mesh::blob::fetch(mesh, cid, &holders, blocks, FetchLimits::default())
         .await
         .map(drop)
         .map_err(|error| error.to_string())

@@ -9,15 +9,17 @@
 //! Three threads in a row, so that deciding the next batch overlaps with the disk. Nothing leaves the second thread
 //! before the facts it follows from are durable: not a command, not an answer, not a view of the state.
 
-use std::sync::mpsc as std_mpsc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, mpsc as std_mpsc};
 use std::thread::JoinHandle;
 
 use tokio::sync::{mpsc, oneshot};
 use wc_cell::{Cell, Command, Event, Fact};
-use wc_store::{Journal, JournalError};
-use wc_types::{JobId, Refusal, to_canonical};
+use wc_store::{Journal, JournalError, Row};
+use wc_types::{JobId, Refusal, Timestamp, to_canonical};
 
 use crate::clock;
+use crate::view;
 
 /// Inputs that may wait before senders are held back. A few milliseconds of work for the cell.
 const INPUTS_MAX: usize = 4096;
@@ -107,13 +109,13 @@ pub enum BrainError {
 #[derive(Clone)]
 pub(crate) struct Brain {
     inputs: mpsc::Sender<Input>,
+    /// When a tick is due, in microseconds; `i64::MAX` when never.
+    deadline: Arc<AtomicI64>,
 }
 
 /// The running threads, joined at the end.
 pub(crate) struct BrainThreads {
     threads: Vec<JoinHandle<()>>,
-    /// Says why the brain stopped by itself.
-    pub failed: oneshot::Receiver<JournalError>,
 }
 
 impl BrainThreads {
@@ -157,7 +159,7 @@ pub(crate) fn recover(journal: &Journal, performer: &mut dyn Performer) -> Resul
     };
     let mut commands = Vec::new();
     for row in journal.replay(next_seq)? {
-        let (seq, bytes) = row?;
+        let Row { seq, bytes } = row?;
         let fact: Fact =
             wc_proto::frame::decode(&bytes).map_err(|error| BrainError::Fact {
                 seq,
@@ -174,22 +176,23 @@ pub(crate) fn recover(journal: &Journal, performer: &mut dyn Performer) -> Resul
 }
 
 impl Brain {
-    /// Starts the three threads.
-    pub fn start(journal: Journal, recovered: Recovered, performer: impl Performer) -> (Self, BrainThreads) {
+    /// Starts the three threads. The receiver says why the brain stopped by itself.
+    pub fn start(journal: Journal, recovered: Recovered, performer: impl Performer) -> (Self, BrainThreads, oneshot::Receiver<JournalError>) {
         let (inputs, inputs_end) = mpsc::channel(INPUTS_MAX);
         let (to_commit, from_decide) = std_mpsc::sync_channel::<Decided>(COMMITS_MAX);
         let (to_perform, from_commit) = std_mpsc::sync_channel::<Decided>(COMMITS_MAX);
         let (fail, failed) = oneshot::channel();
+        let deadline = Arc::new(AtomicI64::new(micros(recovered.cell.next_deadline())));
         let decide = {
-            let journal = journal.clone();
-            spawn("wc-decide", move || decide(inputs_end, &journal, recovered, &to_commit))
+            let (journal, deadline) = (journal.clone(), deadline.clone());
+            spawn("wc-decide", move || decide(inputs_end, &journal, recovered, &to_commit, &deadline))
         };
         let commit = {
             let journal = journal.clone();
             spawn("wc-commit", move || commit(&from_decide, &journal, &to_perform, fail))
         };
         let perform = spawn("wc-perform", move || perform(&from_commit, &journal, performer));
-        (Self { inputs }, BrainThreads { threads: vec![decide, commit, perform], failed })
+        (Self { inputs, deadline }, BrainThreads { threads: vec![decide, commit, perform] }, failed)
     }
 
     /// Records things that happened. Waits while the cell is behind.
@@ -220,6 +223,12 @@ impl Brain {
         answered.await.map_err(|_| BrainError::Stopped)
     }
 
+    /// Returns when a tick is due.
+    pub fn deadline(&self) -> Option<Timestamp> {
+        let micros = self.deadline.load(Ordering::Relaxed);
+        (micros != i64::MAX).then_some(Timestamp(micros))
+    }
+
     /// Waits until a job changes.
     pub async fn watch(&self, watch: Watch) -> Result<(), BrainError> {
         self.inputs.send(Input::Watch(watch)).await.map_err(|_| BrainError::Stopped)
@@ -244,6 +253,7 @@ fn decide(
     journal: &Journal,
     recovered: Recovered,
     to_commit: &std_mpsc::SyncSender<Decided>,
+    deadline: &AtomicI64,
 ) {
     let Recovered { mut cell, mut next_seq } = recovered;
     let mut snapshot_seq = next_seq;
@@ -263,55 +273,34 @@ fn decide(
             }
         }
         let first_seq = next_seq;
-        let mut rows = Vec::new();
-        let mut decided = Decided { commands: Vec::new(), deliveries: Vec::new(), facts: 0, snapshot: None };
-        let mut record = |cell: &mut Cell, event: Event, commands: &mut Vec<Command>| -> u64 {
-            let fact = Fact { seq: next_seq, at: clock::now(), seed: clock::random(), event };
-            rows.push(to_canonical(&fact));
-            cell.apply(&fact, commands);
-            next_seq += 1;
-            fact.seq
-        };
-        let mut commands = Vec::new();
+        let mut round = Round { cell: &mut cell, next_seq: &mut next_seq, rows: Vec::new(), commands: Vec::new() };
+        let mut deliveries: Vec<Delivery> = Vec::new();
         for input in batch.drain(..) {
             match input {
                 Input::Events(events) => {
                     for event in events {
-                        let seq = record(&mut cell, event, &mut commands);
-                        decided.commands.extend(commands.drain(..).map(|command| (seq, command)));
+                        round.record(event);
                     }
                 }
                 Input::Ask { event, then, answer } => {
-                    let seq = record(&mut cell, event, &mut commands);
-                    let mut given: Answer = Ok(None);
-                    for command in commands.drain(..) {
-                        match command {
-                            Command::Answer { refusals, job } => {
-                                given = if refusals.is_empty() { Ok(job) } else { Err(refusals) };
-                            }
-                            other => decided.commands.push((seq, other)),
-                        }
-                    }
-                    if given.is_ok() {
-                        for event in then {
-                            let seq = record(&mut cell, event, &mut commands);
-                            decided.commands.extend(commands.drain(..).map(|command| (seq, command)));
-                        }
-                    }
-                    decided.deliveries.push(Box::new(move || {
+                    let given = round.ask(event, then);
+                    deliveries.push(Box::new(move || {
                         let _ = answer.send(given);
                     }));
                 }
-                Input::Query(query) => decided.deliveries.push(query(&cell, next_seq_of(&rows, first_seq))),
+                Input::Query(query) => deliveries.push(query(round.cell, *round.next_seq)),
                 Input::Watch(watch) => watches.push(watch),
                 Input::Stop => stopping = true,
             }
         }
+        let Round { rows, commands, .. } = round;
+        let mut decided = Decided { commands, deliveries, facts: 0, snapshot: None };
+        deadline.store(micros(cell.next_deadline()), Ordering::Relaxed);
         watches.retain(|watch| !watch.changed.is_closed());
         let mut index = 0;
         while index < watches.len() {
             let differs =
-                cell.job(&watches[index].job).is_none_or(|view| view.revision != watches[index].seen);
+                cell.job(&watches[index].job).is_none_or(|job| view::revision(&job) != watches[index].seen);
             if differs {
                 let watch = watches.swap_remove(index);
                 decided.deliveries.push(Box::new(move || {
@@ -338,8 +327,44 @@ fn decide(
     }
 }
 
-fn next_seq_of(rows: &[Vec<u8>], first_seq: u64) -> u64 {
-    first_seq + rows.len() as u64
+fn micros(deadline: Option<Timestamp>) -> i64 {
+    deadline.map_or(i64::MAX, |deadline| deadline.0)
+}
+
+/// One batch while it is decided.
+struct Round<'a> {
+    cell: &'a mut Cell,
+    next_seq: &'a mut u64,
+    rows: Vec<Vec<u8>>,
+    commands: Vec<(u64, Command)>,
+}
+
+impl Round<'_> {
+    /// Numbers one event, remembers its row, and applies it.
+    fn record(&mut self, event: Event) {
+        let fact = Fact { seq: *self.next_seq, at: clock::now(), seed: clock::random(), event };
+        *self.next_seq += 1;
+        self.rows.push(to_canonical(&fact));
+        let mut commands = Vec::new();
+        self.cell.apply(&fact, &mut commands);
+        self.commands.extend(commands.into_iter().map(|command| (fact.seq, command)));
+    }
+
+    /// Records an event and, if the cell does not refuse it, what follows; returns the cell's answer.
+    fn ask(&mut self, event: Event, then: Vec<Event>) -> Answer {
+        let before = self.commands.len();
+        self.record(event);
+        let mut given = Ok(None);
+        for (_, command) in &self.commands[before..] {
+            if let Command::Answer { refusals, job } = command {
+                given = if refusals.is_empty() { Ok(*job) } else { Err(refusals.clone()) };
+            }
+        }
+        if given.is_ok() {
+            then.into_iter().for_each(|event| self.record(event));
+        }
+        given
+    }
 }
 
 /// Second thread: makes everything that waits durable with one fdatasync, then lets it go.

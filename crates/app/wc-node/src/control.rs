@@ -5,11 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use wc_cell::view as cell_view;
+use wc_cell::Cell;
 use wc_mesh::{Mesh, MeshStream};
-use wc_proto::api::view::{
-    ClusterView, ExplainView, JobView, LogView, NodeReason, NodeView, Phase, ReplicaView, StageView, TaskView,
-};
+use wc_proto::api::view::{ClusterView, JobView, LogView, NodeView};
 use wc_proto::api::{CellRequest, Response, ResultRow};
 use wc_proto::limit::{FRAME_BYTES_MAX, PAGE_ROWS_MAX};
 use wc_proto::version;
@@ -18,10 +16,10 @@ use wc_types::{JobId, NodeId, Refusal, TaskId, from_canonical};
 
 use crate::blobs;
 use crate::brain::{BrainError, Watch};
-use crate::clock;
 use crate::coordinator::Coordinator;
 use crate::flow::{admit, receipt, submit};
 use crate::link;
+use crate::view;
 
 /// Longest that a watcher is kept waiting before it is answered with the state as it is.
 const WATCH_MAX: Duration = Duration::from_secs(20);
@@ -88,31 +86,18 @@ async fn route(coordinator: &Arc<Coordinator>, request: CellRequest) -> Answered
         }
         CellRequest::Jobs { limit } => {
             let limit = (limit as usize).min(PAGE_ROWS_MAX / 10);
-            Response::Jobs(brain.query(move |cell, _| cell.jobs().take(limit).map(job_view).collect()).await?)
+            Response::Jobs(brain.query(move |cell, _| cell.jobs().take(limit).map(|found| view::job(found, cell)).collect()).await?)
         }
         CellRequest::Explain { job } => {
             let job = find(coordinator, job).await?;
-            let explained = brain
-                .query(move |cell, _| {
-                    let explanation = cell.explain(&job)?;
-                    Some(ExplainView {
-                        job: job_view(cell.job(&job)?),
-                        reasons: explanation.reasons,
-                        nodes: explanation
-                            .nodes
-                            .into_iter()
-                            .map(|(node, reason)| NodeReason { node, reason })
-                            .collect(),
-                    })
-                })
-                .await?;
+            let explained = brain.query(move |cell, _| cell.explain(&job).map(|found| view::explained(found, cell))).await?;
             Response::Explain(explained.ok_or_else(|| unknown_job(&job.to_string()))?)
         }
         CellRequest::Results { job, stage, from } => results(coordinator, &job, stage, from).await?,
         CellRequest::Task { job, stage, index } => {
             let job = find(coordinator, job).await?;
             let task = TaskId { job, stage, index };
-            let view = brain.query(move |cell, _| cell.task(&task).map(task_view)).await?;
+            let view = brain.query(move |cell, _| cell.task(&task).map(view::task)).await?;
             Response::Task(view.ok_or_else(|| {
                 Refusal::new(UNKNOWN_STAGE, format!("the job has no task {stage}/{index}")).field("stage")
             })?)
@@ -143,7 +128,7 @@ async fn route(coordinator: &Arc<Coordinator>, request: CellRequest) -> Answered
                 })
                 .await?;
             let (tasks, size, root) = found.ok_or_else(|| no_stage(stage))?;
-            let checkpoint = receipt::Checkpoint::sign(coordinator, size, root);
+            let checkpoint = receipt::Checkpoint::sign(coordinator, size, root).map_err(unreadable)?;
             let (receipts, next) =
                 receipt::page(coordinator, job, stage, from, tasks, RECEIPTS_PER_PAGE, &checkpoint)
                     .map_err(unreadable)?;
@@ -151,11 +136,9 @@ async fn route(coordinator: &Arc<Coordinator>, request: CellRequest) -> Answered
         }
         CellRequest::Cluster => Response::Cluster(cluster(coordinator).await?),
         CellRequest::Nodes => {
-            let mut nodes: Vec<NodeView> =
-                brain.query(|cell, _| {
-                    let now = clock::now();
-                    cell.nodes(now).map(|node| node_view(node, cell)).collect()
-                }).await?;
+            let mut nodes: Vec<NodeView> = brain
+                .query(move |cell, _| cell.nodes().map(|node| view::node(node, cell)).collect())
+                .await?;
             for node in &mut nodes {
                 if node.state == "online" && !coordinator.sessions.is_live(&node.node) {
                     "offline".clone_into(&mut node.state);
@@ -164,7 +147,8 @@ async fn route(coordinator: &Arc<Coordinator>, request: CellRequest) -> Answered
             Response::Nodes(nodes)
         }
         CellRequest::Balance { account } => {
-            Response::Balance(brain.query(move |cell, _| cell.balance(&account)).await?)
+            let balance = brain.query(move |cell, _| cell.balance(&account)).await?;
+            Response::Balance(i64::try_from(balance.0).unwrap_or(i64::MAX))
         }
     })
 }
@@ -187,7 +171,7 @@ fn unreadable(error: impl std::fmt::Display) -> Refusal {
 /// Finds a job by its id or an unambiguous beginning of it.
 async fn find(coordinator: &Arc<Coordinator>, text: String) -> Result<JobId, Refused> {
     let wanted = text.clone();
-    let matches = coordinator.brain.query(move |cell, _| cell.jobs_starting_with(&wanted, 2)).await?;
+    let matches = coordinator.brain.query(move |cell, _| cell.job_prefix(&wanted)).await?;
     match matches.as_slice() {
         [job] => Ok(*job),
         [] => Err(unknown_job(&text).into()),
@@ -199,7 +183,7 @@ async fn find(coordinator: &Arc<Coordinator>, text: String) -> Result<JobId, Ref
 }
 
 async fn job_now(coordinator: &Arc<Coordinator>, job: JobId) -> Result<JobView, Refused> {
-    let view = coordinator.brain.query(move |cell, _| cell.job(&job).map(job_view)).await?;
+    let view = coordinator.brain.query(move |cell, _| cell.job(&job).map(|found| view::job(found, cell))).await?;
     Ok(view.ok_or_else(|| unknown_job(&job.to_string()))?)
 }
 
@@ -216,7 +200,10 @@ async fn results(
             let stages = cell.job(&job)?.stages.len();
             let stage = stage.unwrap_or_else(|| u16::try_from(stages.saturating_sub(1)).unwrap_or(0));
             (usize::from(stage) < stages)
-                .then(|| cell.results(&job, stage, from).take(PAGE_ROWS_MAX / 10).collect::<Vec<_>>())
+                .then(|| {
+                    let accepted = cell.stage_results(&job, stage).skip_while(|(index, _)| *index < from);
+                    accepted.take(PAGE_ROWS_MAX / 10).collect::<Vec<_>>()
+                })
         })
         .await?;
     let Some(page) = page else { return Err(no_stage(stage.unwrap_or(0)).into()) };
@@ -254,102 +241,22 @@ async fn cluster(coordinator: &Arc<Coordinator>) -> Result<ClusterView, Refused>
                 nodes_trusted: founding.charter.nodes_trusted,
                 nodes: counts.nodes,
                 online: u32::try_from(online).unwrap_or(u32::MAX),
-                slots: counts.slots,
+                slots: slots(state),
                 jobs_open: counts.jobs_open,
-                jobs_ended: counts.jobs_ended,
+                jobs_ended: counts.jobs - counts.jobs_open,
                 ledger_size: state.ledger_size(),
-                ledger_root: hex(&state.ledger_root()),
+                ledger_root: view::hex(&state.ledger_root()),
                 facts,
-                state_hash: hex(&state.state_hash()),
+                state_hash: view::hex(&state.state_hash()),
                 founded_at: founding.founded_at,
             }
         })
         .await?)
 }
 
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-fn phase(phase: cell_view::Phase) -> Phase {
-    match phase {
-        cell_view::Phase::Staging => Phase::Staging,
-        cell_view::Phase::Queued => Phase::Queued,
-        cell_view::Phase::Leased => Phase::Leased,
-        cell_view::Phase::Running => Phase::Running,
-        cell_view::Phase::Verified => Phase::Verified,
-        cell_view::Phase::Failed => Phase::Failed,
-        cell_view::Phase::Cancelled => Phase::Cancelled,
-    }
-}
-
-fn job_view(job: cell_view::JobView) -> JobView {
-    JobView {
-        job: job.id,
-        name: job.name,
-        manifest: job.manifest,
-        submitter: job.submitter,
-        phase: phase(job.phase),
-        revision: job.revision,
-        stages: job
-            .stages
-            .into_iter()
-            .map(|stage| StageView {
-                name: stage.name,
-                replicas: stage.replicas,
-                tasks: stage.tasks,
-                pending: stage.pending,
-                active: stage.active,
-                accepted: stage.accepted,
-                leases: stage.leases,
-                dissents: stage.dissents,
-            })
-            .collect(),
-        submitted_at: job.submitted_at,
-        ended_at: job.ended_at,
-        reason: job.reason,
-        charged: job.charged.0,
-        awarded: job.awarded.0,
-    }
-}
-
-fn task_view(task: cell_view::TaskView) -> TaskView {
-    TaskView {
-        stage: task.id.stage,
-        index: task.id.index,
-        state: task.phase.to_string(),
-        replicas: task
-            .replicas
-            .into_iter()
-            .map(|replica| ReplicaView {
-                lease: replica.lease,
-                node: replica.node,
-                state: replica.phase.to_string(),
-            })
-            .collect(),
-        result: task.result,
-    }
-}
-
-fn node_view(node: cell_view::NodeView, cell: &wc_cell::Cell) -> NodeView {
-    NodeView {
-        node: node.node,
-        owner: node.owner,
-        state: node.state.to_string(),
-        slots: node.slots,
-        leases: node.leases,
-        trust_ppm: node.trust.0,
-        tier: format!("{:?}", node.tier),
-        agreed: node.agreed,
-        dissented: node.dissented,
-        owner_balance: cell.balance(&node.owner),
-        consents: node.consents,
-        agent_version: node.agent_version,
-    }
+/// Guests that the connected nodes can run at the same time.
+fn slots(cell: &Cell) -> u32 {
+    cell.nodes().filter(|node| node.online).map(|node| u32::from(node.capabilities.slots)).sum()
 }
 
 /// Serves requests that come over the mesh, until it stops.

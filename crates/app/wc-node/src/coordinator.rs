@@ -1,6 +1,6 @@
 //! The coordinator of a cell: its sessions with donors, and the hands that perform what the cell commands.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -13,11 +13,11 @@ use wc_proto::frame;
 use wc_proto::limit::FRAME_BYTES_MAX;
 use wc_proto::peer::session::{AgentMessage, CoordinatorMessage};
 use wc_store::Store;
-use wc_types::charter::{Founding, cell_id};
+use wc_types::charter::Founding;
 use wc_types::code::{Class, Code};
 use wc_types::entry::JobEnd;
 use wc_types::node::Enrolment;
-use wc_types::{CellId, JobId, NodeId, Refusal, Signed, SigningKey};
+use wc_types::{CellId, JobId, LeaseId, NodeId, Refusal, Signed, SigningKey};
 
 use crate::archive::Archive;
 use crate::brain::{Brain, BrainError, Performer};
@@ -243,7 +243,7 @@ impl Coordinator {
         self: Arc<Self>,
         node: NodeId,
         enrolment: Signed<Enrolment>,
-        held: Vec<wc_types::LeaseId>,
+        held: Vec<LeaseId>,
         reader: &mut (impl AsyncRead + Unpin),
         outbox: &mpsc::Sender<CoordinatorMessage>,
     ) -> Result<(), SessionError> {
@@ -254,7 +254,10 @@ impl Coordinator {
             let _ = outbox.send(CoordinatorMessage::Refused { refusal: refusal.clone() }).await;
             return Err(SessionError::Refused(refusal));
         }
-        self.reconcile(node, &held, outbox).await?;
+        // Whatever the node does not bring along from an earlier session is lost at once.
+        let mut missing: BTreeSet<LeaseId> =
+            self.brain.query(move |cell, _| cell.node_leases(&node)).await?.into_iter().collect();
+        self.reconcile(node, held, &mut missing, outbox).await?;
         let _ = outbox.send(CoordinatorMessage::Welcome { founding: Box::new(self.founding.clone()) }).await;
         tracing::info!(%node, "donor joined");
         loop {
@@ -278,7 +281,7 @@ impl Coordinator {
                 AgentMessage::Return { leases } => {
                     self.brain.events(vec![Event::Returned { node, leases }]).await?;
                 }
-                AgentMessage::Beat { held, .. } => self.reconcile(node, &held, outbox).await?,
+                AgentMessage::Beat { held, .. } => self.reconcile(node, held, &mut missing, outbox).await?,
                 AgentMessage::Paused { paused } => {
                     self.brain.events(vec![Event::NodePaused { node, paused }]).await?;
                 }
@@ -291,37 +294,26 @@ impl Coordinator {
     }
 
     /// Settles a difference between the leases that the cell and the node believe in: what the node does not hold is
-    /// granted again elsewhere, what the cell does not know is revoked. A lease granted in the last seconds may still
-    /// be on its way, so only older ones count.
+    /// granted again elsewhere, what the cell does not know is revoked. A grant may still be on its way, so a lease
+    /// counts as missing when it was missing in the beat before, too.
     async fn reconcile(
         &self,
         node: NodeId,
-        held: &[wc_types::LeaseId],
+        held: Vec<LeaseId>,
+        missing: &mut BTreeSet<LeaseId>,
         outbox: &mpsc::Sender<CoordinatorMessage>,
     ) -> Result<(), SessionError> {
-        let held: std::collections::BTreeSet<_> = held.iter().copied().collect();
-        let settled = crate::clock::now();
-        let claimed = held.clone();
-        let (unheld, unknown) = self
-            .brain
-            .query(move |cell, _| {
-                let live: BTreeMap<_, _> = cell.leases_of(&node).collect();
-                let unheld: Vec<_> = live
-                    .iter()
-                    .filter(|(lease, issued_at)| {
-                        !claimed.contains(lease) && settled.since(**issued_at).0 > IN_FLIGHT_MS
-                    })
-                    .map(|(lease, _)| *lease)
-                    .collect();
-                let unknown: Vec<_> =
-                    claimed.iter().filter(|lease| !live.contains_key(lease)).copied().collect();
-                (unheld, unknown)
-            })
-            .await?;
-        if !unheld.is_empty() {
-            tracing::info!(%node, leases = unheld.len(), "leases were lost on the way; granted again");
-            self.brain.events(vec![Event::Returned { node, leases: unheld }]).await?;
+        let held: BTreeSet<LeaseId> = held.into_iter().collect();
+        let live: BTreeSet<LeaseId> =
+            self.brain.query(move |cell, _| cell.node_leases(&node)).await?.into_iter().collect();
+        let unheld: BTreeSet<LeaseId> = live.difference(&held).copied().collect();
+        let lost: Vec<LeaseId> = unheld.intersection(missing).copied().collect();
+        *missing = unheld;
+        if !lost.is_empty() {
+            tracing::info!(%node, leases = lost.len(), "leases were lost on the way; granted again");
+            self.brain.events(vec![Event::Returned { node, leases: lost }]).await?;
         }
+        let unknown: Vec<LeaseId> = held.difference(&live).copied().collect();
         if !unknown.is_empty() {
             // Settled and revoked look the same to a node that still holds them: forget.
             let _ = outbox.send(CoordinatorMessage::Revoke { leases: unknown }).await;
@@ -329,9 +321,6 @@ impl Coordinator {
         Ok(())
     }
 }
-
-/// Longest time that a grant or a report may be on its way between two connected machines.
-const IN_FLIGHT_MS: u64 = 10_000;
 
 fn append_frame(buffer: &mut Vec<u8>, message: &CoordinatorMessage) {
     match frame::encode(message, FRAME_BYTES_MAX) {
@@ -415,9 +404,4 @@ impl Performer for Hands {
     fn flush(&mut self, _live: bool) {
         post::publish(self);
     }
-}
-
-/// Returns the cell of a founding record together with the record, for hellos.
-pub(crate) fn brief(coordinator: &Coordinator) -> (CellId, Signed<Founding>) {
-    (cell_id(&coordinator.founding), coordinator.founding.clone())
 }

@@ -17,6 +17,7 @@ mod finder;
 mod flow;
 mod link;
 mod node;
+mod view;
 
 pub use brain::BrainError;
 pub use config::{Coordinate, NodeConfig};

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Mutex as AsyncMutex, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use wc_api::{ApiError, Server};
 use wc_host::{DataDir, KeyError, KeyFile, LoadSampler, Machine};
+use wc_mesh::blob::ServeLimits;
 use wc_mesh::{LanDiscovery, Mesh, MeshConfig, MeshEvent, MeshEvents, Multiaddr};
 use wc_proto::api::view::{DefenceView, DonorView, PeerView};
 use wc_proto::api::{CellRequest, Request, Response};
@@ -220,9 +221,9 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
 
     let mut tasks = JoinSet::new();
     tasks.spawn(log_events(events));
-    wc_mesh::blob::serve_blobs(&mesh, Arc::new(blobs::StoreBlocks(store.clone())))
-        .map(|serving| tasks.spawn(serving))
-        .ok();
+    let blocks = Arc::new(blobs::StoreBlocks(store.clone()));
+    let _serving = wc_mesh::blob::serve(&mesh, blocks, ServeLimits::default())
+        .inspect_err(|error| tracing::error!(%error, "blobs cannot be served"));
     let introduction = watch::Sender::new(Hello {
         network: config.network.clone(),
         cell: None,
@@ -379,8 +380,12 @@ async fn wait(failed: &mut Option<tokio::sync::oneshot::Receiver<wc_store::Journ
 
 async fn wait_unit(signal: &mut Option<tokio::sync::oneshot::Receiver<()>>) {
     match signal {
-        Some(receiver) if receiver.await.is_ok() => {}
-        _ => std::future::pending().await,
+        Some(receiver) => {
+            if receiver.await.is_err() {
+                std::future::pending().await
+            }
+        }
+        None => std::future::pending().await,
     }
 }
 

@@ -175,6 +175,11 @@ impl Sandbox {
         &self.inner.defences
     }
 
+    /// Returns what decides a guest's exact bytes and fuel: engine, version and configuration.
+    pub fn engine_fingerprint(&self) -> &str {
+        &self.inner.engine_fingerprint
+    }
+
     /// Returns the handle that stops every guest at once from any thread.
     pub fn freezer(&self) -> Freezer {
         self.inner.freezer.clone()

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use wc_cell::Event;
+use wc_cell::{Cell, Command, Event, Fact};
 use wc_proto::api::{Cancel, Response};
 use wc_types::code::{Class, Code};
 use wc_types::manifest::Manifest;
 use wc_types::{NodeId, Refusal, Signed};
 
 use crate::brain::BrainError;
+use crate::clock;
 use crate::coordinator::Coordinator;
 use crate::flow::stage;
 
@@ -37,7 +38,7 @@ pub(crate) async fn submit(
         let found = manifest.clone();
         let refusals = coordinator
             .brain
-            .query(move |cell, _| cell.would_refuse(&found, crate::clock::now()))
+            .query(move |cell, facts| trial(cell, facts, found))
             .await?;
         return Ok(if refusals.is_empty() {
             Response::Submitted { job, manifest: cid }
@@ -62,6 +63,21 @@ pub(crate) async fn submit(
         Ok(_) => Response::Submitted { job, manifest: cid },
         Err(refusals) => Response::Refused(refusals),
     })
+}
+
+/// Returns what the cell would refuse about a manifest, found out on a copy of it.
+fn trial(cell: &Cell, facts: u64, manifest: Signed<Manifest>) -> Vec<Refusal> {
+    let mut copy = cell.clone();
+    let mut commands = Vec::new();
+    let event = Event::JobSubmitted(manifest.witnessed());
+    copy.apply(&Fact { seq: facts, at: clock::now(), seed: clock::random(), event }, &mut commands);
+    commands
+        .into_iter()
+        .find_map(|command| match command {
+            Command::Answer { refusals, .. } => Some(refusals),
+            _ => None,
+        })
+        .unwrap_or_default()
 }
 
 /// Cancels a job on behalf of its submitter.

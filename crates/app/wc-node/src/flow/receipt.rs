@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use wc_ledger::{checkpoint, issue, proof};
+use wc_ledger::checkpoint::Checkpoint as LogCheckpoint;
+use wc_ledger::issue::{ReceiptParts, issue};
+use wc_ledger::note::NoteError;
+use wc_ledger::proof::inclusion_proof;
 use wc_types::receipt::{Inclusion, ReceiptFile};
-use wc_types::{JobId, Sealed, Signed, SignError, TaskId, record_cid};
+use wc_types::{JobId, Sealed, Signed, SignError, TaskId};
 
 use crate::archive::ArchiveError;
 use crate::clock;
@@ -29,6 +32,9 @@ pub(crate) enum ReceiptError {
         /// How.
         reason: String,
     },
+    /// The checkpoint cannot be signed.
+    #[error("the checkpoint cannot be signed")]
+    Note(#[from] NoteError),
     /// A kept outcome does not verify.
     #[error("a kept outcome does not verify")]
     Outcome(#[from] SignError),
@@ -42,9 +48,9 @@ pub(crate) struct Checkpoint {
 
 impl Checkpoint {
     /// Signs the log as it stands.
-    pub fn sign(coordinator: &Arc<Coordinator>, size: u64, root: [u8; 32]) -> Self {
-        let note = checkpoint::sign(&coordinator.cell, size, &root, &coordinator.key);
-        Self { size, note }
+    pub fn sign(coordinator: &Arc<Coordinator>, size: u64, root: [u8; 32]) -> Result<Self, ReceiptError> {
+        let note = LogCheckpoint::new(&coordinator.cell, size, root).sign(&coordinator.key)?;
+        Ok(Self { size, note: note.to_string() })
     }
 }
 
@@ -59,10 +65,15 @@ pub(crate) fn write(
         coordinator.archive.manifest(&task.job)?.ok_or(ReceiptError::Missing { part: "manifest" })?;
     let entry =
         coordinator.archive.entry(decision.entry)?.ok_or(ReceiptError::Missing { part: "ledger entry" })?;
-    let receipt = issue::issue(&coordinator.cell, &manifest.cid(), decision.verdict, &entry, clock::now())
-        .map_err(|error| ReceiptError::Inconsistent { reason: error.to_string() })?;
-    debug_assert_eq!(receipt.entry, record_cid(&entry));
-    let path = proof::inclusion(entry.index, checkpoint.size, |level, index| {
+    let parts = ReceiptParts {
+        cell: coordinator.cell,
+        manifest: manifest.cid(),
+        verdict: decision.verdict,
+        entry: &entry,
+        issued_at: clock::now(),
+    };
+    let receipt = issue(parts).map_err(|error| ReceiptError::Inconsistent { reason: error.to_string() })?;
+    let path = inclusion_proof(entry.index, checkpoint.size, |level, index| {
         coordinator.archive.tree_hash(level, index).ok().flatten()
     })
     .map_err(|error| ReceiptError::Inconsistent { reason: error.to_string() })?;

@@ -21,7 +21,10 @@ pub(crate) async fn run(coordinator: Arc<Coordinator>) {
     let silence = Duration::from_millis(charter.beat.0 * 5 / 2);
     let grace = Duration::from_millis(charter.reconnect_grace.0);
     // After a restart the cell still counts on nodes that have not come back yet.
-    if let Ok(nodes) = coordinator.brain.query(|cell, _| cell.nodes_with_leases()).await {
+    if let Ok(nodes) = coordinator
+        .brain
+        .query(|cell, _| cell.nodes().filter(|node| node.online).map(|node| node.id).collect::<Vec<_>>())
+        .await {
         for node in nodes {
             coordinator.sessions.expect(node);
         }

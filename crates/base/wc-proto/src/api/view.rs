@@ -5,17 +5,19 @@ use wc_types::manifest::WorkClass;
 use wc_types::{AccountId, CellId, Cid, JobId, LeaseId, NodeId, Timestamp};
 
 /// Phase of a job as clients see it (WFL-07).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
     /// Its blobs are being fetched and checked.
     Staging,
     /// Waits for a node.
     Queued,
-    /// Granted, no replica has reported yet.
+    /// Granted; no replica has said anything yet.
     Leased,
-    /// Results are coming in.
+    /// Replicas run.
     Running,
+    /// Results are in and being compared.
+    Verifying,
     /// Every task has an accepted result.
     Verified,
     /// A task failed for good.
@@ -75,10 +77,10 @@ pub struct StageView {
     pub active: u32,
     /// Accepted.
     pub accepted: u32,
+    /// Failed for good.
+    pub failed: u32,
     /// Live leases.
     pub leases: u32,
-    /// Results that a majority did not share.
-    pub dissents: u32,
 }
 
 /// Why a job is not further.
