@@ -137,6 +137,10 @@ impl Graph {
             let mut node =
                 Node { folder: workspace.folder(package), ours: BTreeMap::new(), heavy: BTreeSet::new() };
             for dependency in &package.dependencies {
+                // A crate may switch on its own features for its tests.
+                if dependency.name == package.name {
+                    continue;
+                }
                 if dependency.is_ours() {
                     let kind = match dependency.kind.as_deref() {
                         None => Kind::Normal,
