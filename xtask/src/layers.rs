@@ -248,6 +248,7 @@ impl Graph {
             let _ = write!(text, "\n{title}\n{section}");
         }
         let mut heavy = String::new();
+        let width = self.0.values().flat_map(|node| &node.heavy).map(String::len).max().unwrap_or(0);
         for (name, node) in &self.0 {
             for dependency in &node.heavy {
                 let _ = writeln!(heavy, "  {dependency:width$}  {name}");
@@ -391,7 +392,7 @@ mod tests {
     fn the_text_says_which_edges_are_only_for_tests() {
         let text = graph(PACKAGES, &[("wc-mesh", "wc-types", Kind::Dev)], &[("wc-mesh", "libp2p")]).text();
         assert!(text.contains("  wc-mesh       wc-types(dev)\n"), "{text}");
-        assert!(text.contains("  libp2p        wc-mesh\n"), "{text}");
+        assert!(text.contains("  libp2p  wc-mesh\n"), "{text}");
     }
 
     #[test]
