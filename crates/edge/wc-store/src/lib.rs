@@ -1,0 +1,3 @@
+//! Where do bytes rest, and do they survive?
+#![forbid(unsafe_code)]
+pub mod unixfs;
