@@ -1142,7 +1142,8 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         // A last chance to spare the next start from hashing; failures leave rows partial, which is safe.
-        if let Err(error) = self.write_touched(&mut locked(&self.state)).and_then(|()| self.sync_files()) {
+        let noted = self.write_touched(&mut locked(&self.state));
+        if let Err(error) = noted.and_then(|()| self.sync_files()) {
             tracing::debug!(%error, "could not settle the blobs while closing");
         }
     }
