@@ -22,6 +22,8 @@ pub(crate) struct Assembly {
 struct Progress {
     /// Inner nodes that are known by digest and not here.
     nodes: BTreeMap<Place, Digest>,
+    /// Inner nodes that came since the file was opened.
+    taken: HashSet<Digest>,
     /// Leaf digests, as far as their segment of 174 is known.
     segments: BTreeMap<u32, Vec<Digest>>,
     /// Where each missing leaf goes; several places when the file repeats itself.
@@ -44,6 +46,7 @@ impl Assembly {
     pub(crate) fn new(layout: Layout, file: File, children: &[Digest]) -> Self {
         let progress = Progress {
             nodes: BTreeMap::new(),
+            taken: HashSet::new(),
             segments: BTreeMap::new(),
             wanted: HashMap::new(),
             left: layout.leaves(),
@@ -109,6 +112,17 @@ impl Assembly {
         }
     }
 
+    /// Whether this block is part of the file and was known before.
+    pub(crate) fn had(&self, key: &Key) -> bool {
+        let progress = locked(&self.progress);
+        let digest = digest(key);
+        match u64::from(key[0]) {
+            CODEC_RAW => progress.segments.values().flatten().any(|leaf| *leaf == digest),
+            CODEC_DAG_PB => progress.taken.contains(&digest),
+            _ => false,
+        }
+    }
+
     /// Blocks to fetch next: inner nodes, then leaves from the left; no more than `limit`, none twice.
     pub(crate) fn missing(&self, limit: usize) -> Vec<Cid> {
         let progress = locked(&self.progress);
@@ -129,6 +143,7 @@ impl Assembly {
         for place in &places {
             let children = self.layout.decode(*place, bytes)?;
             progress.nodes.remove(place);
+            progress.taken.insert(*node);
             self.learn(&mut progress, *place, &children);
             if place.level == 1 {
                 segments.push((place.ordinal, children));
@@ -137,20 +152,18 @@ impl Assembly {
         Ok(Taken { places, segments })
     }
 
-    /// Writes a leaf wherever it belongs; its digest was checked. Returns in how many places.
-    pub(crate) fn take_leaf(&self, leaf: &Digest, bytes: &[u8]) -> std::io::Result<usize> {
+    /// Writes a leaf wherever it belongs; its digest was checked. Returns in how many places, or `None` when it does
+    /// not have the length that the root claims for it: such a root never becomes a file.
+    pub(crate) fn take_leaf(&self, leaf: &Digest, bytes: &[u8]) -> std::io::Result<Option<usize>> {
         let places = locked(&self.progress).wanted.get(leaf).cloned().unwrap_or_default();
-        let mut written = 0;
-        for index in places {
-            // A leaf of another length than its place has would mean that the root lies; it never becomes complete.
-            if self.layout.leaf_bytes(u64::from(index)) != bytes.len() as u64 {
-                continue;
-            }
-            self.file.write_all_at(bytes, self.layout.leaf_offset(u64::from(index)))?;
-            locked(&self.progress).arrived(leaf, index, bytes.len() as u64);
-            written += 1;
+        if places.iter().any(|index| self.layout.leaf_bytes(u64::from(*index)) != bytes.len() as u64) {
+            return Ok(None);
         }
-        Ok(written)
+        for index in &places {
+            self.file.write_all_at(bytes, self.layout.leaf_offset(u64::from(*index)))?;
+            locked(&self.progress).arrived(leaf, *index, bytes.len() as u64);
+        }
+        Ok(Some(places.len()))
     }
 
     /// Notes the children of the node at `place`.

@@ -334,7 +334,7 @@ impl Blobs {
     /// [`BlobError::CapExceeded`], disk errors.
     pub fn put_bytes(&self, bytes: &[u8], durability: Durability) -> Result<BlobRef, BlobError> {
         if bytes.len() as u64 > CHUNK_BYTES {
-            return self.put_reader(bytes, durability);
+            return self.inner.put_stream(bytes, bytes.len() as u64, durability);
         }
         let key = key_from(CODEC_RAW, sha256(bytes));
         self.inner.put_block(key, bytes, durability)?;
@@ -358,7 +358,8 @@ impl Blobs {
     /// As [`put_reader`](Self::put_reader).
     pub fn put_file(&self, path: &Path, durability: Durability) -> Result<BlobRef, BlobError> {
         let file = File::open(path).map_err(io("open", path))?;
-        self.put_reader(file, durability)
+        let file_bytes = file.metadata().map_err(io("read", path))?.len();
+        self.inner.put_stream(file, file_bytes, durability)
     }
 
     /// Stores everything that `source` yields, hashing on the way.
@@ -366,7 +367,7 @@ impl Blobs {
     /// # Errors
     /// [`BlobError::CapExceeded`], [`BlobError::TooLarge`], read and disk errors; nothing is left behind.
     pub fn put_reader(&self, source: impl Read, durability: Durability) -> Result<BlobRef, BlobError> {
-        self.inner.put_stream(source, durability)
+        self.inner.put_stream(source, 0, durability)
     }
 
     /// Whether the whole blob is here. After a crash this may hash the file once.
@@ -863,7 +864,7 @@ impl Inner {
                 .take_node(&digest(key), bytes)
                 .map_err(|source| BlobError::Unixfs { cid, source })?;
             if taken.places.is_empty() {
-                return Err(BlobError::NotMissing { cid, root: cid_of_key(root) });
+                return self.had(root, assembly, key);
             }
             let mut batch = self.shared.db.batch();
             for (segment, leaves) in &taken.segments {
@@ -875,9 +876,12 @@ impl Inner {
             self.write(batch, "store an inner node")?;
             self.flush()?;
         } else {
+            let source =
+                UnixfsError::UnsupportedLayout { why: "a leaf has another length than its root says" };
             match assembly.take_leaf(&digest(key), bytes) {
-                Ok(0) => return Err(BlobError::NotMissing { cid, root: cid_of_key(root) }),
-                Ok(_) => {}
+                Ok(Some(0)) => return self.had(root, assembly, key),
+                Ok(Some(_)) => {}
+                Ok(None) => return Err(BlobError::Unixfs { cid: cid_of_key(root), source }),
                 Err(source) => return Err(BlobError::Io { doing: "write", path: path(), source }),
             }
         }
@@ -888,7 +892,8 @@ impl Inner {
         let mut state = locked(&self.state);
         // Evicted while it was being filled: what was written is gone with the file.
         if !state.assemblies.get(root).is_some_and(|kept| Arc::ptr_eq(kept, assembly)) {
-            return Ok(state.unsynced.contains_key(root));
+            drop(state);
+            return Ok(matches!(self.find(root)?, Some((_, None))));
         }
         state.assemblies.remove(root);
         state.unsynced.insert(*root, assembly.file());
@@ -901,8 +906,24 @@ impl Inner {
         Ok(true)
     }
 
-    /// Reads, hashes and writes a stream at once.
-    fn put_stream(&self, mut source: impl Read, durability: Durability) -> Result<BlobRef, BlobError> {
+    /// A block that is not missing: one that came twice is welcome, one of something else is not.
+    fn had(&self, root: &Key, assembly: &Assembly, key: &Key) -> Result<bool, BlobError> {
+        let name = part_key(u64::from(key[0]), &digest(key), root);
+        if assembly.had(key) || self.index.contains_key(name).map_err(read_failed)? {
+            Ok(assembly.left() == 0)
+        } else {
+            Err(BlobError::NotMissing { cid: cid_of_key(key), root: cid_of_key(root) })
+        }
+    }
+
+    /// Reads, hashes and writes a stream at once. `bytes_expected` is set aside before the first byte is written; 0
+    /// when the length is unknown.
+    fn put_stream(
+        &self,
+        mut source: impl Read,
+        bytes_expected: u64,
+        durability: Durability,
+    ) -> Result<BlobRef, BlobError> {
         let read_failed =
             |source| BlobError::Io { doing: "read", path: "the source of a blob".into(), source };
         let mut first = vec![0; CHUNK_BYTES as usize];
@@ -921,7 +942,7 @@ impl Inner {
         }
         second.truncate(more);
 
-        let mut room = self.reserve(RESERVE_STEP_BYTES.min(self.cap_bytes))?;
+        let mut room = self.reserve(bytes_expected)?;
         let temp = self.temp();
         let mut file = File::options()
             .read(true)
@@ -1176,12 +1197,15 @@ pub(crate) struct Room<'a> {
 }
 
 impl Room<'_> {
-    /// Makes the reservation at least `bytes`, in steps.
+    /// Makes the reservation at least `bytes`; in large steps while nothing has to be evicted for them.
     fn grow_to(&mut self, bytes: u64) -> Result<(), BlobError> {
         if bytes > self.bytes {
             let mut state = locked(&self.inner.state);
-            let step = (bytes - self.bytes).max(RESERVE_STEP_BYTES);
-            let step = if self.inner.make_room(&mut state, step).is_ok() { step } else { bytes - self.bytes };
+            let free_bytes = self.inner.cap_bytes.saturating_sub(state.used_bytes);
+            let mut step = bytes - self.bytes;
+            if step.max(RESERVE_STEP_BYTES) <= free_bytes {
+                step = step.max(RESERVE_STEP_BYTES);
+            }
             self.inner.make_room(&mut state, step)?;
             state.used_bytes += step;
             self.bytes += step;
