@@ -1,0 +1,2 @@
+//! May this job run here at all?
+#![forbid(unsafe_code)]
