@@ -47,7 +47,7 @@ pub fn half_to_the(x: Fixed) -> Fixed {
     let one = 1i128 << 48;
     let mut sum = one;
     for term in (1..=13).rev() {
-        sum = one - (t * sum / term >> 48);
+        sum = one - ((t * sum / term) >> 48);
     }
     let value = u64::try_from((sum + (1 << 15)) >> 16).unwrap_or(0);
     Fixed(value >> whole)

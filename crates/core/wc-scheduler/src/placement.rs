@@ -148,7 +148,9 @@ impl fmt::Display for Reason {
             Self::SameSystem => {
                 f.write_str("a replica already runs in its autonomous system; needs a node of another one")
             }
-            Self::UnknownNetwork => f.write_str("its network is unknown; the job wants known, different networks"),
+            Self::UnknownNetwork => {
+                f.write_str("its network is unknown; the job wants known, different networks")
+            }
             Self::OtherEngine => f.write_str("runs another engine than the other replicas of the task"),
             Self::FailedBefore => f.write_str("failed this task before; needs a node that has not"),
             Self::Dissented => f.write_str("gave a wrong result for this task before"),
@@ -179,10 +181,7 @@ pub fn may_run(candidate: &Candidate<'_>, needs: &Requirement) -> Result<(), Rea
         return Err(Reason::Memory { needed: needs.memory, offered: candidate.guest_memory_max });
     }
     if needs.cpu_millicores > candidate.cpu_cores.saturating_mul(1000) {
-        return Err(Reason::Cores {
-            needed_millicores: needs.cpu_millicores,
-            offered: candidate.cpu_cores,
-        });
+        return Err(Reason::Cores { needed_millicores: needs.cpu_millicores, offered: candidate.cpu_cores });
     }
     if candidate.slots == 0 {
         return Err(Reason::NoSlots);
@@ -276,22 +275,14 @@ mod tests {
         let table: [(Candidate<'_>, Requirement, &str); 8] = [
             (Candidate { online: false, ..FIT }, NEEDS, "is not connected"),
             (Candidate { paused: true, ..FIT }, NEEDS, "is paused by its owner"),
-            (
-                Candidate { standing: Standing::Quarantined, ..FIT },
-                NEEDS,
-                "is quarantined for wrong results",
-            ),
+            (Candidate { standing: Standing::Quarantined, ..FIT }, NEEDS, "is quarantined for wrong results"),
             (Candidate { consents: &[], ..FIT }, NEEDS, "does not consent to class rendering"),
             (
                 Candidate { guest_memory_max: Bytes(9), ..FIT },
                 NEEDS,
                 "gives a guest at most 9 B of memory, the task needs 268435456 B",
             ),
-            (
-                Candidate { cpu_cores: 0, ..FIT },
-                NEEDS,
-                "has 0 cores, the task needs 1000/1000 of one",
-            ),
+            (Candidate { cpu_cores: 0, ..FIT }, NEEDS, "has 0 cores, the task needs 1000/1000 of one"),
             (Candidate { slots: 0, ..FIT }, NEEDS, "runs no guests"),
             (
                 FIT,

@@ -48,7 +48,8 @@ pub fn composite(signals: &Signals, weights: &[PartsPerMillion; 5]) -> PartsPerM
         rising(signals.waited.0.into(), AGE_HALF_MS),
         falling(signals.used_recently.0.into(), COOL_HALF),
     ];
-    let sum: u64 = weights.iter().zip(values).map(|(weight, value)| u64::from(weight.0) * u64::from(value)).sum();
+    let sum: u64 =
+        weights.iter().zip(values).map(|(weight, value)| u64::from(weight.0) * u64::from(value)).sum();
     PartsPerMillion(u32::try_from((sum + 500_000) / 1_000_000).unwrap_or(u32::MAX))
 }
 
@@ -57,7 +58,7 @@ fn vote(net: i64, voters: u64) -> u32 {
     if voters == 0 {
         return 500_000;
     }
-    let slope = Fixed::ratio(u128::from(net.unsigned_abs()) * 2 << 32, sqrt(voters).0.into());
+    let slope = Fixed::ratio(u128::from(net.unsigned_abs()) << 33, sqrt(voters).0.into());
     let half = tanh(slope).to_ppm() / 2;
     if net < 0 { 500_000 - half } else { 500_000 + half }
 }
