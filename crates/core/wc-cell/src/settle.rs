@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use wc_ledger::award_postings;
 use wc_quorum::required;
 use wc_types::entry::{EntryKind, Holder, JobEnd, Posting};
 use wc_types::grant::GatherList;
@@ -76,7 +77,10 @@ impl Cell {
             required: required(replicas),
             agreeing: agreeing.iter().filter_map(|lease| vote(lease, award)).collect(),
             dissenting: dissenting.iter().filter_map(|lease| vote(lease, MicroNcu(0))).collect(),
-            spread: self.spread(agreeing.iter().filter_map(|lease| Some(votes.get(lease)?.0))),
+            spread: self.spread(agreeing.iter().filter_map(|lease| {
+                let (node, owner, _) = votes.get(lease)?;
+                Some((*node, *owner))
+            })),
             charged: MicroNcu(0),
         };
         let entry = self.pay(no, &mut verdict, turn);
@@ -138,23 +142,9 @@ impl Cell {
     /// Writes the ledger entry of a verdict: owners of agreeing nodes gain, the job's reserve pays as far as it goes,
     /// and the issuance pays the rest. Returns the entry's index.
     fn pay(&mut self, no: JobNo, verdict: &mut Verdict, turn: &mut Turn) -> u64 {
-        let amount = |ncu: MicroNcu| i64::try_from(ncu.0).unwrap_or(i64::MAX);
-        let mut gains: BTreeMap<AccountId, i64> = BTreeMap::new();
-        for vote in &verdict.agreeing {
-            let gain = gains.entry(vote.owner).or_default();
-            *gain = gain.saturating_add(amount(vote.awarded));
-        }
-        let total = gains.values().fold(0i64, |sum, gain| sum.saturating_add(*gain));
+        let total = verdict.agreeing.iter().fold(0u64, |sum, vote| sum.saturating_add(vote.awarded.0));
         let reserved = self.ledger.book.balance(&Holder::Reserve(verdict.job));
-        let charged = reserved.clamp(0, total);
-        verdict.charged = MicroNcu(u64::try_from(charged).unwrap_or(0));
-        let gained =
-            gains.into_iter().map(|(owner, amount)| Posting { holder: Holder::Account(owner), amount });
-        let paid = [
-            Posting { holder: Holder::Reserve(verdict.job), amount: -charged },
-            Posting { holder: Holder::Issuance, amount: charged - total },
-        ];
-        let postings: Vec<Posting> = gained.chain(paid).filter(|posting| posting.amount != 0).collect();
+        verdict.charged = MicroNcu(u64::try_from(reserved).unwrap_or(0).min(total));
         let kind = |verdict: &Verdict| EntryKind::TaskAccepted {
             job: verdict.job,
             stage: verdict.stage,
@@ -162,11 +152,12 @@ impl Cell {
             verdict: record_cid(verdict),
         };
         let index = self.ledger.size();
-        let entry = self.ledger.post(self.id, turn.at, kind(verdict), postings);
+        let postings = award_postings(verdict).ok();
+        let entry = postings.and_then(|postings| self.ledger.post(self.id, turn.at, kind(verdict), postings));
         let moved = entry.is_some();
         turn.entries.extend(entry);
         if !moved {
-            // A balance would leave its range: the result stands, without credit.
+            // An award or a balance would leave its range: the result stands, without credit.
             verdict.charged = MicroNcu(0);
             for vote in &mut verdict.agreeing {
                 vote.awarded = MicroNcu(0);
@@ -174,7 +165,7 @@ impl Cell {
             self.post(kind(verdict), Vec::new(), turn);
             return index;
         }
-        let total = MicroNcu(u64::try_from(total).unwrap_or(0));
+        let total = MicroNcu(total);
         let Some(job) = self.job_at_mut(no) else { return index };
         job.charged = job.charged.saturating_add(verdict.charged);
         job.awarded = job.awarded.saturating_add(total);
@@ -183,11 +174,12 @@ impl Cell {
         index
     }
 
-    /// Returns how different some nodes are.
-    fn spread(&self, nodes: impl Iterator<Item = NodeNo>) -> Spread {
+    /// Returns how different some nodes and their owners are.
+    fn spread(&self, votes: impl Iterator<Item = (NodeNo, AccountId)>) -> Spread {
         let (mut owners, mut networks, mut systems) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-        for node in nodes.filter_map(|no| self.node_at(no)) {
-            owners.insert(node.owner);
+        for (no, owner) in votes {
+            owners.insert(owner);
+            let Some(node) = self.node_at(no) else { continue };
             networks.insert(node.locality.prefix_24);
             systems.insert(node.locality.asn);
         }

@@ -282,6 +282,11 @@ impl Cell {
         self.ledger.size()
     }
 
+    /// Returns the Merkle root over those entries.
+    pub fn ledger_root(&self) -> [u8; 32] {
+        self.ledger.root()
+    }
+
     /// Returns the cell in numbers.
     pub fn counts(&self) -> CellCounts {
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
