@@ -1,4 +1,5 @@
 //! Blobs as their users see them: the right names, whole or known to be partial, never rotten, never over the cap.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -207,7 +208,10 @@ fn a_block_that_rotted_is_dropped_reported_and_fetched_again() {
     assert!(!store.blobs().has(&single).unwrap());
 
     let error = store.blobs().block(&leaf).unwrap_err();
-    assert!(matches!(error, BlobError::Corrupt { cid: bad, root } if bad == leaf && root == cid), "{error}");
+    assert!(
+        matches!(error, BlobError::Corrupt { cid: bad, ref root } if bad == leaf && **root == cid),
+        "{error}"
+    );
     assert!(!store.blobs().has(&cid).unwrap());
     // Hashing what is there found the other damaged leaf as well.
     assert!(store.blobs().missing(&cid, 10).unwrap().contains(&leaf));
