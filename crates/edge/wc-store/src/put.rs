@@ -111,7 +111,10 @@ impl Inner {
         }
         let options = File::options().read(true).write(true).create(true).truncate(true).open(&path);
         let file = options.map_err(io("create", &path))?;
-        preallocate(&file, layout.file_bytes()).map_err(io("reserve space for", &path))?;
+        if let Err(source) = preallocate(&file, layout.file_bytes()) {
+            let _ = fs::remove_file(&path);
+            return Err(BlobError::Io { doing: "reserve space for", path, source });
+        }
         let mut batch = self.shared.db.batch();
         batch.insert(&self.blocks, key, block);
         if layout.height() == 1 {
