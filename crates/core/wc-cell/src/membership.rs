@@ -22,6 +22,7 @@ impl Cell {
                 node.online = true;
                 node.paused = false;
                 node.credit = 0;
+                node.returned = false;
                 (no, node.accept(enrolment))
             }
             None => {
@@ -62,6 +63,7 @@ impl Cell {
             return;
         }
         node.paused = paused;
+        node.returned = false;
         self.note_appetite(no);
         turn.nodes_changed = true;
     }
@@ -74,9 +76,7 @@ impl Cell {
         }
         let held = u32::try_from(node.leases.len()).unwrap_or(u32::MAX);
         node.credit = node.credit.saturating_add(replicas).min(NODE_LEASES_MAX.saturating_sub(held));
-        if std::mem::take(&mut node.returned) {
-            self.look_again(no);
-        }
+        node.returned = false;
         self.note_appetite(no);
         turn.asking.insert(no);
     }
@@ -92,6 +92,7 @@ impl Cell {
             node.returned = true;
             self.end_lease(lease, LeaseEnd::Returned, turn);
         }
+        self.note_appetite(no);
     }
 
     /// Writes a changed standing into the ledger and takes back what a quarantined node holds.
@@ -135,7 +136,11 @@ impl Cell {
     /// Keeps the set of hungry nodes true for one node.
     pub(crate) fn note_appetite(&mut self, no: NodeNo) {
         let hungry = self.node_at(no).is_some_and(|node| {
-            node.credit > 0 && node.online && !node.paused && node.trust.standing() == Standing::Good
+            node.credit > 0
+                && node.online
+                && !node.paused
+                && !node.returned
+                && node.trust.standing() == Standing::Good
         });
         if hungry {
             self.hungry.insert(no);

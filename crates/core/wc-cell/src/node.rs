@@ -34,7 +34,7 @@ pub(crate) struct Node {
     pub(crate) credit: u32,
     /// Leases that it owes a report for.
     pub(crate) leases: BTreeSet<LeaseId>,
-    /// Whether it gave leases back since it last asked for work.
+    /// Whether it gave leases back and has not asked for work since: what it asked for before waits until it does.
     pub(crate) returned: bool,
     /// Replicas that were part of an accepted majority.
     pub(crate) agreed: u64,
