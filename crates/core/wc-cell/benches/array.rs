@@ -1,6 +1,7 @@
 //! How fast the cell decides, and what a queued task costs: array jobs of many tasks, every signature made beforehand.
 //!
 //! `cargo bench -p wc-cell`
+#![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock; the cell does not")]
 
 #[path = "../tests/cell/fixture.rs"]
 #[allow(dead_code, reason = "shared with the tests, which use all of it")]
