@@ -74,22 +74,28 @@ impl Cell {
         }
     }
 
-    /// Asks every bound replica of a task to reveal, and from now on each that commits.
+    /// Asks every bound replica of a task to reveal, and from now on each that commits. Revealing takes a message, not
+    /// a run, so what is left of a long lease shrinks to the time in which a node must be heard of anyway.
     pub(crate) fn reveal(&mut self, no: JobNo, stage: u16, index: u32, turn: &mut Turn) {
+        let ttl = self.charter().map_or_else(Default::default, |charter| charter.lease_ttl);
+        let latest = turn.at.plus(ttl);
         let Some(job) = self.job_at_mut(no) else { return };
         let Some(task) = job.tasks_mut(stage).and_then(|tasks| tasks.live.get_mut(&index)) else { return };
         let newly = !std::mem::replace(&mut task.revealing, true);
         let due = task.reveal_due.take();
-        let bound: Vec<_> = task
-            .replicas
-            .iter()
-            .filter(|replica| newly && matches!(replica.lease, Lease::Committed { .. }))
-            .map(|replica| (replica.node, replica.lease.id()))
-            .collect();
+        let mut bound = Vec::new();
+        for replica in &mut task.replicas {
+            if let (Lease::Committed { id, expires_at, .. }, true) = (&mut replica.lease, newly) {
+                bound.push((replica.node, *id, *expires_at));
+                *expires_at = latest.min(*expires_at);
+            }
+        }
         if let Some(at) = due {
             self.timers.cancel(at, Due::Reveal { job: no, stage, index });
         }
-        for (node, lease) in bound {
+        for (node, lease, expired_at) in bound {
+            self.timers.cancel(expired_at, Due::Lease(lease));
+            self.timers.set(latest.min(expired_at), Due::Lease(lease));
             turn.ask_reveal(self.node_id(node), lease);
         }
     }

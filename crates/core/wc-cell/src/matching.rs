@@ -221,6 +221,11 @@ impl Cell {
         needs: &Requirement,
         turn: &Turn,
     ) -> Result<(), Reason> {
+        let task = self.jobs.get(no.0 as usize).and_then(|job| job.tasks(stage)?.live.get(&index));
+        if task.is_some_and(|task| task.replicas.is_empty()) {
+            self.may_start(node, needs, turn)?;
+        }
+        // Looked up again, because counting peers fills a table of the cell.
         let Some(taker) = self.nodes.get(node.0 as usize) else { return Err(Reason::Offline) };
         let task = self.jobs.get(no.0 as usize).and_then(|job| job.tasks(stage)?.live.get(&index));
         let Some(task) = task else { return Err(Reason::SameNode) };
