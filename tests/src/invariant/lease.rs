@@ -1,4 +1,5 @@
-//! `CELL-3`, `CELL-4`: no two live leases for one replica, no node twice in one task, numbers only grow.
+//! `CELL-3`, `CELL-4`: no two live leases for one replica, no node twice in one task, no more leases than a node asked
+//! for, none left with a node that is gone, numbers only grow.
 
 use std::collections::BTreeMap;
 
@@ -13,6 +14,8 @@ pub struct SingleLease {
     last: u64,
     tasks: BTreeMap<TaskId, BTreeMap<LeaseId, NodeId>>,
     leases: BTreeMap<LeaseId, TaskId>,
+    /// What each node asked for since it last joined and has not been given.
+    wished: BTreeMap<NodeId, u64>,
 }
 
 impl SingleLease {
@@ -33,8 +36,19 @@ impl Invariant for SingleLease {
     }
 
     fn observe(&mut self, step: &Step<'_>) -> Result<(), String> {
-        if let Event::Returned { leases, .. } = &step.fact.event {
-            leases.iter().for_each(|lease| self.end(*lease));
+        match &step.fact.event {
+            Event::Returned { leases, .. } => leases.iter().for_each(|lease| self.end(*lease)),
+            Event::WorkWanted { node, replicas } => {
+                *self.wished.entry(*node).or_default() += u64::from(*replicas);
+            }
+            Event::NodeJoined(enrolment) => drop(self.wished.remove(&enrolment.node())),
+            Event::NodeOffline { node } | Event::NodeLeft { node } => {
+                self.wished.remove(node);
+                if !step.cell.node_leases(node).is_empty() {
+                    return Err(format!("{node} is gone and keeps its leases"));
+                }
+            }
+            _ => {}
         }
         for command in step.commands {
             if let Command::Revoke { leases, .. } | Command::Settled { leases, .. } = command {
@@ -46,6 +60,10 @@ impl Invariant for SingleLease {
             let Command::Grant(grant) = command else { continue };
             let manifest = step.cell.manifest(&grant.job).ok_or("a grant of an unknown job")?;
             let replicas = manifest.stages[usize::from(grant.stage)].replicas;
+            let wished = self.wished.entry(grant.node).or_default();
+            *wished = wished
+                .checked_sub(grant.leases.len() as u64)
+                .ok_or_else(|| format!("{} is given more than it asked for", grant.node))?;
             for term in &grant.leases {
                 granted.push(term.lease.0);
                 let task = TaskId { job: grant.job, stage: grant.stage, index: term.index };

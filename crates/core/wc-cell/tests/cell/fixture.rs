@@ -272,6 +272,11 @@ impl World {
         let mut cell = Cell::empty();
         let mut commands = Vec::new();
         for (position, fact) in self.facts.iter().enumerate() {
+            assert_eq!(
+                from_canonical::<Fact>(&to_canonical(fact)).as_ref(),
+                Ok(fact),
+                "facts survive a journal"
+            );
             if position == self.facts.len() / 2 {
                 cell = Cell::restore(&cell.snapshot()).expect("own snapshot");
             }
