@@ -96,10 +96,13 @@ fn draw_donors(chance: &mut Chance, trusted: bool) -> Vec<Donor> {
         kinds[0] = Kind::Colluder;
         kinds[1] = Kind::Colluder;
     }
-    kinds.into_iter().enumerate().map(|(number, kind)| draw_donor(chance, number, kind)).collect()
+    // In some worlds an upgrade is under way: results of different engines are not compared with each other.
+    let upgrading = chance.percent(30);
+    let donors = kinds.into_iter().enumerate();
+    donors.map(|(number, kind)| draw_donor(chance, number, kind, upgrading)).collect()
 }
 
-fn draw_donor(chance: &mut Chance, number: usize, kind: Kind) -> Donor {
+fn draw_donor(chance: &mut Chance, number: usize, kind: Kind, upgrading: bool) -> Donor {
     let tag = u32::try_from(number).expect("small");
     let seed = |kind: u8| {
         let mut seed = [kind; 32];
@@ -123,7 +126,7 @@ fn draw_donor(chance: &mut Chance, number: usize, kind: Kind) -> Donor {
             guest_memory_max: Bytes(1 << 30),
             storage_cap: Bytes(1 << 30),
             sandbox: SandboxKind::WasmHost,
-            engine: "engine-1".into(),
+            engine: if upgrading && chance.percent(15) { "engine-2" } else { "engine-1" }.into(),
             caliber: CaliberClass::C1,
         },
         locality: Locality {

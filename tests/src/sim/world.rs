@@ -240,7 +240,7 @@ impl World {
         for job in self.cell.jobs().filter(|job| job.ended_at.is_none()) {
             text += &format!("\n  {} {:?} {:?}", job.name, job.phase, job.stages);
             for stage in self.cell.explain(&job.id).into_iter().flat_map(|explanation| explanation.stages) {
-                for task in stage.waiting.iter().take(2) {
+                for task in stage.waiting.iter().take(1) {
                     let view = self.cell.task(&TaskId { job: job.id, stage: 0, index: task.index });
                     text += &format!("\n    {task:?}\n    {view:?}");
                 }
@@ -248,8 +248,12 @@ impl World {
         }
         for donor in self.donors.iter().filter(|donor| !donor.gone && !donor.held.is_empty()) {
             text += &format!(
-                "\n  {} {:?}/{:?} linked {} holds {:?}",
-                donor.node, donor.born, donor.kind, donor.linked, donor.held
+                "\n  {} {:?}/{:?} linked {} holds {} leases",
+                donor.node,
+                donor.born,
+                donor.kind,
+                donor.linked,
+                donor.held.len()
             );
         }
         text
@@ -448,11 +452,13 @@ impl World {
         Ok(())
     }
 
-    /// Asks for as much as keeps the slots busy.
+    /// Asks for as much as keeps the slots busy. What only waits for others to commit does not count: were it counted,
+    /// donors could all be full of results that wait for each other.
     fn wish(&mut self, number: DonorNo) {
         let donor = &mut self.donors[number];
         let most = u32::try_from(donor.slots * 2).expect("small");
-        let has = u32::try_from(donor.held.len()).expect("small") + donor.wished;
+        let unfinished = donor.held.values().filter(|held| held.ready.is_none()).count();
+        let has = u32::try_from(unfinished).expect("small") + donor.wished;
         if donor.linked && has < most {
             donor.wished += most - has;
             self.say(number, Word::Want(most - has));

@@ -44,18 +44,25 @@ impl Cell {
         turn: &mut Turn,
     ) {
         let grace = self.charter().map_or_else(Default::default, |charter| charter.reveal_grace);
+        let mixed = self.pool.is_mixed(&self.nodes);
         let Some(job) = self.job_at_mut(no) else { return };
         let Some(replicas) = job.spec(stage).map(|spec| spec.replicas) else { return };
         let Some(task) = job.tasks_mut(stage).and_then(|tasks| tasks.live.get_mut(&index)) else { return };
+        let live = task.replicas.iter().any(|replica| replica.lease.is_live());
+        let unbound = task.has_unbound();
+        let waits = task.opening.is_some() && !task.accepted && !task.replicas.is_empty();
         if task.revealing {
             let asked = said.and_then(|lease| Some((task.replica(lease)?.node, lease)));
             if let Some((node, lease)) = asked {
                 turn.ask_reveal(self.node_id(node), lease);
             }
+            if mixed && waits && !live {
+                self.offer_again(no, stage, index, turn);
+            }
             return;
         }
         let majority = task.has_bound_majority(replicas);
-        if majority && !task.has_unbound() {
+        if majority && !unbound {
             self.reveal(no, stage, index, turn);
             return;
         }
@@ -71,6 +78,19 @@ impl Cell {
                 self.timers.cancel(at, due);
             }
             (true, Some(_)) | (false, None) => {}
+        }
+        if mixed && waits && !majority && !unbound {
+            self.offer_again(no, stage, index, turn);
+        }
+    }
+
+    /// Lets every node look at a task again that waits for others than it has: those of another engine may take it
+    /// over if nobody else can join.
+    fn offer_again(&mut self, no: JobNo, stage: u16, index: u32, turn: &mut Turn) {
+        let Some(job) = self.job_at_mut(no) else { return };
+        if let Some(tasks) = job.tasks_mut(stage) {
+            tasks.reopen(index);
+            turn.opened.insert((no, stage));
         }
     }
 

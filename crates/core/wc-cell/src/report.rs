@@ -244,7 +244,7 @@ impl Cell {
     }
 
     /// Fails the job of a task that was tried often enough, naming every machine and its reason (SCH-15).
-    fn task_failed(&mut self, no: JobNo, stage: u16, index: u32, turn: &mut Turn) {
+    pub(crate) fn task_failed(&mut self, no: JobNo, stage: u16, index: u32, turn: &mut Turn) {
         let Some(job) = self.job_at_mut(no) else { return };
         job.failed = Some((stage, index));
         let Some(job) = self.job_at(no) else { return };
