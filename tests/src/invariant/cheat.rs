@@ -1,4 +1,4 @@
-//! Whoever cheats where it is compared earns nothing there, and ends quarantined at the second time.
+//! `CELL-9`: whoever cheats where it is compared earns nothing there, and ends quarantined at the second time.
 
 use wc_cell::Command;
 use wc_types::entry::Standing;

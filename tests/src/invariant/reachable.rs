@@ -1,4 +1,4 @@
-//! Every accepted result can be fetched: some node that truly ran the task vouches for it.
+//! `CELL-7`: every accepted result can be fetched: some node that truly ran the task vouches for it.
 
 use wc_cell::Command;
 

@@ -1,4 +1,4 @@
-//! Accepted results are the true ones as long as liars are a minority of each task.
+//! `CELL-8`: accepted results are the true ones as long as liars are a minority of each task.
 
 use wc_cell::Command;
 use wc_types::TaskId;

@@ -16,6 +16,8 @@ use crate::turn::Turn;
 
 /// Longest reason that a failed replica leaves behind, in bytes.
 const REASON_BYTES_MAX: usize = 256;
+/// Most machines that the reason of a failed task names.
+const MACHINES_NAMED_MAX: usize = 32;
 
 impl Cell {
     pub(crate) fn reported(&mut self, outcomes: &[Witnessed<Outcome>], turn: &mut Turn) {
@@ -253,6 +255,7 @@ impl Cell {
         let told: Vec<String> = faults
             .into_iter()
             .flatten()
+            .take(MACHINES_NAMED_MAX)
             .map(|fault| format!("{}: {}", self.node_id(fault.node), fault.reason))
             .collect();
         let reason = format!("task {index} of stage {name} failed on every machine: {}", told.join("; "));
