@@ -658,3 +658,99 @@ fn a_broken_snapshot_is_an_error() {
     assert!(Cell::restore(&bytes[..bytes.len() - 1]).is_err());
     assert!(Cell::restore(&[]).is_err());
 }
+
+#[test]
+fn a_node_that_joins_makes_work_possible_for_those_that_wait() {
+    let mut world = World::new(charter());
+    for number in 0..2 {
+        world.enrol(enrolment(number, 0), number);
+        world.want(number, 1);
+    }
+    world.run(manifest(vec![stage("only", 1, 3)]));
+    assert!(world.grants.is_empty(), "one owner is no majority of three");
+    world.enrol(enrolment(2, 2), 2);
+    assert_eq!(collect(&mut world, 2).len(), 1, "granted to a node that asked before");
+    world.check_replay();
+}
+
+#[test]
+fn a_task_moves_to_another_engine_when_its_own_has_too_few_nodes_left() {
+    let mut world = World::new(charter());
+    for number in 0..6 {
+        let mut enrolment = enrolment(number, number);
+        enrolment.capabilities.engine = if number < 3 { "old".into() } else { "new".into() };
+        world.enrol(enrolment, number);
+    }
+    let job = world.run(manifest(vec![stage("only", 1, 5)]));
+    for number in 0..3 {
+        world.want(number, 1);
+    }
+    let old = collect(&mut world, 6);
+    assert_eq!(old.len(), 3);
+    for &(number, at) in &old[..2] {
+        world.commit(number, &world.result(number, at, "x"));
+    }
+    world.want(3, 1);
+    assert_eq!(world.take(3), [], "three of five may still agree on the old engine");
+    world.tell(Event::NodeOffline { node: node_id(2) });
+    let first = world.take(3);
+    assert_eq!(first.len(), 1, "now they cannot");
+    assert!(old[..2].iter().all(|(number, at)| world.revoked.contains(&(node_id(*number), at.1))));
+    world.want(4, 1);
+    world.want(5, 1);
+    let mut new: Vec<Held> = first.into_iter().map(|at| (3, at)).collect();
+    new.extend(collect(&mut world, 6));
+    assert_eq!(new.len(), 3);
+    finish(&mut world, &new, |_| "x");
+    assert_eq!(phase(&world, job), JobPhase::Verified);
+    assert!((0..6).all(|number| world.cell.node(&node_id(number)).expect("known").dissented == 0));
+    world.check_replay();
+}
+
+#[test]
+fn who_commits_in_time_does_not_expire_while_others_are_missing() {
+    let (mut world, job, replicas) = leased(2, vec![stage("only", 1, 5)]);
+    assert_eq!(replicas, [], "two nodes are no majority of five");
+    world.join(2);
+    let replicas = collect(&mut world, 3);
+    assert_eq!(replicas.len(), 2);
+    for &(number, at) in &replicas {
+        world.commit(number, &world.result(number, at, "x"));
+    }
+    for _ in 0..30 {
+        world.at = world.cell.next_deadline().expect("leases are watched");
+        world.tell(Event::Tick);
+    }
+    assert_eq!(world.revoked, []);
+    world.want(2, 1);
+    let third = collect(&mut world, 3);
+    world.commit(2, &world.result(2, third[0].1, "x"));
+    assert_eq!(world.reveals.len(), 3);
+    for &(number, at) in replicas.iter().chain(&third) {
+        world.report(number, world.result(number, at, "x"));
+    }
+    assert_eq!(phase(&world, job), JobPhase::Verified);
+    world.check_replay();
+}
+
+#[test]
+fn who_commits_and_does_not_reveal_is_replaced_soon() {
+    let (mut world, job, replicas) = leased(3, vec![stage("only", 1, 3)]);
+    for &(number, at) in &replicas {
+        world.commit(number, &world.result(number, at, "x"));
+    }
+    let (number, at) = replicas[0];
+    world.report(number, world.result(number, at, "x"));
+    world.at = world.cell.next_deadline().expect("reveals are watched");
+    assert_eq!(world.at, START.plus(Millis(300_000)), "not the hour that the task may run");
+    world.tell(Event::Tick);
+    assert_eq!(world.revoked.len(), 2);
+    for number in 0..3 {
+        world.want(number, 1);
+    }
+    let again = collect(&mut world, 3);
+    assert_eq!(again.len(), 2, "in a cell of three, those who failed may try again");
+    finish(&mut world, &again, |_| "x");
+    assert_eq!(phase(&world, job), JobPhase::Verified);
+    world.check_replay();
+}
