@@ -133,7 +133,7 @@ impl Sandbox {
     /// [`SandboxError::Files`] if `config.dir` cannot be used, [`SandboxError::Spawn`] and [`SandboxError::WorkerFailed`]
     /// if workers do not start.
     pub async fn open(config: SandboxConfig) -> Result<Self, SandboxError> {
-        let user_id = rustix::process::geteuid().is_root().then_some(UNPRIVILEGED_USER);
+        let user_id = worker_user();
         for name in ["worker", "compiled", "result"] {
             let path = config.dir.join(name);
             fs::create_dir_all(&path).map_err(SandboxError::files("create", &path))?;
@@ -289,7 +289,7 @@ impl Inner {
                 data_bytes_max,
                 file_bytes_max: config.file_bytes_max.max(config.compiled_bytes_max),
                 cpu_secs_max: config.worker_cpu_max.as_secs(),
-                user_id: self.user_id.unwrap_or(UNPRIVILEGED_USER),
+                user_id: self.user_id,
             },
         })
         .await
@@ -466,6 +466,22 @@ impl Inner {
         artifact.sync_data().map_err(SandboxError::files("write", to))?;
         Ok(())
     }
+}
+
+/// Returns the user that workers become: none of its own for an agent that is not root, or is root of a container in which
+/// that user does not exist.
+fn worker_user() -> Option<u32> {
+    let exists = |map: &str| {
+        fs::read_to_string(map).unwrap_or_default().lines().any(|line| {
+            let mut numbers = line.split_whitespace().map(|number| number.parse::<u32>().unwrap_or(0));
+            let (first, _, count) = (numbers.next(), numbers.next(), numbers.next());
+            first.zip(count).is_some_and(|(first, count)| {
+                UNPRIVILEGED_USER.checked_sub(first).is_some_and(|offset| offset < count)
+            })
+        })
+    };
+    let root = rustix::process::geteuid().is_root();
+    (root && exists("/proc/self/uid_map") && exists("/proc/self/gid_map")).then_some(UNPRIVILEGED_USER)
 }
 
 /// Returns an anonymous file with `bytes`, read from its beginning.

@@ -62,8 +62,8 @@ pub(crate) struct Setup {
     pub file_bytes_max: u64,
     /// Processor time after which the kernel ends the worker, whoever forgot it.
     pub cpu_secs_max: u64,
-    /// User that a worker started by root becomes.
-    pub user_id: u32,
+    /// User that the worker becomes, where the agent may change users.
+    pub user_id: Option<u32>,
 }
 
 /// The guest of this worker.
