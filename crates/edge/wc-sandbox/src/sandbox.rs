@@ -19,6 +19,7 @@ use crate::error::SandboxError;
 use crate::freeze::Freezer;
 use crate::limits::{Limits, Metering};
 use crate::process::{Launch, Reaper, Spawner, Worker, WorkerCommand, remove_worker_dir};
+use crate::profile::Profile;
 use crate::slot::Slot;
 use crate::wire::{Bind, Compile, FromWorker, Setup, ToWorker};
 use crate::worker::{OWN_DATA_BYTES, is_component};
@@ -37,6 +38,9 @@ pub struct SandboxConfig {
     pub worker: WorkerCommand,
     /// How work is counted.
     pub metering: Metering,
+    /// Make the bits of every NaN the same on every host. Guests that compute with floats pay for it; without it, results
+    /// that contain NaNs may differ between kinds of processors.
+    pub canonical_nans: bool,
     /// Most memory any guest of this machine may have, whatever a job asks for.
     pub memory_bytes_max: u64,
     /// Most bytes in one file of a guest, whatever a job asks for.
@@ -65,6 +69,7 @@ impl SandboxConfig {
             slots,
             worker: WorkerCommand::this_program(),
             metering: Metering::Fuel,
+            canonical_nans: true,
             memory_bytes_max: 4 << 30,
             file_bytes_max: 4 << 30,
             scratch_bytes: 256 << 20,
@@ -284,7 +289,7 @@ impl Inner {
             dir: self.fresh_path("worker"),
             group_bytes_max: data_bytes_max + config.scratch_bytes,
             setup: Setup {
-                metering: config.metering,
+                profile: Profile { metering: config.metering, canonical_nans: config.canonical_nans },
                 scratch_bytes: config.scratch_bytes,
                 data_bytes_max,
                 file_bytes_max: config.file_bytes_max.max(config.compiled_bytes_max),
