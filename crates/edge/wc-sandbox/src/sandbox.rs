@@ -309,7 +309,6 @@ impl Inner {
                 break Some(worker);
             }
         };
-        self.refill();
         match spare {
             Some(worker) => Ok(worker),
             None => self.launch().await,
@@ -377,6 +376,8 @@ impl Inner {
             FromWorker::Bound { uses_files } => {
                 worker.uses_files = uses_files;
                 worker.expect_captured(limits.stdout_bytes.saturating_add(limits.stderr_bytes));
+                // Only now, so that starting the next spare does not compete with the task that waits.
+                self.refill();
                 Ok(worker)
             }
             FromWorker::Refused { reason } => Err(SandboxError::ModuleInvalid { reason }),
