@@ -1,0 +1,5 @@
+//! Between machines.
+
+pub mod dispatch;
+pub mod hello;
+pub mod session;
