@@ -1,0 +1,217 @@
+//! Between a person's commands and a node: one request, one answer, over the node's local socket. Requests that
+//! concern the cell ([`CellRequest`]) are passed on to its coordinator over the mesh, in the same words.
+
+use serde::{Deserialize, Serialize};
+use wc_types::manifest::{BlobRef, Manifest};
+use wc_types::outcome::ResultRecord;
+use wc_types::receipt::ReceiptFile;
+use wc_types::{AccountId, Cid, JobId, NodeId, Refusal, Signed, Timestamp};
+
+pub mod view;
+
+use view::{ClusterView, DonorView, ExplainView, JobView, LogView, NodeView, PeerView, TaskView};
+
+/// A request to one's own node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Request {
+    /// Passed to the cell's coordinator.
+    Cell(CellRequest),
+    /// What this machine is doing.
+    DonorStatus,
+    /// Freeze guests, take no more work.
+    Pause,
+    /// Take work again.
+    Resume,
+    /// Leave the cell, remove every trace that jobs left, and stop.
+    Leave,
+    /// Stop the node; nothing is removed.
+    Stop,
+    /// Who is connected.
+    Peers,
+    /// Keep the file at this absolute path as a blob.
+    PutFile {
+        /// Path on this machine.
+        path: String,
+    },
+    /// Keep a small record or file as a blob.
+    PutBytes {
+        /// Codec of the CID: raw or DAG-CBOR.
+        codec: u64,
+        /// Content.
+        #[serde(with = "serde_bytes")]
+        bytes: Vec<u8>,
+    },
+    /// Fetch a blob if it is not here, and write it to this absolute path.
+    Export {
+        /// Content id.
+        cid: Cid,
+        /// Path on this machine. Written beside and renamed, so it is never half there.
+        path: String,
+    },
+    /// Fetch a small blob.
+    Read {
+        /// Content id.
+        cid: Cid,
+    },
+}
+
+/// A request about the cell.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CellRequest {
+    /// A new job.
+    Submit {
+        /// The signed manifest.
+        manifest: Box<Signed<Manifest>>,
+        /// Who has its blobs; the node that passes it on adds itself.
+        holders: Vec<NodeId>,
+        /// Check only.
+        dry_run: bool,
+    },
+    /// One job, by id or an unambiguous beginning of it.
+    Job {
+        /// Id or its beginning.
+        job: String,
+    },
+    /// Wait until the job changes from what the caller has seen, or a few seconds pass.
+    WatchJob {
+        /// Id or its beginning.
+        job: String,
+        /// [`JobView::revision`] that the caller has seen.
+        seen: u64,
+    },
+    /// The newest jobs.
+    Jobs {
+        /// At most this many.
+        limit: u32,
+    },
+    /// Why a job is not further.
+    Explain {
+        /// Id or its beginning.
+        job: String,
+    },
+    /// Stop a job. Signed by its submitter.
+    Cancel(Box<Signed<Cancel>>),
+    /// Accepted results.
+    Results {
+        /// Id or its beginning.
+        job: String,
+        /// Stage; the last one if none.
+        stage: Option<u16>,
+        /// First task.
+        from: u32,
+    },
+    /// One task's replicas.
+    Task {
+        /// Id or its beginning.
+        job: String,
+        /// Stage.
+        stage: u16,
+        /// Index.
+        index: u32,
+    },
+    /// What replicas wrote to standard error and how they ended.
+    Logs {
+        /// Id or its beginning.
+        job: String,
+        /// Rows after this position.
+        after: u64,
+    },
+    /// Receipts of accepted tasks.
+    Receipts {
+        /// Id or its beginning.
+        job: String,
+        /// Stage.
+        stage: u16,
+        /// First task.
+        from: u32,
+    },
+    /// The cell.
+    Cluster,
+    /// Its nodes.
+    Nodes,
+    /// A balance.
+    Balance {
+        /// Whose.
+        account: AccountId,
+    },
+}
+
+/// A submitter's wish to stop its job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cancel {
+    /// The job.
+    pub job: JobId,
+    /// Its submitter; also the key that signs.
+    pub submitter: AccountId,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Response {
+    /// Done; there is nothing to say.
+    Done,
+    /// Not done.
+    Refused(Vec<Refusal>),
+    /// The job was accepted, or would be.
+    Submitted {
+        /// The job.
+        job: JobId,
+        /// CID of its manifest.
+        manifest: Cid,
+    },
+    /// One job.
+    Job(Box<JobView>),
+    /// Jobs.
+    Jobs(Vec<JobView>),
+    /// Why.
+    Explain(ExplainView),
+    /// Accepted results, in task order.
+    Results {
+        /// Task index, the file's own name for `each` inputs, and the result.
+        rows: Vec<ResultRow>,
+        /// Where to go on, if there is more.
+        next: Option<u32>,
+    },
+    /// One task.
+    Task(TaskView),
+    /// Log rows.
+    Logs(Vec<LogView>),
+    /// Receipts, in task order.
+    Receipts {
+        /// The files.
+        receipts: Vec<ReceiptFile>,
+        /// Where to go on, if there is more.
+        next: Option<u32>,
+    },
+    /// The cell.
+    Cluster(ClusterView),
+    /// Its nodes.
+    Nodes(Vec<NodeView>),
+    /// This machine.
+    Donor(Box<DonorView>),
+    /// Connected peers.
+    Peers(Vec<PeerView>),
+    /// A kept blob.
+    Blob(BlobRef),
+    /// Content of a blob.
+    Bytes(#[serde(with = "serde_bytes")] Vec<u8>),
+    /// Micro-NCU.
+    Balance(i64),
+}
+
+/// One accepted result.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResultRow {
+    /// Index of the task.
+    pub index: u32,
+    /// CID of the record.
+    pub cid: Cid,
+    /// The record.
+    pub record: ResultRecord,
+}

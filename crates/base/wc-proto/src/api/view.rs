@@ -1,0 +1,280 @@
+//! What people and their programs see. Stable names: `--json` prints these.
+
+use serde::{Deserialize, Serialize};
+use wc_types::manifest::WorkClass;
+use wc_types::{AccountId, CellId, Cid, JobId, LeaseId, NodeId, Timestamp};
+
+/// Phase of a job as clients see it (WFL-07).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// Its blobs are being fetched and checked.
+    Staging,
+    /// Waits for a node.
+    Queued,
+    /// Granted, no replica has reported yet.
+    Leased,
+    /// Results are coming in.
+    Running,
+    /// Every task has an accepted result.
+    Verified,
+    /// A task failed for good.
+    Failed,
+    /// Its submitter cancelled it.
+    Cancelled,
+}
+
+impl Phase {
+    /// Returns whether nothing more will happen.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Verified | Self::Failed | Self::Cancelled)
+    }
+}
+
+/// One job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobView {
+    /// The job.
+    pub job: JobId,
+    /// Its name.
+    pub name: String,
+    /// CID of its manifest.
+    pub manifest: Cid,
+    /// Whose it is.
+    pub submitter: AccountId,
+    /// Where it stands.
+    pub phase: Phase,
+    /// Grows with every change.
+    pub revision: u64,
+    /// Its stages.
+    pub stages: Vec<StageView>,
+    /// When it was submitted.
+    pub submitted_at: Timestamp,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+    /// Why it failed.
+    pub reason: Option<String>,
+    /// Micro-NCU charged to the submitter.
+    pub charged: u64,
+    /// Micro-NCU awarded to donors.
+    pub awarded: u64,
+}
+
+/// One stage of a job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageView {
+    /// Its name.
+    pub name: String,
+    /// Replicas of each task.
+    pub replicas: u8,
+    /// All its tasks.
+    pub tasks: u32,
+    /// Not yet granted to anybody.
+    pub pending: u32,
+    /// Granted, not decided.
+    pub active: u32,
+    /// Accepted.
+    pub accepted: u32,
+    /// Live leases.
+    pub leases: u32,
+    /// Results that a majority did not share.
+    pub dissents: u32,
+}
+
+/// Why a job is not further.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExplainView {
+    /// The job.
+    pub job: JobView,
+    /// One sentence each, most important first.
+    pub reasons: Vec<String>,
+    /// What each node lacks for the first waiting task.
+    pub nodes: Vec<NodeReason>,
+}
+
+/// Why one node does not run the first waiting task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeReason {
+    /// The node.
+    pub node: NodeId,
+    /// One sentence.
+    pub reason: String,
+}
+
+/// One task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskView {
+    /// Stage.
+    pub stage: u16,
+    /// Index.
+    pub index: u32,
+    /// `pending`, `active`, `accepted` or `failed`.
+    pub state: String,
+    /// Its live replicas.
+    pub replicas: Vec<ReplicaView>,
+    /// CID of the accepted result.
+    pub result: Option<Cid>,
+}
+
+/// One replica.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaView {
+    /// Its lease.
+    pub lease: LeaseId,
+    /// Where.
+    pub node: NodeId,
+    /// `granted`, `committed`, `reported`.
+    pub state: String,
+}
+
+/// What one replica left for the submitter to read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogView {
+    /// Position in the job's log.
+    pub position: u64,
+    /// When it was received.
+    pub at: Timestamp,
+    /// Stage.
+    pub stage: u16,
+    /// Index.
+    pub index: u32,
+    /// Where it ran.
+    pub node: NodeId,
+    /// How it ended, in words.
+    pub ending: String,
+    /// Tail of standard error.
+    pub stderr: String,
+}
+
+/// The cell.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterView {
+    /// The cell.
+    pub cell: CellId,
+    /// Name of the network.
+    pub network: String,
+    /// Who coordinates.
+    pub coordinator: NodeId,
+    /// Whether the owner declares the nodes trusted.
+    pub nodes_trusted: bool,
+    /// Nodes that have joined.
+    pub nodes: u32,
+    /// Nodes that are connected.
+    pub online: u32,
+    /// Guests that can run at the same time.
+    pub slots: u32,
+    /// Jobs that have not ended.
+    pub jobs_open: u32,
+    /// Jobs that have.
+    pub jobs_ended: u32,
+    /// Entries on the ledger.
+    pub ledger_size: u64,
+    /// Root of the ledger, in hexadecimal.
+    pub ledger_root: String,
+    /// Facts in the journal.
+    pub facts: u64,
+    /// SHA-256 of the cell's state, in hexadecimal.
+    pub state_hash: String,
+    /// When it was founded.
+    pub founded_at: Timestamp,
+}
+
+/// One node of the cell.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeView {
+    /// The node.
+    pub node: NodeId,
+    /// Its owner.
+    pub owner: AccountId,
+    /// `online`, `offline`, `paused`, `quarantined` or `left`.
+    pub state: String,
+    /// Guests at the same time.
+    pub slots: u16,
+    /// Live leases.
+    pub leases: u32,
+    /// Trust score in parts per million.
+    pub trust_ppm: u32,
+    /// Trust tier, `T0` to `T4`.
+    pub tier: String,
+    /// Tasks in which it agreed with the accepted result.
+    pub agreed: u64,
+    /// Tasks in which it did not.
+    pub dissented: u64,
+    /// Balance of its owner, in micro-NCU.
+    pub owner_balance: i64,
+    /// Classes that its owner consents to.
+    pub consents: Vec<WorkClass>,
+    /// Version of its agent.
+    pub agent_version: String,
+}
+
+/// This machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DonorView {
+    /// The node.
+    pub node: NodeId,
+    /// Its owner.
+    pub owner: AccountId,
+    /// `searching`, `coordinating`, `idle`, `working`, `paused` or `leaving`.
+    pub state: String,
+    /// The cell, once found.
+    pub cell: Option<CellId>,
+    /// The coordinator, once found.
+    pub coordinator: Option<NodeId>,
+    /// Where it listens.
+    pub addresses: Vec<String>,
+    /// Seconds since it started.
+    pub uptime_s: u64,
+    /// Guests running or frozen now.
+    pub guests: u32,
+    /// Guests at the same time.
+    pub slots: u16,
+    /// Replicas run since the start.
+    pub replicas_run: u64,
+    /// Replicas settled since the start.
+    pub replicas_settled: u64,
+    /// Balance of the owner, in micro-NCU, when the coordinator can be asked.
+    pub owner_balance: Option<i64>,
+    /// Trust score in parts per million, when the coordinator can be asked.
+    pub trust_ppm: Option<u32>,
+    /// Processor use of the machine, parts per million.
+    pub cpu_ppm: u32,
+    /// Memory use of the machine, parts per million.
+    pub memory_ppm: u32,
+    /// Bytes of blobs kept.
+    pub stored_bytes: u64,
+    /// Most bytes of blobs kept.
+    pub storage_cap: u64,
+    /// Classes consented to.
+    pub consents: Vec<WorkClass>,
+    /// What stands between a guest and this machine.
+    pub defences: Vec<DefenceView>,
+    /// Version of the agent.
+    pub agent_version: String,
+}
+
+/// One defence of the sandbox.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DefenceView {
+    /// Its name, such as `seccomp`.
+    pub name: String,
+    /// Whether workers run with it.
+    pub active: bool,
+    /// What it does, or why it is missing here.
+    pub detail: String,
+}
+
+/// One connected peer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerView {
+    /// The peer.
+    pub node: NodeId,
+    /// Where it is.
+    pub address: String,
+    /// `tcp` or `quic`.
+    pub transport: String,
+    /// Last round trip, in microseconds.
+    pub rtt_micros: Option<u64>,
+    /// Version of its agent.
+    pub agent_version: String,
+}

@@ -1,0 +1,95 @@
+//! The governed numbers of a cell, and the record that founds it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::cid::{Cid, cid_digest};
+use crate::id::{AccountId, CellId, NodeId};
+use crate::sign::Signed;
+use crate::time::Timestamp;
+use crate::unit::{Millis, PartsPerMillion};
+
+/// Every number that a cell is governed by. Part of the founding record, so it is signed and replayed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Charter {
+    /// The owner declares the cell's nodes trusted: T0 nodes may then run fewer than five replicas (VER-01).
+    pub nodes_trusted: bool,
+    /// Least replicas of a task that runs on T0 nodes which nobody declared trusted.
+    pub t0_replicas_min: u8,
+    /// How long a lease lives without a heartbeat (SCH-12).
+    pub lease_ttl: Millis,
+    /// Time between liveness beats of a node; two missed beats revoke its leases (E-22, E-67).
+    pub beat: Millis,
+    /// How long a node whose connection broke may take to come back before its leases are revoked.
+    pub reconnect_grace: Millis,
+    /// How long a majority that has committed waits for the slower replicas before it reveals.
+    pub reveal_grace: Millis,
+    /// Longest wall clock that a manifest may ask for.
+    pub wall_clock_max: Millis,
+    /// Most jobs of one submitter that may be unfinished at once.
+    pub jobs_open_max: u32,
+    /// Most tasks of one submitter that may be unfinished at once.
+    pub tasks_open_max: u64,
+    /// Units of fuel that earn one micro-NCU.
+    pub fuel_per_micro_ncu: u64,
+    /// A job older than this enters the ageing lane (E-18).
+    pub ageing_after: Millis,
+    /// Share of grants that the ageing lane gets while it has work.
+    pub ageing_share: PartsPerMillion,
+    /// Weights of the composite priority (SCH-20), in the order ncu, vote, size, age, cool.
+    pub priority_weights: [PartsPerMillion; 5],
+}
+
+impl Default for Charter {
+    fn default() -> Self {
+        Self {
+            nodes_trusted: false,
+            t0_replicas_min: 5,
+            lease_ttl: Millis(300_000),
+            beat: Millis(5_000),
+            reconnect_grace: Millis(3_000),
+            reveal_grace: Millis(10_000),
+            wall_clock_max: Millis(24 * 3_600_000),
+            jobs_open_max: 10_000,
+            tasks_open_max: 20_000_000,
+            // One NCU is one TFLOP/s for one second (CRD-01). A unit of fuel is about one WebAssembly operation, so
+            // 10^12 units are one NCU and 10^6 units one micro-NCU.
+            fuel_per_micro_ncu: 1_000_000,
+            ageing_after: Millis(7 * 3_600_000),
+            ageing_share: PartsPerMillion(200_000),
+            priority_weights: [
+                PartsPerMillion(350_000),
+                PartsPerMillion(250_000),
+                PartsPerMillion(150_000),
+                PartsPerMillion(150_000),
+                PartsPerMillion(100_000),
+            ],
+        }
+    }
+}
+
+/// The record that founds a cell. Signed by its first coordinator; its digest is the cell's id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Founding {
+    /// Name of the network that the cell belongs to; nodes of other networks are ignored.
+    pub network: String,
+    /// The first coordinator; signs this record, grants and receipts.
+    pub coordinator: NodeId,
+    /// Who runs it.
+    pub owner: AccountId,
+    /// The numbers in force.
+    pub charter: Charter,
+    /// When it was founded.
+    pub founded_at: Timestamp,
+}
+
+/// Returns the id of the cell that a founding record founds.
+pub fn cell_id(founding: &Signed<Founding>) -> CellId {
+    cell_id_of(&founding.cid())
+}
+
+/// Returns the id of the cell whose founding record has this CID.
+pub fn cell_id_of(founding: &Cid) -> CellId {
+    CellId(cid_digest(founding).expect("records are hashed with SHA-256"))
+}

@@ -1,0 +1,122 @@
+//! How fast the ledger's hot functions are. `cargo bench -p wc-ledger` prints one line each.
+#![allow(clippy::disallowed_methods, reason = "a benchmark reads the clock; the crate itself does not")]
+
+#[path = "../tests/fixture/cell.rs"]
+mod cell;
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use cell::Cell;
+use wc_ledger::{
+    Anchors, Book, Note, Tree, cell_key, decode_receipt, hash_leaf, inclusion_proof, leaf_hash,
+    verify_inclusion, verify_receipt,
+};
+use wc_types::to_canonical;
+
+/// Leaves of the log that proofs are made in.
+const LEAVES: u64 = 1 << 20;
+
+/// Runs `work` in rounds of at least 20 ms for a second and prints the median time of one call.
+fn measure(name: &str, mut work: impl FnMut()) {
+    let mut calls = 1u32;
+    let mut rounds: Vec<Duration> = Vec::new();
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_secs(1) {
+        let start = Instant::now();
+        for _ in 0..calls {
+            work();
+        }
+        let took = start.elapsed();
+        if took < Duration::from_millis(20) {
+            calls *= 2;
+        } else {
+            rounds.push(took / calls);
+        }
+    }
+    rounds.sort_unstable();
+    let median = rounds.get(rounds.len() / 2).copied().unwrap_or_default();
+    let rate = if median.is_zero() { 0 } else { 1_000_000_000 / median.as_nanos() };
+    println!("{name:<52} {median:>12.2?} {rate:>12} per second");
+}
+
+fn main() {
+    let mut tree = Tree::new();
+    let mut leaf = 0u64;
+    measure("tree: push one leaf hash", || {
+        leaf += 1;
+        tree.push(hash_leaf(&leaf.to_be_bytes()));
+    });
+    measure("tree: root of about a million leaves", || {
+        black_box(tree.root());
+    });
+
+    // Hashes by level, as a store would keep them.
+    let mut levels: Vec<Vec<[u8; 32]>> = vec![Vec::new(); 64];
+    let mut tree = Tree::new();
+    for leaf in 0..LEAVES - 1 {
+        tree.push_with(hash_leaf(&leaf.to_be_bytes()), |level, _, hash| {
+            levels[usize::from(level)].push(*hash)
+        });
+    }
+    let source = |level: u8, index: u64| levels[usize::from(level)].get(index as usize).copied();
+    let (index, size, root) = (LEAVES / 3, tree.size(), tree.root());
+    let path = inclusion_proof(index, size, source).expect("all hashes are there");
+    measure("inclusion proof: make, log of 2^20 - 1 entries", || {
+        black_box(inclusion_proof(black_box(index), size, source)).expect("proof");
+    });
+    let hash = levels[0][index as usize];
+    measure("inclusion proof: check", || {
+        verify_inclusion(black_box(&hash), index, size, &path, &root).expect("holds");
+    });
+
+    let mut cell = Cell::found();
+    let accepted = cell.accept(3, "AAB", 20, 15);
+    let entry = accepted.entry.clone();
+    cell.pad(1000);
+    let file = cell.file(accepted);
+    let bytes = to_canonical(&file);
+    println!("receipt file of R = 3: {} bytes", bytes.len());
+    measure("receipt: decode (checks 5 signatures)", || {
+        black_box(decode_receipt(black_box(&bytes))).expect("decodes");
+    });
+    measure("receipt: verify what was decoded", || {
+        black_box(verify_receipt(black_box(&file), &Anchors::default())).expect("verifies");
+    });
+    let (early, late) = (cell.checkpoint(), {
+        cell.pad(1000);
+        cell.checkpoint()
+    });
+    let proof = cell.consistency(early.size);
+    measure("consistency proof: check, 1,000 entries later", || {
+        verify_consistency(early.size, late.size, black_box(&proof), &early.root, &late.root).expect("holds");
+    });
+    let note = Note::parse(&file.inclusion.checkpoint).expect("parses");
+    let key = cell_key(&cell.id(), cell.coordinator.public());
+    measure("note: verify", || {
+        black_box(&note).verify(&key).expect("signed");
+    });
+    measure("note: parse", || {
+        black_box(Note::parse(black_box(&file.inclusion.checkpoint))).expect("parses");
+    });
+    measure("checkpoint: sign", || {
+        black_box(cell.checkpoint().sign(&cell.coordinator)).expect("signs");
+    });
+    measure("entry: leaf hash", || {
+        black_box(leaf_hash(black_box(&entry)));
+    });
+
+    let mut book = cell.book.clone();
+    let refund = |book: &mut Book| {
+        // The reserve that the entry draws on, given back so that it can be drawn on again.
+        let mut back = entry.clone();
+        back.postings.iter_mut().for_each(|posting| posting.amount = -posting.amount);
+        book.apply(&back).expect("posts");
+    };
+    refund(&mut book);
+    println!("postings in the entry: {}", entry.postings.len());
+    measure("book: apply an entry, and undo it", || {
+        book.apply(black_box(&entry)).expect("posts");
+        refund(&mut book);
+    });
+}

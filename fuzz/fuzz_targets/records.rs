@@ -1,0 +1,4 @@
+//! `records` for libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| wc_fuzz::records::target(data));

@@ -1,0 +1,31 @@
+//! One fuzz target per decoder that reads a stranger's bytes.
+//!
+//! A target is a plain function: it must return for every input, and may assert what has to hold when the input is
+//! accepted. The driver (`cargo run --manifest-path fuzz/Cargo.toml`) needs only a stable compiler and is what
+//! `cargo xtask verify` runs; `fuzz_targets/` wraps the same functions for libFuzzer.
+//!
+//! A new decoder gets a file beside [`ids`], a line in [`TARGETS`] and a wrapper in `fuzz_targets/`.
+#![forbid(unsafe_code)]
+
+pub mod frames;
+pub mod ids;
+pub mod mutate;
+pub mod records;
+pub mod sample;
+
+/// A decoder under attack.
+pub struct Target {
+    /// The word for `--target`.
+    pub name: &'static str,
+    /// Decodes the bytes. Panics when a promise about accepted input is broken.
+    pub run: fn(&[u8]),
+    /// Inputs to start from: valid ones, so that mutations get past the first check.
+    pub seeds: fn() -> Vec<Vec<u8>>,
+}
+
+/// Every target, in alphabetical order.
+pub const TARGETS: &[Target] = &[
+    Target { name: "frames", run: frames::target, seeds: frames::seeds },
+    Target { name: "ids", run: ids::target, seeds: ids::seeds },
+    Target { name: "records", run: records::target, seeds: records::seeds },
+];
