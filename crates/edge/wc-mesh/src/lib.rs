@@ -1,7 +1,8 @@
 //! How do we reach other peers?
 //!
 //! A [`Mesh`] is one node's presence on the network: it listens, finds other nodes of the same network (on this machine,
-//! on the LAN, by seeds, by Kademlia), keeps connections to them and carries streams between them.
+//! on the LAN, by seeds, by Kademlia), keeps connections to them and carries streams between them. [`blob`] moves
+//! content-addressed bytes over such streams.
 //!
 //! ```text
 //! Mesh (handles) ──commands──► host: one task, owns the swarm ──► events (MeshEvents)
@@ -17,6 +18,7 @@
 
 pub mod address;
 mod behaviour;
+pub mod blob;
 mod config;
 mod dial;
 mod discovery;
