@@ -1,4 +1,5 @@
 //! Blobs travel whole, from several holders, past dead and lying ones.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 #[path = "support/memory.rs"]
 mod memory;

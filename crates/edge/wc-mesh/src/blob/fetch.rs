@@ -131,7 +131,7 @@ pub enum FetchError {
         /// What was to be fetched.
         root: Cid,
         /// What each holder did.
-        stats: FetchStats,
+        stats: Box<FetchStats>,
     },
     /// None of the holders that are left has a block of it.
     #[error("no holder has block {cid}")]
@@ -139,7 +139,7 @@ pub enum FetchError {
         /// The block.
         cid: Cid,
         /// What each holder did.
-        stats: FetchStats,
+        stats: Box<FetchStats>,
     },
     /// It is larger than allowed.
     #[error("{root} has more than {bytes_max} bytes")]
@@ -176,9 +176,17 @@ fn faults(stats: &FetchStats) -> String {
 /// What workers tell the fetch.
 enum Report {
     /// A block has come and was checked.
-    Landed { holder: Holder, cid: Cid, bytes: u64, result: Result<(), BlockRejected> },
+    Landed { holder: Holder, cid: Cid, bytes: u64, verdict: Verdict },
     /// A holder does not have a block; the work knows which.
     Lacking,
+}
+
+/// What became of a block that came.
+enum Verdict {
+    Kept,
+    Wrong,
+    /// Our own side cannot keep it.
+    Unkept(io::Error),
 }
 
 /// What the workers of one fetch share.
@@ -267,9 +275,9 @@ pub async fn fetch(
     if unique.is_empty() {
         return Err(FetchError::NoHolders { root });
     }
-    for holder in 0..unique.len() {
+    for (holder, node) in unique.into_iter().enumerate() {
         for _ in 0..limits.streams_per_holder.max(1) {
-            fetch.hire(holder, unique[holder]);
+            fetch.hire(holder, node);
         }
     }
     let ended = fetch.run(&mut inbox).await;
@@ -328,11 +336,14 @@ impl Fetch {
             let alive: HashSet<Holder> =
                 self.streams.iter().filter(|(_, _, runs)| *runs).map(|(holder, _, _)| *holder).collect();
             if alive.is_empty() && !self.shared.work().is_landing() {
-                return Err(FetchError::HoldersFailed { root: self.root, stats: self.stats.clone() });
+                return Err(FetchError::HoldersFailed {
+                    root: self.root,
+                    stats: Box::new(self.stats.clone()),
+                });
             }
             let unobtainable = self.shared.work().unobtainable(&alive);
             if let Some(cid) = unobtainable.filter(|_| !alive.is_empty()) {
-                return Err(FetchError::BlockUnobtainable { cid, stats: self.stats.clone() });
+                return Err(FetchError::BlockUnobtainable { cid, stats: Box::new(self.stats.clone()) });
             }
         }
     }
@@ -353,9 +364,9 @@ impl Fetch {
     }
 
     fn on_report(&mut self, report: Report) -> Result<(), FetchError> {
-        let Report::Landed { holder, cid, bytes, result } = report else { return Ok(()) };
-        match result {
-            Ok(()) => {
+        let Report::Landed { holder, cid, bytes, verdict } = report else { return Ok(()) };
+        match verdict {
+            Verdict::Kept => {
                 self.shared.work().keep(&cid);
                 self.stats.blocks += 1;
                 self.stats.bytes += bytes;
@@ -369,13 +380,13 @@ impl Fetch {
                 }
                 Ok(())
             }
-            Err(BlockRejected::Mismatch { .. }) => {
+            Verdict::Wrong => {
                 self.shared.work().reject(cid);
                 self.shared.more.notify_waiters();
                 self.drop_holder(holder, HolderFault::Lied { cid });
                 Ok(())
             }
-            Err(BlockRejected::Host { source, .. }) => Err(FetchError::Host { root: self.root, source }),
+            Verdict::Unkept(source) => Err(FetchError::Host { root: self.root, source }),
         }
     }
 
@@ -492,8 +503,12 @@ async fn check(shared: &Arc<Shared>, holder: Holder, cid: Cid, buffer: Vec<u8>) 
     }
     let shared = shared.clone();
     spawn_blocking(move || {
-        let result = shared.blocks.put_block(&cid, &buffer);
-        let report = Report::Landed { holder, cid, bytes: buffer.len() as u64, result };
+        let verdict = match shared.blocks.put_block(&cid, &buffer) {
+            Ok(()) => Verdict::Kept,
+            Err(BlockRejected::Mismatch { .. }) => Verdict::Wrong,
+            Err(BlockRejected::Host { source, .. }) => Verdict::Unkept(source),
+        };
+        let report = Report::Landed { holder, cid, bytes: buffer.len() as u64, verdict };
         shared.give_back(buffer);
         // Nobody listens any more when the fetch was dropped.
         let _ = shared.reports.blocking_send(report);

@@ -1,4 +1,5 @@
 //! Blocks in memory: a flat DAG of chunks under DAG-CBOR nodes of links.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 #![allow(dead_code, reason = "each user of this file uses its own part")]
 
 use std::collections::{HashMap, HashSet};
