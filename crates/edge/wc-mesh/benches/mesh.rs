@@ -1,6 +1,8 @@
 //! What the mesh costs on loopback: round trips, raw streams and blobs between two processes, beside TCP with TLS.
 //!
-//! `cargo bench -p wc-mesh` or, for another size, `cargo bench -p wc-mesh -- 256` (in MiB).
+//! `cargo bench -p wc-mesh` or, for another size and one way only, `cargo bench -p wc-mesh -- 256 "tcp tls"` (in MiB).
+//! `cargo bench -p wc-mesh -- idle` measures a node that has nothing to do, beside one neighbour.
+//! Beside each rate stand the CPU seconds that both processes spent: the figure that a busy machine does not distort.
 
 #[path = "../tests/support/memory.rs"]
 mod memory;
@@ -33,8 +35,9 @@ fn main() -> Result<(), Error> {
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
     match args.first().map(String::as_str) {
         Some("serve") => runtime.block_on(serve_all(args[1].parse()?)),
-        Some(mib) => runtime.block_on(measure(mib.parse()?)),
-        None => runtime.block_on(measure(1024)),
+        Some("idle") => runtime.block_on(idle()),
+        Some(mib) => runtime.block_on(measure(mib.parse()?, args.get(1).map_or("", String::as_str))),
+        None => runtime.block_on(measure(1024, "")),
     }
 }
 
@@ -176,6 +179,29 @@ impl Server {
     }
 }
 
+/// Prints what a node costs while it only listens, announces itself and keeps one connection.
+async fn idle() -> Result<(), Error> {
+    const SECONDS: u64 = 60;
+    let discovers = |id| MeshConfig {
+        lan: LanDiscovery { mdns: true, loopback: true },
+        ..MeshConfig::new([id; 32], format!("idle-{}", std::process::id()))
+    };
+    let (one, _one_events) = Mesh::start(discovers(1)).await?;
+    let (_two, _two_events) = Mesh::start(discovers(2)).await?;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    println!("two nodes in one process, connected: {}", one.peers().await.len() == 1);
+    let before = Meter::total(0);
+    tokio::time::sleep(Duration::from_secs(SECONDS)).await;
+    let spent = Meter::total(0) - before;
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let resident = status.lines().find(|line| line.starts_with("VmRSS")).unwrap_or_default();
+    println!(
+        "{spent:.2} cpu s in {SECONDS} s: {:.3} % of a core; {resident}",
+        100.0 * spent / SECONDS as f64
+    );
+    Ok(())
+}
+
 #[derive(Clone, Copy)]
 struct Way {
     name: &'static str,
@@ -189,14 +215,15 @@ const WAYS: [Way; 3] = [
     Way { name: "quic", transport: Transport::Quic, session: TcpSession::Noise },
 ];
 
-async fn measure(mib: usize) -> Result<(), Error> {
+async fn measure(mib: usize, only: &str) -> Result<(), Error> {
     let server = Server::start(mib)?;
     let bytes = mib << 20;
     println!("{mib} MiB between two processes on loopback, {} cores", std::thread::available_parallelism()?);
+    let meter = Meter::start(&server);
     let yardstick = tls_flood(&server, bytes).await?;
-    println!("raw tcp + tls 1.3, 1 stream          {}", speed(bytes, yardstick));
+    println!("raw tcp + tls 1.3, 1 stream          {} {meter}", speed(bytes, yardstick));
     let mut id = 10;
-    for way in WAYS {
+    for way in WAYS.into_iter().filter(|way| way.name.contains(only)) {
         id += 1;
         let (mesh, _events) = server.connect(id, way).await?;
         let mut times = round_trips(&mesh, server.node).await?;
@@ -208,27 +235,61 @@ async fn measure(mib: usize) -> Result<(), Error> {
             times[ROUNDS * 99 / 100].as_secs_f64() * 1e6
         );
         for streams in [1, 4] {
+            let meter = Meter::start(&server);
             let took = mesh_flood(&mesh, server.node, bytes, streams).await?;
-            println!("{:<10} stream bytes, {streams} streams       {}", way.name, speed(bytes, took));
+            println!("{:<10} stream bytes, {streams} streams       {} {meter}", way.name, speed(bytes, took));
         }
-        for streams in [1, 2, 4] {
-            let blocks = Arc::new(Memory::default());
+        // The raw stream throws its bytes away, so the first three do, too, once they are checked. The last one keeps them.
+        for (streams, forgets_leaves) in [(1, true), (2, true), (4, true), (1, false)] {
+            let blocks = Arc::new(Memory { forgets_leaves, ..Memory::default() });
             let limits = FetchLimits { streams_per_holder: streams, ..FetchLimits::default() };
+            let meter = Meter::start(&server);
             let started = Instant::now();
-            let stats = fetch(&mesh, server.root, &[server.node], blocks, limits).await?;
+            let stats = fetch(&mesh, server.root, &[server.node], blocks.clone(), limits).await?;
             let took = started.elapsed();
             let share = 100.0 * yardstick.as_secs_f64() / took.as_secs_f64();
+            let what = if forgets_leaves { "checked      " } else { "checked, kept" };
             println!(
-                "{:<10} blob, checked, {streams} streams      {}   {share:>4.0} % of raw",
+                "{:<10} blob, {what}, {streams} streams {} {meter}  {share:>4.0} % of raw",
                 way.name,
                 speed(stats.bytes as usize, took)
             );
         }
         mesh.stop().await;
     }
+    let meter = Meter::start(&server);
     let again = tls_flood(&server, bytes).await?;
-    println!("raw tcp + tls 1.3, 1 stream, again   {}", speed(bytes, again));
+    println!("raw tcp + tls 1.3, 1 stream, again   {} {meter}", speed(bytes, again));
     Ok(())
+}
+
+/// CPU seconds of both processes since the start; shown when printed.
+struct Meter {
+    server: u32,
+    started: f64,
+}
+
+impl Meter {
+    fn start(server: &Server) -> Self {
+        let server = server.child.id();
+        Self { server, started: Self::total(server) }
+    }
+
+    fn total(server: u32) -> f64 {
+        let ticks = |path: &str| -> u64 {
+            let stat = std::fs::read_to_string(path).unwrap_or_default();
+            // The second field is a name in brackets, which may hold anything.
+            let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
+            fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum()
+        };
+        (ticks("/proc/self/stat") + ticks(&format!("/proc/{server}/stat"))) as f64 / 100.0
+    }
+}
+
+impl std::fmt::Display for Meter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:>5.2} cpu s", Self::total(self.server) - self.started)
+    }
 }
 
 fn speed(bytes: usize, took: Duration) -> String {

@@ -8,7 +8,7 @@ use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::{
     PeerId, StreamProtocol, Swarm, SwarmBuilder, allow_block_list, connection_limits, identify, identity,
-    kad, mdns, noise, ping, tcp, tls, yamux,
+    kad, mdns, noise, ping, tcp,
 };
 
 use crate::config::{DhtRole, MeshConfig, TcpSession};
@@ -57,11 +57,7 @@ pub(crate) fn build(
     }));
     // Small frames must leave at once: a lease is a few hundred bytes.
     let tcp_config = tcp::Config::new().nodelay(true);
-    let muxer = || {
-        let mut muxer = yamux::Config::default();
-        muxer.set_max_num_streams(STREAMS_PER_CONNECTION_MAX);
-        muxer
-    };
+    let muxer = || crate::mux::Upgrade::new(STREAMS_PER_CONNECTION_MAX);
     let builder = SwarmBuilder::with_existing_identity(key).with_tokio();
     // The first handshake is proposed first by the side that dials. The two arms differ in type, so both are spelled out.
     macro_rules! finish {
@@ -88,8 +84,8 @@ pub(crate) fn build(
         };
     }
     let swarm = match config.tcp_session {
-        TcpSession::Noise => finish!((noise::Config::new, tls::Config::new)),
-        TcpSession::Tls => finish!((tls::Config::new, noise::Config::new)),
+        TcpSession::Noise => finish!((noise::Config::new, crate::tls::Upgrade::new)),
+        TcpSession::Tls => finish!((crate::tls::Upgrade::new, noise::Config::new)),
     };
     Ok((swarm, mdns_error))
 }

@@ -43,7 +43,7 @@ impl MeshConfig {
             lan: LanDiscovery { mdns: true, loopback: true },
             seeds: Vec::new(),
             dht: DhtRole::Client,
-            tcp_session: TcpSession::Noise,
+            tcp_session: TcpSession::Tls,
             limits: MeshLimits::default(),
             agent_version: concat!("worldcompute/", env!("CARGO_PKG_VERSION")).to_owned(),
         }

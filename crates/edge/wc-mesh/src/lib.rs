@@ -25,7 +25,9 @@ mod discovery;
 mod event;
 mod host;
 mod mesh;
+mod mux;
 mod stream;
+mod tls;
 
 pub use libp2p::Multiaddr;
 

@@ -138,8 +138,8 @@ async fn an_address_that_answers_with_another_key_is_denied() {
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_carry_bytes_both_ways_over_each_transport() {
     let network = network();
-    let tls = wc_mesh::MeshConfig { tcp_session: TcpSession::Tls, ..config(&network) };
-    for config in [config(&network), tls] {
+    let noise = wc_mesh::MeshConfig { tcp_session: TcpSession::Noise, ..config(&network) };
+    for config in [config(&network), noise] {
         let (one, _one_events) = start(config).await;
         let (two, _two_events) = start(support::config(&network)).await;
         echo(&two);

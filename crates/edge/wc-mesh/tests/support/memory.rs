@@ -28,6 +28,8 @@ pub struct Memory {
     pub lies_after: Option<u64>,
     /// How long one block takes to read.
     pub delay: Duration,
+    /// Checks leaves and remembers that it had them, but not their bytes.
+    pub forgets_leaves: bool,
 }
 
 impl Memory {
@@ -74,7 +76,9 @@ impl Blocks for Memory {
         if cid_of(cid.codec(), bytes) != *cid {
             return Err(BlockRejected::Mismatch { cid: *cid, reason: "another digest".into() });
         }
-        self.kept.write().unwrap().insert(*cid, Bytes::copy_from_slice(bytes));
+        let forget = self.forgets_leaves && cid.codec() == CODEC_RAW;
+        let kept = if forget { Bytes::new() } else { Bytes::copy_from_slice(bytes) };
+        self.kept.write().unwrap().insert(*cid, kept);
         self.accepted.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
