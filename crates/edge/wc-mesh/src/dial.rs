@@ -17,11 +17,13 @@ use libp2p::{Multiaddr, PeerId};
 use tokio::sync::oneshot;
 use wc_types::NodeId;
 
-use crate::address::{rank, transport_of};
+use crate::address::{Transport, rank, transport_of};
 use crate::event::{DialAttempt, DialOutcome};
 
 /// Head start of one address over the next (RFC 8305 recommends 250 ms).
 pub(crate) const STAGGER: Duration = Duration::from_millis(250);
+/// Pause of the higher and of the lower node before they dial again after their dials crossed.
+pub(crate) const CROSSED_PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(150)];
 /// Addresses of one node that are tried in one go.
 pub(crate) const ADDRS_MAX: usize = 16;
 /// First and longest pause before a node that should be connected is dialled again.
@@ -103,6 +105,8 @@ pub(crate) struct Plan {
     pub(crate) in_flight: HashSet<ConnectionId>,
     pub(crate) attempts: Vec<DialAttempt>,
     pub(crate) waiters: Vec<Waiter>,
+    /// An attempt met the peer's own dial and was queued again.
+    pub(crate) crossed: bool,
     /// A Kademlia query for more addresses is under way.
     pub(crate) searching: bool,
 }
@@ -121,6 +125,16 @@ impl Plan {
     /// Returns the next address to try.
     pub(crate) fn next(&mut self) -> Option<Multiaddr> {
         self.queued.pop_front()
+    }
+
+    /// Puts an address that was tried back, once per plan. Returns whether it will be tried again.
+    pub(crate) fn retry_crossed(&mut self, addr: Multiaddr) -> bool {
+        if self.crossed {
+            return false;
+        }
+        self.crossed = true;
+        self.queued.push_front(addr);
+        true
     }
 
     /// Forgets the addresses that are no longer needed.
@@ -202,8 +216,23 @@ pub(crate) fn outcome_of(error: &swarm::DialError, expected: Option<PeerId>) -> 
     }
 }
 
+/// Returns whether the connection was there and the handshake on it failed.
+///
+/// Two nodes that dial each other in the same moment, both from the port they listen on, make one TCP connection of which
+/// both believe that they opened it (RFC 9293 §3.5), and no handshake can succeed on that.
+pub(crate) fn may_have_crossed(addr: &Multiaddr, error: &swarm::DialError) -> bool {
+    let swarm::DialError::Transport(errors) = error else { return false };
+    let Some((_, TransportError::Other(error))) = errors.first() else { return false };
+    let system = deepest(error).downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
+    transport_of(addr) == Some(Transport::Tcp) && system.is_none()
+}
+
 /// Returns the deepest message of an error's chain.
 pub(crate) fn root_cause(error: &(dyn Error + 'static)) -> String {
+    deepest(error).to_string()
+}
+
+fn deepest<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
     let mut deepest: &(dyn Error + 'static) = error;
     loop {
         // `io::Error` hides the error it wraps from `source`, and gives that error's source instead.
@@ -213,7 +242,7 @@ pub(crate) fn root_cause(error: &(dyn Error + 'static)) -> String {
             .map(|inner| inner as &(dyn Error + 'static));
         match inner.or_else(|| deepest.source()) {
             Some(next) => deepest = next,
-            None => return deepest.to_string(),
+            None => return deepest,
         }
     }
 }

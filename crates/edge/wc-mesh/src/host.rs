@@ -27,7 +27,8 @@ use crate::address::{Transport, is_loopback, node_of, peer_of, split_node, trans
 use crate::behaviour::{Behaviour, BehaviourEvent, KADEMLIA_PROTOCOL, PROTOCOL_VERSION, build, parse_agent};
 use crate::config::MeshConfig;
 use crate::dial::{
-    BACKOFF_FIRST, BACKOFF_MAX, DialError, Plan, STAGGER, Waiter, answer, conclude, outcome_of, root_cause,
+    BACKOFF_FIRST, BACKOFF_MAX, CROSSED_PAUSES, DialError, Plan, STAGGER, Waiter, answer, conclude,
+    may_have_crossed, outcome_of, root_cause,
 };
 use crate::discovery::beacon::{self, News, Port, Sighting};
 use crate::discovery::dial_delay;
@@ -587,11 +588,19 @@ impl Host {
         let ourselves = matches!(error, libp2p::swarm::DialError::LocalPeerId { .. });
         match dialling.peer {
             Some(peer) => {
-                if !matches!(attempt.outcome, DialOutcome::Timeout) {
+                let timed_out = attempt.outcome == DialOutcome::Timeout;
+                let crossed = !timed_out && may_have_crossed(&attempt.target_multiaddr, error);
+                if !crossed && !timed_out {
                     self.book.remove(&peer, &attempt.target_multiaddr, self.kept.contains_key(&peer));
                 }
                 if let Some(plan) = self.plans.get_mut(&peer) {
                     plan.in_flight.remove(&id);
+                    if crossed && plan.retry_crossed(attempt.target_multiaddr.clone()) {
+                        let higher = node_of(&peer).is_some_and(|node| self.node > node);
+                        let [first, second] = CROSSED_PAUSES;
+                        self.timers.after(if higher { first } else { second }, Due::Stagger(peer));
+                        return self.note_attempt(peer, attempt);
+                    }
                 }
                 self.note_attempt(peer, attempt);
                 self.dial_next(peer);

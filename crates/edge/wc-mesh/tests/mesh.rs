@@ -213,7 +213,11 @@ async fn streams_beyond_a_peers_limit_are_reset_and_reported() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_burst_of_streams_within_the_limits_loses_none() {
-    let ((one, _one_events), (two, _two_events)) = pair().await;
+    let network = network();
+    let (one, _one_events) = start(config(&network)).await;
+    let (two, _two_events) = start(config(&network)).await;
+    // The first may open streams as soon as it knows the second, which may not know the first yet.
+    timeout(PATIENCE, one.dial(two.listen_addrs().await.remove(0))).await.unwrap().unwrap();
     let mut incoming = two.accept(ECHO).unwrap();
     let opened = futures::future::join_all((0..60).map(|_| one.open(two.node_id(), ECHO))).await;
     let opened: Vec<_> = opened.into_iter().map(Result::unwrap).collect();

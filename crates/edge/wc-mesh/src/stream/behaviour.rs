@@ -25,8 +25,9 @@ use super::MeshStream;
 use super::registry::{LinkError, OpenRequest, Registry};
 use crate::event::StreamRefusal;
 
-/// Inbound streams of a peer that is not yet identified, held per connection; one round trip later it is.
-const PARKED_MAX: usize = 32;
+/// Inbound streams of a peer that is not yet identified, held per connection; one round trip later it is. As many as the
+/// default burst, so that a peer which knows us before we know it is not refused what it may open a moment later.
+const PARKED_MAX: usize = 128;
 /// Refusals that wait to be reported per connection; a peer that is refused more often than that is reported less.
 const REFUSALS_QUEUED_MAX: usize = 16;
 

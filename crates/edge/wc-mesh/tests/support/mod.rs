@@ -50,12 +50,13 @@ pub async fn start(config: MeshConfig) -> (Mesh, MeshEvents) {
     Mesh::start(config).await.unwrap()
 }
 
-/// Starts two nodes of one network and connects the first to the second.
+/// Starts two nodes of one network and connects the first to the second; both know each other then.
 pub async fn pair() -> ((Mesh, MeshEvents), (Mesh, MeshEvents)) {
     let network = network();
-    let (one, two) = (start(config(&network)).await, start(config(&network)).await);
+    let (one, mut two) = (start(config(&network)).await, start(config(&network)).await);
     let addr = two.0.listen_addrs().await.remove(0);
     assert_eq!(timeout(PATIENCE, one.0.dial(addr)).await.unwrap().unwrap(), two.0.node_id());
+    until(&mut two.1, |event| matches!(event, MeshEvent::Connected { .. }).then_some(())).await;
     (one, two)
 }
 
