@@ -13,6 +13,12 @@ pub const REPORTS_MAX: usize = wc_types::grant::LEASES_MAX;
 pub const STDERR_BYTES_MAX: usize = 16 << 10;
 /// Largest module or input that a direct dispatch carries. Larger ones go through a job, whose blobs stream.
 pub const DISPATCH_BYTES_MAX: usize = 4 << 20;
+/// Largest block that travels. Chunks have 256 KiB; a UnixFS node with all its links is well below this.
+pub const BLOCK_BYTES_MAX: usize = 1 << 20;
+/// Most blocks that one message asks for. With full chunks that is 16 MiB, a tenth of a second on a fast link.
+pub const WANT_CIDS_MAX: usize = 64;
+/// Largest message that asks for blocks: a CID of ours takes 41 bytes in DAG-CBOR, and 64-byte digests still fit.
+pub const WANT_BYTES_MAX: usize = 8 << 10;
 /// Most rows in one page of a listing.
 pub const PAGE_ROWS_MAX: usize = 10_000;
 /// Most addresses in a hello.
@@ -25,3 +31,4 @@ pub const NETWORK_BYTES_MAX: usize = 64;
 const _: () = assert!(INLINE_BYTES_MAX * 4 < FRAME_BYTES_MAX, "a report with inline results fits a frame");
 const _: () = assert!(DISPATCH_BYTES_MAX + (1 << 20) < FRAME_BYTES_MAX, "a dispatch fits a frame");
 const _: () = assert!(PAGE_ROWS_MAX * 256 < FRAME_BYTES_MAX, "a page fits a frame");
+const _: () = assert!(WANT_CIDS_MAX * 80 + 64 < WANT_BYTES_MAX, "a full want fits its frame");

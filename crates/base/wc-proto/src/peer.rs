@@ -1,5 +1,6 @@
 //! Between machines.
 
+pub mod blob;
 pub mod dispatch;
 pub mod hello;
 pub mod session;

@@ -10,5 +10,7 @@ pub const CONTROL: &str = "/worldcompute/control/1.0.0";
 pub const DISPATCH: &str = "/worldcompute/dispatch/1.0.0";
 /// Who is what on this network: [`crate::peer::hello`].
 pub const HELLO: &str = "/worldcompute/hello/1.0.0";
+/// Blocks of content, by CID: [`crate::peer::blob`].
+pub const BLOB: &str = "/worldcompute/blob/1.0.0";
 /// Version of the agent, as identify and enrolments carry it.
 pub const AGENT_VERSION: &str = concat!("worldcompute/", env!("CARGO_PKG_VERSION"));
