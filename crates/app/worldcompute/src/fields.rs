@@ -107,7 +107,7 @@ pub fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     known
         .iter()
         .map(|name| (strsim::damerau_levenshtein(&word, &squash(name)), *name))
-        .filter(|(distance, name)| *distance <= 1 + name.len() / 4)
+        .filter(|(distance, name)| *distance <= (name.len() / 4).max(1))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name)
 }

@@ -171,7 +171,11 @@ fn stages<'a>(spec: &Fields<'a>, base: &Path, faults: &mut Faults) -> Vec<StageF
             faults.hint("move it into the stages that it is meant for");
         }
     }
+    let is_list = spec.find("stages").is_some_and(|node| matches!(node.value, Value::List(_)));
     let items = spec.list("stages", faults);
+    if !is_list {
+        return Vec::new();
+    }
     if items.is_empty() || items.len() > STAGES_MAX {
         let node = spec.find("stages").unwrap_or(spec.node());
         faults.add(OUT_OF_RANGE, "spec.stages", format!("must have 1 to {STAGES_MAX} stages"), node);
@@ -378,6 +382,10 @@ fn input<'a>(path: &str, item: &'a Node, base: &Path, faults: &mut Faults) -> Op
     let map = Fields::open(item, path, &known, faults)?;
     let given: Vec<&str> = SOURCES.into_iter().filter(|key| map.find(key).is_some()).collect();
     let [source] = given[..] else {
+        // A key that was misspelled has been named already.
+        if given.is_empty() && faults.concern(path) {
+            return None;
+        }
         let rule = format!("must have exactly one of {}", SOURCES.join(", "));
         faults.add(if given.is_empty() { MISSING } else { OUT_OF_RANGE }, path, rule, item);
         return None;

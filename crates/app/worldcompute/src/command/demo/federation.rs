@@ -141,7 +141,7 @@ impl Federation {
         let ended = self.members.iter().find(|member| {
             let id = member.child.as_ref().and_then(Child::id).and_then(|id| i32::try_from(id).ok());
             // A child that has ended stays a zombie until it is waited for, so ask the kernel for its state.
-            id.and_then(Pid::from_raw).is_none_or(|pid| is_zombie(pid))
+            id.and_then(Pid::from_raw).is_none_or(is_zombie)
         });
         match ended {
             Some(member) => bail!("the node `{}` has ended", member.name),
