@@ -9,6 +9,7 @@
 
 pub mod frames;
 pub mod ids;
+pub mod ledger;
 pub mod mutate;
 pub mod records;
 pub mod sample;
@@ -27,5 +28,6 @@ pub struct Target {
 pub const TARGETS: &[Target] = &[
     Target { name: "frames", run: frames::target, seeds: frames::seeds },
     Target { name: "ids", run: ids::target, seeds: ids::seeds },
+    Target { name: "ledger", run: ledger::target, seeds: ledger::seeds },
     Target { name: "records", run: records::target, seeds: records::seeds },
 ];

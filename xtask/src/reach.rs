@@ -60,6 +60,7 @@ pub fn check() -> Result<()> {
 fn read_package(workspace: &Workspace, package: &Package, graph: &mut Graph) -> Result<Vec<String>> {
     let layer = Layer::of(&workspace.folder(package));
     let mut seen = BTreeSet::new();
+    let test_features = &workspace.features_for_tests(package);
     for target in &package.targets {
         let kind = target.kind.first().map_or("lib", String::as_str);
         let counts = match (kind, layer) {
@@ -70,7 +71,8 @@ fn read_package(workspace: &Workspace, package: &Package, graph: &mut Graph) -> 
             (_, Some(Layer::Tests)) => Counts::Everything,
             _ => Counts::Reached,
         };
-        let mut reader = Reader { workspace, krate: &package.name, counts, seen: &mut seen, graph };
+        let (krate, seen) = (package.name.as_str(), &mut seen);
+        let mut reader = Reader { workspace, krate, counts, test_features, seen, graph };
         reader.read(&target.src_path, false, true)?;
     }
     let files = files_below(package.folder(), "rs")?;
@@ -85,7 +87,8 @@ fn read_fuzz_targets(workspace: &Workspace, graph: &mut Graph) -> Result<()> {
     let mut seen = BTreeSet::new();
     for file in files_below(&workspace.root.join(name), "rs")? {
         let counts = Counts::Everything;
-        Reader { workspace, krate: name, counts, seen: &mut seen, graph }.read(&file, false, true)?;
+        let (test_features, seen) = (&BTreeSet::new(), &mut seen);
+        Reader { workspace, krate: name, counts, test_features, seen, graph }.read(&file, false, true)?;
     }
     Ok(())
 }
@@ -108,6 +111,7 @@ struct Reader<'a> {
     workspace: &'a Workspace,
     krate: &'a str,
     counts: Counts,
+    test_features: &'a BTreeSet<String>,
     seen: &'a mut BTreeSet<PathBuf>,
     graph: &'a mut Graph,
 }
@@ -119,7 +123,8 @@ impl Reader<'_> {
         }
         let shown = self.workspace.shown(file);
         let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {shown}"))?;
-        let contents = Contents::read(&text, test_only).with_context(|| format!("cannot parse {shown}"))?;
+        let contents = Contents::read(&text, test_only, self.test_features);
+        let contents = contents.with_context(|| format!("cannot parse {shown}"))?;
         for node in contents.nodes {
             if let Some(root) = root_of(self.counts, &node) {
                 self.graph.add(self.krate, &shown, node, root);

@@ -26,6 +26,8 @@ pub struct Package {
     pub dependencies: Vec<Dependency>,
     /// What cargo builds from it.
     pub targets: Vec<Target>,
+    /// Its features, and what each switches on.
+    features: BTreeMap<String, Vec<String>>,
 }
 
 /// One declared dependency.
@@ -35,6 +37,8 @@ pub struct Dependency {
     pub name: String,
     /// `None` for a normal one, else `dev` or `build`.
     pub kind: Option<String>,
+    /// The features that it switches on.
+    features: Vec<String>,
     /// The folder, if it is a path dependency.
     path: Option<PathBuf>,
 }
@@ -72,6 +76,24 @@ impl Workspace {
     /// Returns the folder of `package` as seen from the root, such as `crates/base/wc-types`.
     pub fn folder(&self, package: &Package) -> String {
         self.shown(package.folder())
+    }
+
+    /// Returns the features of `package` that nothing but tests beside the code switches on: neither its default nor
+    /// another package's normal dependency.
+    pub fn features_for_tests(&self, package: &Package) -> BTreeSet<String> {
+        let dependencies = self.packages.values().flat_map(|other| &other.dependencies);
+        let asked =
+            dependencies.filter(|dependency| dependency.name == package.name && dependency.kind.is_none());
+        let mut queue: Vec<&str> =
+            asked.flat_map(|dependency| &dependency.features).map(String::as_str).collect();
+        queue.push("default");
+        let mut switched_on = BTreeSet::new();
+        while let Some(feature) = queue.pop() {
+            if switched_on.insert(feature) {
+                queue.extend(package.features.get(feature).into_iter().flatten().map(String::as_str));
+            }
+        }
+        package.features.keys().filter(|name| !switched_on.contains(name.as_str())).cloned().collect()
     }
 
     /// Returns the names of our packages that `package` can name, directly or through others of ours.

@@ -1,8 +1,11 @@
 //! The items of one source file: what each is called, where it stands and what it mentions.
 
+use std::collections::BTreeSet;
+
 use proc_macro2::Span;
 use quote::ToTokens;
-use syn::{Attribute, ImplItem, Item, Meta, TraitItem, UseTree, Visibility};
+use syn::punctuated::Punctuated;
+use syn::{Attribute, ImplItem, Item, Meta, Token, TraitItem, UseTree, Visibility};
 
 use super::mention::Mentions;
 
@@ -81,12 +84,14 @@ pub enum Entry {
 }
 
 /// What one file holds.
-#[derive(Default, Debug)]
+#[derive(Debug)]
 pub struct Contents {
     /// The items in order.
     pub nodes: Vec<Node>,
     /// The files that it declares.
     pub modules: Vec<Module>,
+    /// Features that only tests switch on.
+    test_features: BTreeSet<String>,
 }
 
 /// A `mod name;` declaration.
@@ -101,10 +106,11 @@ pub struct Module {
 }
 
 impl Contents {
-    /// Reads a file. Everything in it is test code if `test_only`.
-    pub fn read(text: &str, test_only: bool) -> syn::Result<Self> {
+    /// Reads a file. Everything in it is test code if `test_only`, and so is what needs one of `test_features`.
+    pub fn read(text: &str, test_only: bool, test_features: &BTreeSet<String>) -> syn::Result<Self> {
         let file = syn::parse_file(text)?;
-        let mut contents = Self::default();
+        let test_features = test_features.clone();
+        let mut contents = Self { nodes: Vec::new(), modules: Vec::new(), test_features };
         contents.read_items(&file.items, &mut Vec::new(), test_only);
         Ok(contents)
     }
@@ -113,7 +119,7 @@ impl Contents {
         let first = self.nodes.len();
         let mut opened = Mentions::default();
         for item in items {
-            let test_only = test_only || for_unit_tests_only(attributes_of(item));
+            let test_only = test_only || self.is_for_tests(attributes_of(item));
             match item {
                 Item::Mod(module) => {
                     path.push(plain(&module.ident));
@@ -247,13 +253,40 @@ impl Contents {
                 ImplItem::Const(inner) => (&inner.ident, &inner.vis, &inner.attrs, inner.to_token_stream()),
                 _ => continue,
             };
-            let test_only = test_only || for_unit_tests_only(attributes);
+            let test_only = test_only || self.is_for_tests(attributes);
             let mut mentions = Mentions::of(tokens);
             mentions.extend(head.clone());
             self.node(Kind::Method, vec![plain(ident)], owners.clone(), mentions, ident.span(), test_only);
             if let Some(node) = self.nodes.last_mut() {
                 node.public = is_public(visibility);
             }
+        }
+    }
+
+    /// Says whether a `cfg` keeps it out of every product build.
+    fn is_for_tests(&self, attributes: &[Attribute]) -> bool {
+        attributes.iter().any(|attribute| {
+            attribute.path().is_ident("cfg")
+                && attribute.parse_args::<Meta>().is_ok_and(|predicate| self.needs_tests(&predicate))
+        })
+    }
+
+    fn needs_tests(&self, predicate: &Meta) -> bool {
+        let parts = |list: &syn::MetaList| {
+            list.parse_args_with(Punctuated::<Meta, Token![,]>::parse_terminated).unwrap_or_default()
+        };
+        match predicate {
+            Meta::Path(path) => path.is_ident("test"),
+            Meta::NameValue(pair) if pair.path.is_ident("feature") => {
+                string_of(&pair.value).is_some_and(|feature| self.test_features.contains(&feature))
+            }
+            Meta::List(list) if list.path.is_ident("all") => {
+                parts(list).iter().any(|part| self.needs_tests(part))
+            }
+            Meta::List(list) if list.path.is_ident("any") => {
+                parts(list).iter().all(|part| self.needs_tests(part))
+            }
+            Meta::NameValue(_) | Meta::List(_) => false,
         }
     }
 
@@ -348,25 +381,18 @@ fn is_public(visibility: &Visibility) -> bool {
     matches!(visibility, Visibility::Public(_))
 }
 
-/// Says whether `#[cfg(test)]` stands there, or a `cfg(all(…))` that contains it.
-fn for_unit_tests_only(attributes: &[Attribute]) -> bool {
-    attributes.iter().any(|attribute| match &attribute.meta {
-        Meta::List(list) if list.path.is_ident("cfg") => {
-            let predicate = list.tokens.to_string().replace(' ', "");
-            predicate == "test" || predicate.starts_with("all(test,") || predicate.starts_with("all(test)")
-        }
-        _ => false,
+fn path_attribute(attributes: &[Attribute]) -> Option<String> {
+    attributes.iter().find_map(|attribute| match &attribute.meta {
+        Meta::NameValue(pair) if pair.path.is_ident("path") => string_of(&pair.value),
+        _ => None,
     })
 }
 
-fn path_attribute(attributes: &[Attribute]) -> Option<String> {
-    attributes.iter().find_map(|attribute| match &attribute.meta {
-        Meta::NameValue(pair) if pair.path.is_ident("path") => match &pair.value {
-            syn::Expr::Lit(syn::ExprLit { lit: syn::Lit::Str(text), .. }) => Some(text.value()),
-            _ => None,
-        },
+fn string_of(expression: &syn::Expr) -> Option<String> {
+    match expression {
+        syn::Expr::Lit(syn::ExprLit { lit: syn::Lit::Str(text), .. }) => Some(text.value()),
         _ => None,
-    })
+    }
 }
 
 fn attributes_of(item: &Item) -> &[Attribute] {

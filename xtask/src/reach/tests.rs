@@ -7,7 +7,9 @@ fn lost(crates: &[(&str, &[&str], &str, Counts)]) -> Vec<String> {
     let mut graph = Graph::default();
     for (name, below, source, counts) in crates {
         graph.add_crate(name, below.iter().map(|below| (*below).to_owned()).collect());
-        for node in Contents::read(source, false).expect("the sample is Rust").nodes {
+        for node in
+            Contents::read(source, false, &["attack".to_owned()].into()).expect("the sample is Rust").nodes
+        {
             if let Some(root) = root_of(*counts, &node) {
                 graph.add(name, "sample.rs", node, root);
             }
@@ -44,6 +46,14 @@ fn a_function_is_in_reach_when_main_comes_to_it_through_others() {
 fn its_own_unit_test_keeps_nothing_alive() {
     let library = "pub fn tested() {} #[cfg(test)] mod tests { #[test] fn it_works() { super::tested() } }";
     check(library, "fn main() {}", &["tested"]);
+}
+
+#[test]
+fn what_only_test_builds_contain_is_not_asked_for() {
+    let library = r#"
+        #[cfg(feature = "attack")] pub fn attack() { aid() } #[cfg(any(test, feature = "attack"))] pub fn fake() {}
+        #[cfg(feature = "fast")] pub fn fast() {} #[cfg(any(test, unix))] pub fn real() {} pub fn aid() {}"#;
+    check(library, "fn main() {}", &["fast", "real", "aid"]);
 }
 
 #[test]

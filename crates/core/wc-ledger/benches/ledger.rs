@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use cell::Cell;
 use wc_ledger::{
     Anchors, Book, Note, Tree, cell_key, decode_receipt, hash_leaf, inclusion_proof, leaf_hash,
-    verify_inclusion, verify_receipt,
+    verify_consistency, verify_inclusion, verify_receipt,
 };
 use wc_types::to_canonical;
 

@@ -7,7 +7,7 @@ use data_encoding::BASE64;
 use wc_types::{CellId, Class, Code, SigningKey};
 
 use crate::merkle::Hash;
-use crate::note::{Note, NoteError, VerifierKey};
+use crate::note::{Note, NoteError, VerifierKey, decode_base64};
 
 /// What the origin of every cell begins with.
 const ORIGIN_PREFIX: &str = "worldcompute.org/cell/";
@@ -102,7 +102,7 @@ impl Checkpoint {
             size == "0" || (!size.starts_with('0') && size.bytes().all(|digit| digit.is_ascii_digit()));
         let size = if canonical { size.parse().ok() } else { None };
         let size = size.ok_or(fault("the tree size is not a decimal number of 64 bits"))?;
-        let root = BASE64.decode(root.as_bytes()).ok().and_then(|root| root.try_into().ok());
+        let root = decode_base64(root).and_then(|root| root.try_into().ok());
         let root = root.ok_or(fault("the root hash is not 32 bytes in base64"))?;
         let extensions: Vec<String> = lines.map(str::to_owned).collect();
         if extensions.iter().any(String::is_empty) {

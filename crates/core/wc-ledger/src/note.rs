@@ -88,6 +88,12 @@ impl NoteError {
     }
 }
 
+/// Returns the bytes whose base64 is exactly `text`. The library also reads several padded texts behind one another,
+/// which would give the same bytes many texts, and a receipt many forms.
+pub(crate) fn decode_base64(text: &str) -> Option<Vec<u8>> {
+    BASE64.decode(text.as_bytes()).ok().filter(|bytes| BASE64.encode(bytes) == text)
+}
+
 /// A public key under the name by which notes know it. Shown as `name+hex(key id)+base64(type ‖ key)`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifierKey {
@@ -138,7 +144,7 @@ impl FromStr for VerifierKey {
         let (Some(name), Some(id), Some(key)) = (parts.next(), parts.next(), parts.next()) else {
             return Err(fault("expected name+id+key"));
         };
-        let key = BASE64.decode(key.as_bytes()).map_err(|_| fault("the key is not base64"))?;
+        let key = decode_base64(key).ok_or(fault("the key is not base64"))?;
         let [TYPE_ED25519, public @ ..] = key.as_slice() else {
             return Err(fault("the key is not of the Ed25519 type"));
         };
@@ -217,7 +223,7 @@ impl Note {
             if !is_key_name(name) {
                 return Err(NoteError::KeyName { name: name.to_owned() });
             }
-            let blob = BASE64.decode(blob.as_bytes()).map_err(|_| fault("a signature is not base64"))?;
+            let blob = decode_base64(blob).ok_or(fault("a signature is not base64"))?;
             let Some((key_id, signature @ [_, ..])) = blob.split_first_chunk::<4>() else {
                 return Err(fault("a signature is shorter than five bytes"));
             };

@@ -8,7 +8,7 @@
 //!                                            └──leaf──► path ──► root ◄── checkpoint note, signed by the cell
 //! ```
 //!
-//! Signatures of records are checked when the file is decoded: a [`Signed`](wc_types::Signed) with a wrong one does not
+//! Signatures of records are checked when the file is decoded: a [`Signed`] with a wrong one does not
 //! exist. What is left to check here is who signed, and that the parts are parts of one story.
 
 use std::collections::BTreeSet;

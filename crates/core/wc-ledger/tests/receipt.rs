@@ -9,7 +9,7 @@ use wc_ledger::{
     Anchors, Checkpoint, Note, ReceiptFault, ReceiptParts, Seen, VerdictFault, award_postings,
     decode_receipt, issue, origin, verify_receipt,
 };
-use wc_types::entry::{Entry, Holder, Posting};
+use wc_types::entry::{Entry, EntryKind, Holder, Posting};
 use wc_types::outcome::{Ending, Failure, Outcome};
 use wc_types::receipt::{Receipt, ReceiptFile, Verdict};
 use wc_types::{AccountId, CellId, LeaseId, MicroNcu, Signed, from_canonical, record_cid, to_canonical};
@@ -271,10 +271,13 @@ fn a_lying_coordinator_cannot_change_what_nodes_signed() {
 
 #[test]
 fn a_lying_coordinator_cannot_bend_the_quorum_or_the_money() {
-    let table: [(&str, &str, ReceiptFile); 11] = [
+    let table: [(&str, &str, ReceiptFile); 12] = [
         ("a lower bar", "WC-LEDGER-050", forced(|_, verdict, _, _| verdict.required = 1)),
         ("more replicas than voted for it", "WC-LEDGER-051", {
             forced(|_, verdict, _, _| (verdict.replicas, verdict.required) = (5, 3))
+        }),
+        ("fewer than the latecomers that dissent", "WC-LEDGER-051", {
+            forced(|cell, verdict, outcomes, _| (*verdict, *outcomes) = cell.verdict(3, "AABBB", 20, 0))
         }),
         ("a minority that wins", "WC-LEDGER-051", {
             forced(|_, verdict, outcomes, _| {
@@ -393,6 +396,10 @@ fn nothing_is_issued_for_a_verdict_whose_numbers_disagree() {
     let mut unbalanced = accepted.entry.clone();
     unbalanced.postings[0].amount += 1;
     assert!(matches!(attempt(verdict.clone(), &unbalanced), Err(VerdictFault::OtherPostings { .. })));
+    let mut other_task = accepted.entry.clone();
+    let named = record_cid(verdict);
+    other_task.kind = EntryKind::TaskAccepted { job: cell::JOB, stage: 0, index: 4, verdict: named };
+    assert!(matches!(attempt(verdict.clone(), &other_task), Err(VerdictFault::OtherEntry { .. })));
     let elsewhere = Entry { cell: CellId([1; 32]), ..accepted.entry.clone() };
     assert!(matches!(attempt(verdict.clone(), &elsewhere), Err(VerdictFault::OtherEntry { .. })));
 

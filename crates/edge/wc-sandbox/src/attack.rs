@@ -109,7 +109,9 @@ pub(crate) fn perform(attack: &Attack) -> Vec<Attempt> {
         }),
     ));
     attempts.push(of("link out", {
-        std::os::unix::fs::symlink("/etc", "out/etc").and_then(|()| fs::read_to_string("out/etc/passwd"))
+        rustix::fs::symlinkat("/etc", rustix::fs::CWD, "out/etc")
+            .map_err(io::Error::from)
+            .and_then(|()| fs::read_to_string("out/etc/passwd"))
     }));
     let _ = fs::remove_file("out/etc");
     attempts

@@ -15,8 +15,8 @@
 //! Deliberately absent: the network (no socket can exist in a worker), clocks and randomness (both are replaced, so that
 //! the same task gives the same bytes on every host), and any knowledge of jobs, leases or peers.
 //!
-//! What still differs between hosts and must not reach a result: times and inode numbers of files that the guest itself
-//! writes, the order of directory listings of components (preview 2), and the free space of file systems.
+//! What still differs between hosts and must not reach a result: for components (preview 2) the order of directory
+//! listings and the times of files, for every guest when a write fails for lack of space.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!(
@@ -37,6 +37,7 @@ mod process;
 mod profile;
 mod sandbox;
 mod slot;
+mod steady;
 mod wire;
 mod worker;
 

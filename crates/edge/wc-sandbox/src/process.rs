@@ -246,7 +246,7 @@ impl Worker {
                     self.pid = pid;
                     let spawn_error = |source: io::Error| SandboxError::Spawn { source };
                     let id = Pid::from_raw(pid).ok_or_else(|| failed("it has no process id".into()))?;
-                    let pidfd = pidfd_open(id, PidfdFlags::NONBLOCK).map_err(|e| spawn_error(e.into()))?;
+                    let pidfd = pidfd_open(id, PidfdFlags::empty()).map_err(|e| spawn_error(e.into()))?;
                     let shared = pidfd.try_clone().map_err(spawn_error)?;
                     // JUSTIFICATION: waiting for a process without blocking a thread needs its descriptor in the reactor.
                     // SAFETY: `AsRawFd` of an `OwnedFd` always gives the descriptor it owns, open until it is dropped, and

@@ -318,7 +318,7 @@ impl Slot {
                 outbox.extend_from_slice(&bytes);
                 sent.push_back(Sent { index, seq: self.seq, spec });
             }
-            if sent.is_empty() {
+            if sent.is_empty() && outbox.is_empty() {
                 return Ok(Ok(()));
             }
             let interest =

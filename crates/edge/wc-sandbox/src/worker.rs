@@ -25,6 +25,7 @@ use crate::defence::Defence;
 use crate::limits::Metering;
 use crate::lockdown::{self, Side};
 use crate::profile::{self, SeededBytes, SteppingClock};
+use crate::steady::{Inodes, steady_files};
 use crate::wire::{
     Bind, Compile, Done, End, FromWorker, Hello, Inbox, MESSAGE_BYTES_MAX, Run, TO_WORKER_BYTES_MAX,
     ToWorker, cut_text, encode, micros,
@@ -149,8 +150,9 @@ enum Program {
 }
 
 /// What the host keeps for one task.
-struct State {
-    wasi: WasiP1Ctx,
+pub(crate) struct State {
+    pub wasi: WasiP1Ctx,
+    pub inodes: Inodes,
     memory: MemoryMeter,
 }
 
@@ -256,6 +258,7 @@ impl Worker {
         let engine = profile::engine(metering)?;
         let mut core = Linker::new(&engine);
         p1::add_to_linker_async(&mut core, |state: &mut State| &mut state.wasi)?;
+        steady_files(&mut core)?;
         let mut component = ComponentLinker::new(&engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut component)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
@@ -343,7 +346,7 @@ impl Worker {
                 self.socket.send(&done(run.seq, vec![b'x'; run.stdout_bytes_max as usize + 1], false))?
             }
             Some("link") => {
-                std::os::unix::fs::symlink("/etc/passwd", "out/passwd")?;
+                rustix::fs::symlinkat("/etc/passwd", rustix::fs::CWD, "out/passwd")?;
                 self.socket.send(&done(run.seq, vec![], true))?;
             }
             Some("die") => std::process::abort(),
@@ -407,7 +410,7 @@ impl Worker {
 
         let memory = MemoryMeter { bytes: 0, bytes_max: guest.memory_bytes_max, denied: false };
         let wasi = wasi_of(&run, guest.uses_files, &stdout, &stderr).map_err(io::Error::other)?;
-        let mut store = Store::new(&self.engine, State { wasi, memory });
+        let mut store = Store::new(&self.engine, State { wasi, inodes: Inodes::default(), memory });
         store.limiter(|state| &mut state.memory);
         let metered = self.metering == Metering::Fuel;
         if metered {

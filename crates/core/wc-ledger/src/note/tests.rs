@@ -178,3 +178,13 @@ proptest! {
         let _ = text.parse::<VerifierKey>();
     }
 }
+
+/// Found by fuzzing: the base64 library reads padded texts behind one another as one.
+#[test]
+fn a_signature_written_in_two_padded_pieces_is_refused() {
+    let blob: Vec<u8> = (0..68).collect();
+    let pieces = format!("{}{}", BASE64.encode(&blob[..34]), BASE64.encode(&blob[34..]));
+    assert_eq!(BASE64.decode(pieces.as_bytes()), Ok(blob.clone()), "the library reads it");
+    assert!(Note::parse(&with_lines(&line("PeterNeumann", &blob))).is_ok());
+    assert!(Note::parse(&with_lines(&format!("{SIGNATURE_PREFIX}PeterNeumann {pieces}\n"))).is_err());
+}

@@ -1,0 +1,104 @@
+//! What may happen to a cell: the closed list of everything that is ever journaled.
+
+use serde::{Deserialize, Serialize};
+use wc_types::charter::Founding;
+use wc_types::manifest::Manifest;
+use wc_types::node::Enrolment;
+use wc_types::outcome::{Commitment, Outcome};
+use wc_types::{AccountId, JobId, LeaseId, NodeId, Timestamp, Witnessed};
+
+/// One line of the journal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fact {
+    /// Position in the journal, from 0.
+    pub seq: u64,
+    /// When it happened, by the coordinator's clock.
+    pub at: Timestamp,
+    /// Fresh randomness, for whatever the cell decides by lot.
+    #[serde(with = "serde_bytes")]
+    pub seed: [u8; 32],
+    /// What happened.
+    pub event: Event,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one event exists at a time; a box would cost more than it saves"
+)]
+pub enum Event {
+    /// The cell began. Fact 0, and only once.
+    Founded(Witnessed<Founding>),
+    /// A node joined, or joined again. Its wants start from zero; leases that it holds stay its own.
+    NodeJoined(Witnessed<Enrolment>),
+    /// A node's beats were missed or its connection stayed away: its leases are revoked.
+    NodeOffline {
+        /// The node.
+        node: NodeId,
+    },
+    /// A node said goodbye.
+    NodeLeft {
+        /// The node.
+        node: NodeId,
+    },
+    /// A node's owner paused or resumed it. What it runs goes on; it gets nothing new.
+    NodePaused {
+        /// The node.
+        node: NodeId,
+        /// Whether it is paused now.
+        paused: bool,
+    },
+    /// Somebody submitted a job.
+    JobSubmitted(Witnessed<Manifest>),
+    /// A job's artifacts and inputs are here and pinned.
+    JobStaged {
+        /// The job.
+        job: JobId,
+    },
+    /// A job's artifacts or inputs cannot be had.
+    StagingFailed {
+        /// The job.
+        job: JobId,
+        /// What is missing, in a sentence.
+        reason: String,
+    },
+    /// Somebody wants a job to end.
+    JobCancelled {
+        /// The job.
+        job: JobId,
+        /// Who asks.
+        by: AccountId,
+    },
+    /// A node asks for so many replicas more than it asked for before; grants use the number up.
+    WorkWanted {
+        /// The node.
+        node: NodeId,
+        /// How many more.
+        replicas: u32,
+    },
+    /// A node bound itself to results.
+    Committed {
+        /// The node.
+        node: NodeId,
+        /// The leases and what it is bound to.
+        items: Vec<(LeaseId, Commitment)>,
+    },
+    /// Nodes told how their replicas ended. Reports of several nodes may share a fact.
+    Reported {
+        /// Their words.
+        outcomes: Vec<Witnessed<Outcome>>,
+    },
+    /// A node gave back leases that it had not started. Nobody is blamed. It may get the same tasks again after it
+    /// next asks for work.
+    Returned {
+        /// The node.
+        node: NodeId,
+        /// The leases.
+        leases: Vec<LeaseId>,
+    },
+    /// A deadline of [`Cell::next_deadline`](crate::Cell::next_deadline) passed.
+    Tick,
+}

@@ -1,0 +1,116 @@
+//! A machine as the cell sees it.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use wc_scheduler::{Candidate, Site};
+use wc_trust::{Evidence, TrustRecord};
+use wc_types::manifest::WorkClass;
+use wc_types::node::{Capabilities, Enrolment, Locality};
+use wc_types::{AccountId, LeaseId, NodeId, PartsPerMillion, Timestamp};
+
+/// Most leases that one node may hold or be owed: bounds what a single machine can lock up.
+pub(crate) const NODE_LEASES_MAX: u32 = 4096;
+
+/// Number of a node inside the cell, in order of first joining.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct NodeNo(pub(crate) u32);
+
+/// One machine. Never forgotten: its record must outlive its connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Node {
+    pub(crate) id: NodeId,
+    pub(crate) owner: AccountId,
+    pub(crate) capabilities: Capabilities,
+    pub(crate) locality: Locality,
+    pub(crate) consents: Vec<WorkClass>,
+    pub(crate) agent_version: String,
+    pub(crate) joined_at: Timestamp,
+    pub(crate) online: bool,
+    pub(crate) paused: bool,
+    pub(crate) trust: TrustRecord,
+    /// Replicas that it asked for and has not been granted.
+    pub(crate) credit: u32,
+    /// Leases that it owes a report for.
+    pub(crate) leases: BTreeSet<LeaseId>,
+    /// Whether it gave leases back since it last asked for work.
+    pub(crate) returned: bool,
+    /// Replicas that were part of an accepted majority.
+    pub(crate) agreed: u64,
+    /// Replicas that were not.
+    pub(crate) dissented: u64,
+    /// Replicas that ended without a result.
+    pub(crate) failed: u64,
+}
+
+impl Node {
+    pub(crate) fn new(enrolment: &Enrolment, at: Timestamp) -> Self {
+        let mut node = Self {
+            id: enrolment.node(),
+            owner: enrolment.owner(),
+            capabilities: enrolment.capabilities.clone(),
+            locality: enrolment.locality,
+            consents: Vec::new(),
+            agent_version: String::new(),
+            joined_at: at,
+            online: true,
+            paused: false,
+            trust: TrustRecord::new(at),
+            credit: 0,
+            leases: BTreeSet::new(),
+            returned: false,
+            agreed: 0,
+            dissented: 0,
+            failed: 0,
+        };
+        node.accept(enrolment);
+        node
+    }
+
+    /// Takes over the terms of an enrolment; returns whether they changed.
+    pub(crate) fn accept(&mut self, enrolment: &Enrolment) -> bool {
+        let changed = self.owner != enrolment.owner()
+            || self.capabilities != enrolment.capabilities
+            || self.locality != enrolment.locality
+            || self.consents != enrolment.consents
+            || self.agent_version != enrolment.agent_version;
+        self.owner = enrolment.owner();
+        self.capabilities = enrolment.capabilities.clone();
+        self.locality = enrolment.locality;
+        self.consents = enrolment.consents.clone();
+        self.agent_version = enrolment.agent_version.clone();
+        changed
+    }
+
+    /// Returns what its sandbox lets it prove.
+    fn evidence(&self) -> Evidence {
+        Evidence::of_sandbox(self.capabilities.sandbox)
+    }
+
+    pub(crate) fn score(&self, at: Timestamp) -> PartsPerMillion {
+        self.trust.score(self.evidence().attestation(), at)
+    }
+
+    pub(crate) fn site(&self) -> Site<'_> {
+        Site { node: self.id, owner: self.owner, locality: self.locality, engine: &self.capabilities.engine }
+    }
+
+    pub(crate) fn candidate(&self, at: Timestamp) -> Candidate<'_> {
+        Candidate {
+            online: self.online,
+            paused: self.paused,
+            standing: self.trust.standing(),
+            tier: wc_trust::tier(self.score(at), self.trust.age(at), self.evidence()),
+            slots: self.capabilities.slots,
+            cpu_cores: self.capabilities.cpu_cores,
+            guest_memory_max: self.capabilities.guest_memory_max,
+            consents: &self.consents,
+        }
+    }
+
+    /// Returns how much of its slots is taken, in thousandths; the emptiest node is served first.
+    pub(crate) fn load(&self) -> usize {
+        self.leases.len() * 1000 / usize::from(self.capabilities.slots.max(1))
+    }
+}
