@@ -44,18 +44,25 @@ impl Cell {
         turn: &mut Turn,
     ) {
         let grace = self.charter().map_or_else(Default::default, |charter| charter.reveal_grace);
+        let mixed = self.pool.is_mixed(&self.nodes);
         let Some(job) = self.job_at_mut(no) else { return };
         let Some(replicas) = job.spec(stage).map(|spec| spec.replicas) else { return };
         let Some(task) = job.tasks_mut(stage).and_then(|tasks| tasks.live.get_mut(&index)) else { return };
+        let live = task.replicas.iter().any(|replica| replica.lease.is_live());
+        let unbound = task.has_unbound();
+        let waits = task.opening.is_some() && !task.accepted && !task.replicas.is_empty();
         if task.revealing {
             let asked = said.and_then(|lease| Some((task.replica(lease)?.node, lease)));
             if let Some((node, lease)) = asked {
                 turn.ask_reveal(self.node_id(node), lease);
             }
+            if mixed && waits && !live {
+                self.offer_again(no, stage, index, turn);
+            }
             return;
         }
         let majority = task.has_bound_majority(replicas);
-        if majority && !task.has_unbound() {
+        if majority && !unbound {
             self.reveal(no, stage, index, turn);
             return;
         }
@@ -72,24 +79,43 @@ impl Cell {
             }
             (true, Some(_)) | (false, None) => {}
         }
+        if mixed && waits && !majority && !unbound {
+            self.offer_again(no, stage, index, turn);
+        }
     }
 
-    /// Asks every bound replica of a task to reveal, and from now on each that commits.
+    /// Lets every node look at a task again that waits for others than it has: those of another engine may take it
+    /// over if nobody else can join.
+    fn offer_again(&mut self, no: JobNo, stage: u16, index: u32, turn: &mut Turn) {
+        let Some(job) = self.job_at_mut(no) else { return };
+        if let Some(tasks) = job.tasks_mut(stage) {
+            tasks.reopen(index);
+            turn.opened.insert((no, stage));
+        }
+    }
+
+    /// Asks every bound replica of a task to reveal, and from now on each that commits. Revealing takes a message, not
+    /// a run, so what is left of a long lease shrinks to the time in which a node must be heard of anyway.
     pub(crate) fn reveal(&mut self, no: JobNo, stage: u16, index: u32, turn: &mut Turn) {
+        let ttl = self.charter().map_or_else(Default::default, |charter| charter.lease_ttl);
+        let latest = turn.at.plus(ttl);
         let Some(job) = self.job_at_mut(no) else { return };
         let Some(task) = job.tasks_mut(stage).and_then(|tasks| tasks.live.get_mut(&index)) else { return };
         let newly = !std::mem::replace(&mut task.revealing, true);
         let due = task.reveal_due.take();
-        let bound: Vec<_> = task
-            .replicas
-            .iter()
-            .filter(|replica| newly && matches!(replica.lease, Lease::Committed { .. }))
-            .map(|replica| (replica.node, replica.lease.id()))
-            .collect();
+        let mut bound = Vec::new();
+        for replica in &mut task.replicas {
+            if let (Lease::Committed { id, expires_at, .. }, true) = (&mut replica.lease, newly) {
+                bound.push((replica.node, *id, *expires_at));
+                *expires_at = latest.min(*expires_at);
+            }
+        }
         if let Some(at) = due {
             self.timers.cancel(at, Due::Reveal { job: no, stage, index });
         }
-        for (node, lease) in bound {
+        for (node, lease, expired_at) in bound {
+            self.timers.cancel(expired_at, Due::Lease(lease));
+            self.timers.set(latest.min(expired_at), Due::Lease(lease));
             turn.ask_reveal(self.node_id(node), lease);
         }
     }

@@ -7,7 +7,7 @@ use crate::cell::Cell;
 use crate::job::Job;
 use crate::matching::may_join;
 use crate::node::NodeNo;
-use crate::pool::count;
+use crate::pool::{able, count};
 use crate::task::Task;
 use crate::view::{JobView, StageView};
 
@@ -112,7 +112,7 @@ impl Cell {
         may_run(&node.candidate(self.now), &needs)?;
         let counts = count(&needs, &self.nodes, self.now);
         let present = counts.get(&node.capabilities.engine).copied().unwrap_or(0);
-        may_join(node, task, &self.nodes, &needs, present)?;
+        may_join(node, task, &self.nodes, &needs, able(&needs, &counts))?;
         let needed = wc_quorum::required(needs.replicas);
         if task.replicas.is_empty() && present < usize::from(needed) {
             return Err(Reason::TooFewPeers { needed, present: u8::try_from(present).unwrap_or(u8::MAX) });

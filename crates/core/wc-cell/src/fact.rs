@@ -91,8 +91,8 @@ pub enum Event {
         /// Their words.
         outcomes: Vec<Witnessed<Outcome>>,
     },
-    /// A node gave back leases that it had not started. Nobody is blamed. It may get the same tasks again after it
-    /// next asks for work.
+    /// A node gave back leases that it had not started. Nobody is blamed. It gets nothing more until it next asks for
+    /// work, joins again or resumes; then it may get the same tasks again.
     Returned {
         /// The node.
         node: NodeId,

@@ -21,6 +21,11 @@
 //! - `CELL-4`: lease numbers and ledger indices only grow.
 //! - `CELL-5`: after every fact no node with credit could take work that is there (matching is maximal).
 //! - `CELL-6`: applying never panics; a fact that does not apply changes nothing.
+//! - `CELL-7`: of those who vouch for an accepted result at least one truly found it, so it can be fetched.
+//! - `CELL-8`: accepted results of compared tasks are the true ones while liars are a minority of each task.
+//! - `CELL-9`: whoever cheats where it is compared earns nothing there, and its second time quarantines it.
+//!
+//! `tests/src/invariant` checks all of them after every fact of every simulated world.
 #![forbid(unsafe_code)]
 
 mod account;

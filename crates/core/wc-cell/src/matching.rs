@@ -18,7 +18,7 @@ use crate::job::{Job, JobNo};
 use crate::node::{Node, NodeNo};
 use crate::queue::RANK_EVERY;
 use crate::stage::OPEN_MAX;
-use crate::task::{Bar, Opening, Replica, Task};
+use crate::task::{Bar, LOSSES_MAX, Opening, Replica, Task};
 use crate::timer::Due;
 use crate::turn::Turn;
 
@@ -160,7 +160,11 @@ impl Cell {
         let mut granted = 0;
         while granted < limit {
             let Some(index) = self.look(no, stage, node) else { break };
-            if self.may_take(no, stage, index, node, &needs, turn).is_ok() {
+            let mut may = self.may_take(no, stage, index, node, &needs, turn);
+            if may == Err(Reason::OtherEngine) && self.start_over(no, stage, index, node, &needs, turn) {
+                may = self.may_take(no, stage, index, node, &needs, turn);
+            }
+            if may.is_ok() {
                 self.grant(no, stage, index, node, replicas, turn);
                 granted += 1;
             }
@@ -221,14 +225,77 @@ impl Cell {
         needs: &Requirement,
         turn: &Turn,
     ) -> Result<(), Reason> {
+        let task = self.jobs.get(no.0 as usize).and_then(|job| job.tasks(stage)?.live.get(&index));
+        if task.is_some_and(|task| task.replicas.is_empty()) {
+            self.may_start(node, needs, turn)?;
+        }
+        // Looked up again, because counting peers fills a table of the cell.
         let Some(taker) = self.nodes.get(node.0 as usize) else { return Err(Reason::Offline) };
         let task = self.jobs.get(no.0 as usize).and_then(|job| job.tasks(stage)?.live.get(&index));
         let Some(task) = task else { return Err(Reason::SameNode) };
         if task.faults.is_empty() {
             return may_join(taker, task, &self.nodes, needs, usize::MAX);
         }
-        let present = self.pool.peers(needs, &taker.capabilities.engine, &self.nodes, turn.at);
-        may_join(taker, task, &self.nodes, needs, present)
+        let able = self.pool.able(needs, &self.nodes, turn.at);
+        may_join(taker, task, &self.nodes, needs, able)
+    }
+
+    /// Gives up what was found on an engine of which no further node can come, so that a task can be done on another
+    /// engine instead. Returns whether it did. Nobody is blamed; it counts like a machine that went away.
+    fn start_over(
+        &mut self,
+        no: JobNo,
+        stage: u16,
+        index: u32,
+        node: NodeNo,
+        needs: &Requirement,
+        turn: &mut Turn,
+    ) -> bool {
+        if self.may_start(node, needs, turn).is_err() {
+            return false;
+        }
+        let task = self.jobs.get(no.0 as usize).and_then(|job| job.tasks(stage)?.live.get(&index));
+        let Some(task) = task.filter(|task| !task.accepted) else { return false };
+        let asked = |replica: &Replica| task.revealing && replica.lease.is_live();
+        if task.has_unbound() || task.replicas.iter().any(asked) {
+            return false;
+        }
+        let holder = task.replicas.first().and_then(|replica| self.nodes.get(replica.node.0 as usize));
+        let Some(engine) = holder.map(|holder| &holder.capabilities.engine) else { return false };
+        let present = self.pool.peers(needs, engine, &self.nodes, turn.at);
+        if present > spent(task, &self.nodes, needs, Some(engine)).len() {
+            return false;
+        }
+        if task.losses >= LOSSES_MAX {
+            self.task_failed(no, stage, index, turn);
+            return false;
+        }
+        let Some(tasks) = self.job_at_mut(no).and_then(|job| job.tasks_mut(stage)) else { return false };
+        let Some(task) = tasks.live.get_mut(&index) else { return false };
+        let replicas = std::mem::take(&mut task.replicas);
+        task.losses += 1;
+        task.revealing = false;
+        let live = replicas.iter().filter(|replica| replica.lease.is_live()).count();
+        tasks.running = tasks.running.saturating_sub(u32::try_from(live).unwrap_or(u32::MAX));
+        tasks.missing += replicas.len() as u64;
+        tasks.reopen(index);
+        turn.opened.insert((no, stage));
+        for replica in replicas {
+            let lease = replica.lease.id();
+            self.leases.remove(&lease);
+            let id = self.node_id(replica.node);
+            match replica.lease.expires_at() {
+                Some(at) => {
+                    self.timers.cancel(at, Due::Lease(lease));
+                    turn.revoke(id, lease);
+                }
+                None => turn.settle(id, lease),
+            }
+            if let Some(node) = self.node_at_mut(replica.node) {
+                node.leases.remove(&lease);
+            }
+        }
+        true
     }
 
     /// Writes a lease.
@@ -338,13 +405,13 @@ impl Cell {
 
 /// Returns whether a node may hold another replica of a task, given who holds and who failed it.
 ///
-/// - `present`: how many nodes like it there are, for deciding whether one that failed must try again
+/// - `able`: how many nodes could run the task, for deciding whether one that failed must try again
 pub(crate) fn may_join(
     taker: &Node,
     task: &Task,
     nodes: &[Node],
     needs: &Requirement,
-    present: usize,
+    able: usize,
 ) -> Result<(), Reason> {
     let node_of = |no: NodeNo| nodes.get(no.0 as usize);
     let holders = task.replicas.iter().filter_map(|replica| Some(node_of(replica.node)?.site()));
@@ -356,16 +423,26 @@ pub(crate) fn may_join(
         Some(Bar::Last) => {}
     }
     // It failed before. It may try again only if those who have not are too few for what is missing.
+    let missing = usize::from(needs.replicas).saturating_sub(task.replicas.len());
+    let others = able.saturating_sub(spent(task, nodes, needs, None).len());
+    if others < missing { Ok(()) } else { Err(Reason::FailedBefore) }
+}
+
+/// Returns who holds a task or failed it, of those connected: owners where replicas must differ in owner, else nodes.
+///
+/// - `engine`: only those that run it
+fn spent(task: &Task, nodes: &[Node], needs: &Requirement, engine: Option<&String>) -> BTreeSet<[u8; 32]> {
+    let holding = task.replicas.iter().map(|replica| replica.node);
+    let barred = task.faults.iter().filter(|fault| fault.bar != Bar::Open).map(|fault| fault.node);
+    let connected = holding
+        .chain(barred)
+        .filter_map(|no| nodes.get(no.0 as usize))
+        .filter(|node| node.online && engine.is_none_or(|engine| *engine == node.capabilities.engine));
     let key = |node: &Node| match needs.placement {
         Placement::Machines => node.id.0,
         Placement::Lan | Placement::Disjoint => node.owner.0,
     };
-    let holding = task.replicas.iter().map(|replica| replica.node);
-    let barred = task.faults.iter().filter(|fault| fault.bar != Bar::Open).map(|fault| fault.node);
-    let spent: BTreeSet<[u8; 32]> =
-        holding.chain(barred).filter_map(node_of).filter(|node| node.online).map(key).collect();
-    let missing = usize::from(needs.replicas).saturating_sub(task.replicas.len());
-    if present.saturating_sub(spent.len()) < missing { Ok(()) } else { Err(Reason::FailedBefore) }
+    connected.map(key).collect()
 }
 
 /// Returns a node's lot in this draw.

@@ -1,6 +1,6 @@
 //! Nodes that come, ask, pause and go.
 
-use wc_scheduler::LeaseEnd;
+use wc_scheduler::{Lease, LeaseEnd};
 use wc_types::entry::{EntryKind, Standing};
 use wc_types::node::Enrolment;
 use wc_types::{LeaseId, NodeId, Witnessed};
@@ -8,6 +8,7 @@ use wc_types::{LeaseId, NodeId, Witnessed};
 use crate::cell::Cell;
 use crate::node::{NODE_LEASES_MAX, Node, NodeNo};
 use crate::task::Bar;
+use crate::timer::Due;
 use crate::turn::Turn;
 
 impl Cell {
@@ -16,19 +17,21 @@ impl Cell {
             return;
         }
         let id = enrolment.node();
-        let (no, changed) = match self.node_numbers.get(&id) {
+        let (no, was_here, changed) = match self.node_numbers.get(&id) {
             Some(&no) => {
                 let Some(node) = self.node_at_mut(no) else { return };
+                let was_here = node.online && !node.paused;
                 node.online = true;
                 node.paused = false;
                 node.credit = 0;
-                (no, node.accept(enrolment))
+                node.returned = false;
+                (no, was_here, node.accept(enrolment))
             }
             None => {
                 let Ok(number) = u32::try_from(self.nodes.len()) else { return };
                 self.nodes.push(Node::new(enrolment, turn.at));
                 self.node_numbers.insert(id, NodeNo(number));
-                (NodeNo(number), true)
+                (NodeNo(number), false, true)
             }
         };
         if changed {
@@ -36,9 +39,12 @@ impl Cell {
                 EntryKind::NodeJoined { node: id, owner: enrolment.owner(), enrolment: enrolment.cid() };
             self.post(kind, Vec::new(), turn);
         }
-        self.look_again(no);
         self.note_appetite(no);
-        turn.nodes_changed = true;
+        // A node that only connects again, as all do after the coordinator restarts, changes nothing for the others.
+        if changed || !was_here {
+            self.look_again(no);
+            turn.nodes_changed = true;
+        }
     }
 
     /// Revokes what an absent node holds. It is not blamed, and may take the same tasks when it is back.
@@ -62,6 +68,7 @@ impl Cell {
             return;
         }
         node.paused = paused;
+        node.returned = false;
         self.note_appetite(no);
         turn.nodes_changed = true;
     }
@@ -74,9 +81,7 @@ impl Cell {
         }
         let held = u32::try_from(node.leases.len()).unwrap_or(u32::MAX);
         node.credit = node.credit.saturating_add(replicas).min(NODE_LEASES_MAX.saturating_sub(held));
-        if std::mem::take(&mut node.returned) {
-            self.look_again(no);
-        }
+        node.returned = false;
         self.note_appetite(no);
         turn.asking.insert(no);
     }
@@ -92,6 +97,7 @@ impl Cell {
             node.returned = true;
             self.end_lease(lease, LeaseEnd::Returned, turn);
         }
+        self.note_appetite(no);
     }
 
     /// Writes a changed standing into the ledger and takes back what a quarantined node holds.
@@ -135,7 +141,11 @@ impl Cell {
     /// Keeps the set of hungry nodes true for one node.
     pub(crate) fn note_appetite(&mut self, no: NodeNo) {
         let hungry = self.node_at(no).is_some_and(|node| {
-            node.credit > 0 && node.online && !node.paused && node.trust.standing() == Standing::Good
+            node.credit > 0
+                && node.online
+                && !node.paused
+                && !node.returned
+                && node.trust.standing() == Standing::Good
         });
         if hungry {
             self.hungry.insert(no);
@@ -166,12 +176,22 @@ impl Cell {
         self.lose_replica(lease, bar, counted, noted.then(|| end.to_string()), turn);
     }
 
+    /// Ends a lease whose time is over, unless its node did its part and only waits for others.
     pub(crate) fn expire(&mut self, lease: LeaseId, turn: &mut Turn) {
         let Some(place) = self.leases.get(&lease).copied() else { return };
-        let replica = self
-            .job_at(place.job)
-            .and_then(|job| job.tasks(place.stage)?.live.get(&place.index)?.replica(lease));
-        let Some(node) = replica.map(|replica| replica.node) else { return };
+        let ttl = self.charter().map_or_else(Default::default, |charter| charter.lease_ttl);
+        let Some(job) = self.job_at_mut(place.job) else { return };
+        let task = job.tasks_mut(place.stage).and_then(|tasks| tasks.live.get_mut(&place.index));
+        let Some(task) = task else { return };
+        let waits = !task.revealing;
+        let Some(replica) = task.replica_mut(lease) else { return };
+        let node = replica.node;
+        if let (Lease::Committed { expires_at, .. }, true) = (&mut replica.lease, waits) {
+            *expires_at = turn.at.plus(ttl);
+            let at = *expires_at;
+            self.timers.set(at, Due::Lease(lease));
+            return;
+        }
         turn.revoke(self.node_id(node), lease);
         if let Some(node) = self.node_at_mut(node) {
             node.failed += 1;

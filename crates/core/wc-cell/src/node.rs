@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use wc_scheduler::{Candidate, Site};
 use wc_trust::{Evidence, TrustRecord};
 use wc_types::manifest::WorkClass;
-use wc_types::node::{Capabilities, Enrolment, Locality};
+use wc_types::node::{Capabilities, Enrolment, Locality, TrustTier};
 use wc_types::{AccountId, LeaseId, NodeId, PartsPerMillion, Timestamp};
 
 /// Most leases that one node may hold or be owed: bounds what a single machine can lock up.
@@ -34,7 +34,7 @@ pub(crate) struct Node {
     pub(crate) credit: u32,
     /// Leases that it owes a report for.
     pub(crate) leases: BTreeSet<LeaseId>,
-    /// Whether it gave leases back since it last asked for work.
+    /// Whether it gave leases back and has not asked for work since: what it asked for before waits until it does.
     pub(crate) returned: bool,
     /// Replicas that were part of an accepted majority.
     pub(crate) agreed: u64,
@@ -96,12 +96,20 @@ impl Node {
         Site { node: self.id, owner: self.owner, locality: self.locality, engine: &self.capabilities.engine }
     }
 
+    fn tier(&self, at: Timestamp) -> TrustTier {
+        match self.evidence() {
+            // Whatever its score, so that the score need not be computed for every match.
+            Evidence::SoftAgent => TrustTier::T0,
+            evidence => wc_trust::tier(self.score(at), self.trust.age(at), evidence),
+        }
+    }
+
     pub(crate) fn candidate(&self, at: Timestamp) -> Candidate<'_> {
         Candidate {
             online: self.online,
             paused: self.paused,
             standing: self.trust.standing(),
-            tier: wc_trust::tier(self.score(at), self.trust.age(at), self.evidence()),
+            tier: self.tier(at),
             slots: self.capabilities.slots,
             cpu_cores: self.capabilities.cpu_cores,
             guest_memory_max: self.capabilities.guest_memory_max,

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use wc_quorum::required;
 use wc_scheduler::{Requirement, may_run};
 use wc_types::Timestamp;
 use wc_types::manifest::Placement;
@@ -13,11 +14,23 @@ use crate::node::Node;
 
 /// Counts that were asked for since the nodes last changed. Not part of the state.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Pool(BTreeMap<Requirement, BTreeMap<String, usize>>);
+pub(crate) struct Pool {
+    peers: BTreeMap<Requirement, BTreeMap<String, usize>>,
+    mixed: Option<bool>,
+}
 
 impl Pool {
     pub(crate) fn clear(&mut self) {
-        self.0.clear();
+        self.peers.clear();
+        self.mixed = None;
+    }
+
+    /// Returns whether nodes with different engines are connected.
+    pub(crate) fn is_mixed(&mut self, nodes: &[Node]) -> bool {
+        *self.mixed.get_or_insert_with(|| {
+            let mut engines = nodes.iter().filter(|node| node.online).map(|node| &node.capabilities.engine);
+            engines.next().is_some_and(|first| engines.any(|engine| engine != first))
+        })
     }
 
     /// Returns how many nodes with `engine` could hold replicas of the same task.
@@ -28,9 +41,19 @@ impl Pool {
         nodes: &[Node],
         at: Timestamp,
     ) -> usize {
-        let counts = self.0.entry(*needs).or_insert_with(|| count(needs, nodes, at));
+        let counts = self.peers.entry(*needs).or_insert_with(|| count(needs, nodes, at));
         counts.get(engine).copied().unwrap_or(0)
     }
+
+    /// Returns how many nodes could hold replicas of some task, over all engines that have enough for a majority.
+    pub(crate) fn able(&mut self, needs: &Requirement, nodes: &[Node], at: Timestamp) -> usize {
+        able(needs, self.peers.entry(*needs).or_insert_with(|| count(needs, nodes, at)))
+    }
+}
+
+/// Returns how many nodes belong to engines with enough of them for a majority.
+pub(crate) fn able(needs: &Requirement, counts: &BTreeMap<String, usize>) -> usize {
+    counts.values().filter(|&&peers| peers >= usize::from(required(needs.replicas))).sum()
 }
 
 /// An upper bound: exact where only one kind of difference is asked for.

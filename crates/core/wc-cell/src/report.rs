@@ -16,6 +16,8 @@ use crate::turn::Turn;
 
 /// Longest reason that a failed replica leaves behind, in bytes.
 const REASON_BYTES_MAX: usize = 256;
+/// Most machines that the reason of a failed task names.
+const MACHINES_NAMED_MAX: usize = 32;
 
 impl Cell {
     pub(crate) fn reported(&mut self, outcomes: &[Witnessed<Outcome>], turn: &mut Turn) {
@@ -244,7 +246,7 @@ impl Cell {
     }
 
     /// Fails the job of a task that was tried often enough, naming every machine and its reason (SCH-15).
-    fn task_failed(&mut self, no: JobNo, stage: u16, index: u32, turn: &mut Turn) {
+    pub(crate) fn task_failed(&mut self, no: JobNo, stage: u16, index: u32, turn: &mut Turn) {
         let Some(job) = self.job_at_mut(no) else { return };
         job.failed = Some((stage, index));
         let Some(job) = self.job_at(no) else { return };
@@ -253,6 +255,7 @@ impl Cell {
         let told: Vec<String> = faults
             .into_iter()
             .flatten()
+            .take(MACHINES_NAMED_MAX)
             .map(|fault| format!("{}: {}", self.node_id(fault.node), fault.reason))
             .collect();
         let reason = format!("task {index} of stage {name} failed on every machine: {}", told.join("; "));

@@ -35,29 +35,28 @@ pub const NOT_SUBMITTER: Code = Code::new("WC-POLICY-015", Class::Caller);
 /// The job has ended.
 pub const ENDED: Code = Code::new("WC-POLICY-016", Class::Conflict);
 
-/// All of them, in order.
-pub const ALL: [Code; 16] = [
-    MALFORMED,
-    WRONG_SIGNER,
-    DUPLICATE,
-    STALE,
-    CONFIDENTIAL,
-    WORKLOAD_TYPE,
-    EGRESS,
-    WALL_CLOCK,
-    REPLICAS,
-    JOBS_OPEN,
-    TASKS_OPEN,
-    DEADLINE,
-    GATHER,
-    UNKNOWN_JOB,
-    NOT_SUBMITTER,
-    ENDED,
-];
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const ALL: [Code; 16] = [
+        MALFORMED,
+        WRONG_SIGNER,
+        DUPLICATE,
+        STALE,
+        CONFIDENTIAL,
+        WORKLOAD_TYPE,
+        EGRESS,
+        WALL_CLOCK,
+        REPLICAS,
+        JOBS_OPEN,
+        TASKS_OPEN,
+        DEADLINE,
+        GATHER,
+        UNKNOWN_JOB,
+        NOT_SUBMITTER,
+        ENDED,
+    ];
 
     #[test]
     fn codes_are_numbered_without_gap_or_repetition() {

@@ -1,6 +1,6 @@
 //! May this job run here at all?
 //!
-//! [`admit`] answers with every check and its outcome, so that a submitter learns all that is wrong at once. Nothing
+//! [`admit()`] answers with every check and its outcome, so that a submitter learns all that is wrong at once. Nothing
 //! here depends on how busy the cell is: a job that is allowed waits for its turn.
 #![forbid(unsafe_code)]
 

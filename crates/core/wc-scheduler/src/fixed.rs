@@ -5,16 +5,16 @@
 
 /// An unsigned number with 32 fractional bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Fixed(pub u64);
+pub(crate) struct Fixed(pub(crate) u64);
 
 impl Fixed {
     /// The number one.
-    pub const ONE: Self = Self(1 << 32);
+    pub(crate) const ONE: Self = Self(1 << 32);
     /// log2(e), rounded to nearest.
     const LOG2_E: u64 = 6_196_328_019;
 
     /// Returns `numerator / denominator`, saturating; a zero denominator counts as one.
-    pub fn ratio(numerator: u128, denominator: u128) -> Self {
+    pub(crate) fn ratio(numerator: u128, denominator: u128) -> Self {
         let scaled = numerator.checked_shl(32).filter(|scaled| scaled >> 32 == numerator);
         let quotient = match scaled {
             Some(scaled) => scaled / denominator.max(1),
@@ -24,7 +24,7 @@ impl Fixed {
     }
 
     /// Returns the number in parts per million, rounded to nearest.
-    pub fn to_ppm(self) -> u32 {
+    pub(crate) fn to_ppm(self) -> u32 {
         let ppm = (u128::from(self.0) * 1_000_000 + (1 << 31)) >> 32;
         u32::try_from(ppm).unwrap_or(u32::MAX)
     }
@@ -35,7 +35,7 @@ impl Fixed {
 /// # Source
 /// Splits off the whole part as a shift; the rest is the Taylor series of exp at `-fraction * ln 2`, whose terms fall
 /// below 2^-40 before the fourteenth.
-pub fn half_to_the(x: Fixed) -> Fixed {
+pub(crate) fn half_to_the(x: Fixed) -> Fixed {
     // ln(2) with 48 fractional bits, rounded to nearest.
     const LN_2: i128 = 195_103_586_505_167;
     let whole = x.0 >> 32;
@@ -54,7 +54,7 @@ pub fn half_to_the(x: Fixed) -> Fixed {
 }
 
 /// Returns the hyperbolic tangent of `x`.
-pub fn tanh(x: Fixed) -> Fixed {
+pub(crate) fn tanh(x: Fixed) -> Fixed {
     // exp(-2x) = 2^(-2x * log2(e)); beyond 16 the tangent is one to all bits.
     if x.0 >= 16 << 32 {
         return Fixed::ONE;
@@ -65,7 +65,7 @@ pub fn tanh(x: Fixed) -> Fixed {
 }
 
 /// Returns the square root of a whole number.
-pub fn sqrt(n: u64) -> Fixed {
+pub(crate) fn sqrt(n: u64) -> Fixed {
     Fixed(u64::try_from((u128::from(n) << 64).isqrt()).unwrap_or(u64::MAX))
 }
 

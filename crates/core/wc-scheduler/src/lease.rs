@@ -14,7 +14,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use wc_types::outcome::Commitment;
-use wc_types::{Class, Code, LeaseId, Timestamp};
+use wc_types::{LeaseId, Timestamp};
 
 /// Why a lease ended without a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,7 +79,8 @@ pub enum Lease {
     },
 }
 
-/// The lease is not in a state from which this step leads anywhere.
+/// The lease is not in a state from which this step leads anywhere. Never shown to a person: the cell takes the step or
+/// leaves the lease as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LeaseError {
@@ -95,16 +96,6 @@ pub enum LeaseError {
         /// The lease.
         lease: LeaseId,
     },
-}
-
-impl LeaseError {
-    /// Returns the stable code of this error.
-    pub fn code(&self) -> Code {
-        match self {
-            Self::BoundOtherwise { .. } => Code::new("WC-SCHEDULER-001", Class::Peer),
-            Self::NotLive { .. } => Code::new("WC-SCHEDULER-002", Class::Conflict),
-        }
-    }
 }
 
 impl Lease {
@@ -187,7 +178,7 @@ mod tests {
         let committed = GRANTED.commit(Commitment([1; 32])).expect("live");
         assert_eq!(committed.commit(Commitment([1; 32])), Ok(committed));
         let error = committed.commit(Commitment([2; 32])).expect_err("bound");
-        assert_eq!(error.code().name, "WC-SCHEDULER-001");
+        assert_eq!(error, LeaseError::BoundOtherwise { lease: LeaseId(7) });
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! questions are asked about live in `wc-cell`.
 #![forbid(unsafe_code)]
 
-pub mod fixed;
+mod fixed;
 pub mod lease;
 pub mod placement;
 pub mod priority;

@@ -66,12 +66,14 @@ impl<T, E: Into<io::Error>> Step<T> for Result<T, E> {
 /// The current directory must be the worker's directory: it is the one thing of the old world that the new mount namespace
 /// still reaches without walking a path.
 pub(crate) fn enter_namespaces(setup: &Setup, defences: &mut Vec<Defence>) -> bool {
-    if rustix::process::geteuid().is_root() {
-        defences.push(Defence::of("unprivileged user", become_user(setup.user_id)));
-    } else {
-        let uid = rustix::process::geteuid().as_raw();
-        defences.push(Defence::active("unprivileged user", format!("user {uid}, as the agent")));
-    }
+    let uid = rustix::process::geteuid().as_raw();
+    defences.push(match setup.user_id {
+        Some(user_id) => Defence::of("unprivileged user", become_user(user_id)),
+        None if uid == 0 => {
+            Defence::unavailable("unprivileged user", "root here has no other user to become")
+        }
+        None => Defence::active("unprivileged user", format!("user {uid}, as the agent")),
+    });
     defences.push(Defence::of("user namespace", enter_user_namespace()));
     let mut new_pids = false;
     for (name, flag) in [
@@ -282,7 +284,7 @@ fn landlock_here() -> Result<(RulesetStatus, String), Box<dyn std::error::Error>
 
 /// Installs the system-call filter: what a running guest needs, and an error for everything else.
 pub(crate) fn filter_system_calls(defences: &mut Vec<Defence>) {
-    let installed = system_call_filter().and_then(|program| Ok(seccompiler::apply_filter(&program)?));
+    let installed = system_call_filter().and_then(|program| seccompiler::apply_filter(&program));
     defences.push(match installed {
         Ok(()) => Defence::active("seccomp", format!("{} system calls allowed", allowed_calls().len())),
         Err(error) => Defence::unavailable("seccomp", error),

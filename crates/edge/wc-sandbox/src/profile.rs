@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Strategy};
 use wasmtime_wasi::{HostMonotonicClock, HostWallClock};
 use wc_types::cid::sha256;
@@ -25,8 +26,16 @@ const WASM_STACK_BYTES: usize = 1 << 20;
 /// faulting them in again for small guests.
 const KEEP_RESIDENT_BYTES: usize = 128 << 10;
 
+/// What of the profile a donor can choose; part of the fingerprint of compiled code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) struct Profile {
+    pub metering: Metering,
+    /// Make the bits of every NaN the same on every host; costs floating-point guests much (ADR 0003).
+    pub canonical_nans: bool,
+}
+
 /// Returns the engine every worker uses to compile and to run.
-pub(crate) fn engine(metering: Metering) -> wasmtime::Result<Engine> {
+pub(crate) fn engine(profile: Profile) -> wasmtime::Result<Engine> {
     let mut pool = PoolingAllocationConfig::new();
     // One task at a time: these count what one component may be made of.
     pool.total_core_instances(64)
@@ -52,9 +61,9 @@ pub(crate) fn engine(metering: Metering) -> wasmtime::Result<Engine> {
     let mut config = Config::new();
     config
         .strategy(Strategy::Cranelift)
-        .consume_fuel(metering == Metering::Fuel)
+        .consume_fuel(profile.metering == Metering::Fuel)
         .epoch_interruption(false)
-        .cranelift_nan_canonicalization(true)
+        .cranelift_nan_canonicalization(profile.canonical_nans)
         .wasm_relaxed_simd(true)
         .relaxed_simd_deterministic(true)
         .wasm_component_model(true)
@@ -68,10 +77,10 @@ pub(crate) fn engine(metering: Metering) -> wasmtime::Result<Engine> {
 }
 
 /// Returns a name for everything that decides whether a compiled artifact fits `engine`.
-pub(crate) fn fingerprint(engine: &Engine, metering: Metering) -> String {
+pub(crate) fn fingerprint(engine: &Engine, profile: Profile) -> String {
     let mut hasher = DefaultHasher::new();
     PROFILE_REVISION.hash(&mut hasher);
-    metering.hash(&mut hasher);
+    profile.hash(&mut hasher);
     engine.precompile_compatibility_hash().hash(&mut hasher);
     format!("{:016x}", hasher.finish())
 }
@@ -188,13 +197,13 @@ mod tests {
     }
 
     #[test]
-    fn metering_changes_the_fingerprint() {
-        let fuel = engine(Metering::Fuel).expect("engine");
-        let none = engine(Metering::None).expect("engine");
-        assert_ne!(fingerprint(&fuel, Metering::Fuel), fingerprint(&none, Metering::None));
-        assert_eq!(
-            fingerprint(&fuel, Metering::Fuel),
-            fingerprint(&engine(Metering::Fuel).expect("engine"), Metering::Fuel)
-        );
+    fn every_choice_changes_the_fingerprint() {
+        let print = |metering, canonical_nans| {
+            let profile = Profile { metering, canonical_nans };
+            fingerprint(&engine(profile).expect("engine"), profile)
+        };
+        assert_ne!(print(Metering::Fuel, true), print(Metering::None, true));
+        assert_ne!(print(Metering::Fuel, true), print(Metering::Fuel, false));
+        assert_eq!(print(Metering::Fuel, true), print(Metering::Fuel, true));
     }
 }

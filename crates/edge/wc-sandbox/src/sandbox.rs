@@ -19,6 +19,7 @@ use crate::error::SandboxError;
 use crate::freeze::Freezer;
 use crate::limits::{Limits, Metering};
 use crate::process::{Launch, Reaper, Spawner, Worker, WorkerCommand, remove_worker_dir};
+use crate::profile::Profile;
 use crate::slot::Slot;
 use crate::wire::{Bind, Compile, FromWorker, Setup, ToWorker};
 use crate::worker::{OWN_DATA_BYTES, is_component};
@@ -37,6 +38,9 @@ pub struct SandboxConfig {
     pub worker: WorkerCommand,
     /// How work is counted.
     pub metering: Metering,
+    /// Make the bits of every NaN the same on every host. Guests that compute with floats pay for it; without it, results
+    /// that contain NaNs may differ between kinds of processors.
+    pub canonical_nans: bool,
     /// Most memory any guest of this machine may have, whatever a job asks for.
     pub memory_bytes_max: u64,
     /// Most bytes in one file of a guest, whatever a job asks for.
@@ -65,6 +69,7 @@ impl SandboxConfig {
             slots,
             worker: WorkerCommand::this_program(),
             metering: Metering::Fuel,
+            canonical_nans: true,
             memory_bytes_max: 4 << 30,
             file_bytes_max: 4 << 30,
             scratch_bytes: 256 << 20,
@@ -133,7 +138,7 @@ impl Sandbox {
     /// [`SandboxError::Files`] if `config.dir` cannot be used, [`SandboxError::Spawn`] and [`SandboxError::WorkerFailed`]
     /// if workers do not start.
     pub async fn open(config: SandboxConfig) -> Result<Self, SandboxError> {
-        let user_id = rustix::process::geteuid().is_root().then_some(UNPRIVILEGED_USER);
+        let user_id = worker_user();
         for name in ["worker", "compiled", "result"] {
             let path = config.dir.join(name);
             fs::create_dir_all(&path).map_err(SandboxError::files("create", &path))?;
@@ -289,12 +294,12 @@ impl Inner {
             dir: self.fresh_path("worker"),
             group_bytes_max: data_bytes_max + config.scratch_bytes,
             setup: Setup {
-                metering: config.metering,
+                profile: Profile { metering: config.metering, canonical_nans: config.canonical_nans },
                 scratch_bytes: config.scratch_bytes,
                 data_bytes_max,
                 file_bytes_max: config.file_bytes_max.max(config.compiled_bytes_max),
                 cpu_secs_max: config.worker_cpu_max.as_secs(),
-                user_id: self.user_id.unwrap_or(UNPRIVILEGED_USER),
+                user_id: self.user_id,
             },
         })
         .await
@@ -309,7 +314,6 @@ impl Inner {
                 break Some(worker);
             }
         };
-        self.refill();
         match spare {
             Some(worker) => Ok(worker),
             None => self.launch().await,
@@ -377,6 +381,8 @@ impl Inner {
             FromWorker::Bound { uses_files } => {
                 worker.uses_files = uses_files;
                 worker.expect_captured(limits.stdout_bytes.saturating_add(limits.stderr_bytes));
+                // Only now, so that starting the next spare does not compete with the task that waits.
+                self.refill();
                 Ok(worker)
             }
             FromWorker::Refused { reason } => Err(SandboxError::ModuleInvalid { reason }),
@@ -471,6 +477,22 @@ impl Inner {
         artifact.sync_data().map_err(SandboxError::files("write", to))?;
         Ok(())
     }
+}
+
+/// Returns the user that workers become: none of its own for an agent that is not root, or is root of a container in which
+/// that user does not exist.
+fn worker_user() -> Option<u32> {
+    let exists = |map: &str| {
+        fs::read_to_string(map).unwrap_or_default().lines().any(|line| {
+            let mut numbers = line.split_whitespace().map(|number| number.parse::<u32>().unwrap_or(0));
+            let (first, _, count) = (numbers.next(), numbers.next(), numbers.next());
+            first.zip(count).is_some_and(|(first, count)| {
+                UNPRIVILEGED_USER.checked_sub(first).is_some_and(|offset| offset < count)
+            })
+        })
+    };
+    let root = rustix::process::geteuid().is_root();
+    (root && exists("/proc/self/uid_map") && exists("/proc/self/gid_map")).then_some(UNPRIVILEGED_USER)
 }
 
 /// Returns an anonymous file with `bytes`, read from its beginning.

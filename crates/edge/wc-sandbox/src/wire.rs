@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use crate::defence::Defence;
-use crate::limits::Metering;
+use crate::profile::Profile;
 
 /// Bytes of the length prefix.
 pub(crate) const HEADER_BYTES: usize = 4;
@@ -53,7 +53,7 @@ pub(crate) enum ToWorker {
 /// How a worker is to lock itself up; everything that cannot change once it is locked.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Setup {
-    pub metering: Metering,
+    pub profile: Profile,
     /// Size of the memory file system under `/scratch`.
     pub scratch_bytes: u64,
     /// Upper bound of private memory, whatever is bound later.
@@ -62,8 +62,8 @@ pub(crate) struct Setup {
     pub file_bytes_max: u64,
     /// Processor time after which the kernel ends the worker, whoever forgot it.
     pub cpu_secs_max: u64,
-    /// User that a worker started by root becomes.
-    pub user_id: u32,
+    /// User that the worker becomes, where the agent may change users.
+    pub user_id: Option<u32>,
 }
 
 /// The guest of this worker.

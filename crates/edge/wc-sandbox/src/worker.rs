@@ -24,7 +24,7 @@ use crate::capture::{Capture, WhenFull};
 use crate::defence::Defence;
 use crate::limits::Metering;
 use crate::lockdown::{self, Side};
-use crate::profile::{self, SeededBytes, SteppingClock};
+use crate::profile::{self, Profile, SeededBytes, SteppingClock};
 use crate::steady::{Inodes, steady_files};
 use crate::wire::{
     Bind, Compile, Done, End, FromWorker, Hello, Inbox, MESSAGE_BYTES_MAX, Run, TO_WORKER_BYTES_MAX,
@@ -246,23 +246,23 @@ impl Worker {
             Some(_) => Defence::unavailable("empty environment", "the agent passed variables on"),
         });
 
-        let worker = Self::assemble(socket, setup.metering).map_err(io::Error::other)?;
+        let worker = Self::assemble(socket, setup.profile).map_err(io::Error::other)?;
         lockdown::filter_system_calls(&mut defences);
         let mut worker = worker;
-        let engine_fingerprint = profile::fingerprint(&worker.engine, setup.metering);
+        let engine_fingerprint = profile::fingerprint(&worker.engine, setup.profile);
         worker.socket.send(&FromWorker::Hello(Hello { engine_fingerprint, defences }))?;
         Ok(Some(worker))
     }
 
-    fn assemble(socket: Socket, metering: Metering) -> wasmtime::Result<Self> {
-        let engine = profile::engine(metering)?;
+    fn assemble(socket: Socket, profile: Profile) -> wasmtime::Result<Self> {
+        let engine = profile::engine(profile)?;
         let mut core = Linker::new(&engine);
         p1::add_to_linker_async(&mut core, |state: &mut State| &mut state.wasi)?;
         steady_files(&mut core)?;
         let mut component = ComponentLinker::new(&engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut component)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-        Ok(Self { socket, engine, core, component, runtime, metering, guest: None })
+        Ok(Self { socket, engine, core, component, runtime, metering: profile.metering, guest: None })
     }
 
     fn serve(&mut self) -> io::Result<()> {
@@ -403,7 +403,7 @@ impl Worker {
 
     fn run(&mut self, run: Run) -> io::Result<Done> {
         let guest = self.guest.as_ref().ok_or_else(|| io::Error::other("Run before Bind"))?;
-        let cpu_before = process_cpu_nanos();
+        let cpu_before = thread_cpu_nanos();
         let started = Instant::now();
         let stdout = Capture::new(run.stdout_bytes_max, WhenFull::Stop);
         let stderr = Capture::new(run.stderr_bytes_max, WhenFull::KeepTail);
@@ -440,7 +440,7 @@ impl Worker {
             seq: run.seq,
             end,
             fuel,
-            cpu_micros: process_cpu_nanos().saturating_sub(cpu_before) / 1000,
+            cpu_micros: thread_cpu_nanos().saturating_sub(cpu_before) / 1000,
             wall_micros: micros(started.elapsed()),
             memory_bytes_peak,
             stdout: ByteBuf::from(stdout),
@@ -530,8 +530,8 @@ fn message_of(error: &wasmtime::Error) -> String {
     cut_text(format!("{error:#}"), MESSAGE_BYTES_MAX)
 }
 
-fn process_cpu_nanos() -> u64 {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+fn thread_cpu_nanos() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     (time.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(time.tv_nsec as u64)
 }
 

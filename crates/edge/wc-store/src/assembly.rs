@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use wc_types::cid::{CODEC_DAG_PB, CODEC_RAW, Cid, cid_from_digest, sha256};
 
-use crate::blob::{Key, digest};
+use crate::index::{Key, digest};
 use crate::store::locked;
 use crate::unixfs::{CHUNK_BYTES, Digest, LINKS_MAX, Layout, Place, UnixfsError};
 

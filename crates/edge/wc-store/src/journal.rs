@@ -20,6 +20,8 @@ use std::sync::{Arc, Mutex};
 
 use fjall::Keyspace;
 
+use wc_types::{Class, Code};
+
 use crate::blob::Blobs;
 use crate::snapshot::{self, Snapshot, SnapshotError};
 use crate::store::{Shared, StoreError, locked, make_dir};
@@ -113,18 +115,18 @@ pub enum JournalError {
 }
 
 impl JournalError {
-    /// Stable code.
-    pub fn code(&self) -> &'static str {
+    /// Stable code and whose move it is.
+    pub fn code(&self) -> Code {
         match self {
-            Self::Stopped { .. } => "WC-STORE-010",
-            Self::Failed { .. } => "WC-STORE-011",
-            Self::OutOfOrder { .. } => "WC-STORE-012",
-            Self::RowTooLarge { .. } => "WC-STORE-013",
-            Self::Damaged { .. } => "WC-STORE-014",
-            Self::Missing { .. } => "WC-STORE-015",
-            Self::CommittedRowsLost { .. } => "WC-STORE-016",
-            Self::Truncated { .. } => "WC-STORE-017",
-            Self::BeyondEnd { .. } => "WC-STORE-018",
+            Self::Stopped { .. } => Code::new("WC-STORE-010", Class::Host),
+            Self::Failed { .. } => Code::new("WC-STORE-011", Class::Host),
+            Self::OutOfOrder { .. } => Code::new("WC-STORE-012", Class::Ours),
+            Self::RowTooLarge { .. } => Code::new("WC-STORE-013", Class::Ours),
+            Self::Damaged { .. } => Code::new("WC-STORE-014", Class::Host),
+            Self::Missing { .. } => Code::new("WC-STORE-015", Class::Host),
+            Self::CommittedRowsLost { .. } => Code::new("WC-STORE-016", Class::Host),
+            Self::Truncated { .. } => Code::new("WC-STORE-017", Class::Conflict),
+            Self::BeyondEnd { .. } => Code::new("WC-STORE-018", Class::Conflict),
             Self::Snapshot(error) => error.code(),
         }
     }

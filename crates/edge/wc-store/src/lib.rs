@@ -17,8 +17,11 @@
 
 mod assembly;
 mod blob;
+mod index;
 mod journal;
+mod put;
 mod reclaim;
+mod serve;
 mod snapshot;
 mod store;
 mod table;

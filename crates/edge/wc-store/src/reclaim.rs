@@ -6,12 +6,17 @@ use std::path::PathBuf;
 
 use wc_types::cid::{CODEC_DAG_PB, CODEC_RAW, Cid, sha256};
 
-use crate::blob::{
-    ACCESS, BlobError, Blobs, Form, Inner, Key, LEAVES, OWNER_BYTES_MAX, PIN, ROW, Room, Row, State,
-    TOUCHED_MAX, access_key, cid_of_key, index_key, io, key_of, part_key, read_failed,
+use crate::blob::{BlobError, Blobs, Inner, OWNER_BYTES_MAX, State, io, read_failed};
+use crate::index::{
+    ACCESS, Form, Key, LEAVES, PIN, ROW, Row, access_key, cid_of_key, index_key, key_of, part_key,
 };
 use crate::store::locked;
 use crate::unixfs::{Layout, Place};
+
+/// Last-access times kept in memory before they are written.
+const TOUCHED_MAX: usize = 4096;
+/// Space is reserved for a stream of unknown length in steps of this size.
+const RESERVE_STEP_BYTES: u64 = 16 << 20;
 
 /// How full the store is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -292,6 +297,47 @@ impl Inner {
             self.evict(&mut state, &key, row)?;
         }
         Ok(())
+    }
+}
+
+/// Bytes of the cap that are set aside, and go back unless they are kept.
+pub(crate) struct Room<'a> {
+    pub(crate) inner: &'a Inner,
+    pub(crate) bytes: u64,
+}
+
+impl Room<'_> {
+    /// Makes the reservation at least `bytes`; in large steps while nothing has to be evicted for them.
+    pub(crate) fn grow_to(&mut self, bytes: u64) -> Result<(), BlobError> {
+        if bytes > self.bytes {
+            let mut state = locked(&self.inner.state);
+            let free_bytes = self.inner.cap_bytes.saturating_sub(state.used_bytes);
+            let mut step = bytes - self.bytes;
+            if step.max(RESERVE_STEP_BYTES) <= free_bytes {
+                step = step.max(RESERVE_STEP_BYTES);
+            }
+            self.inner.make_room(&mut state, step)?;
+            state.used_bytes += step;
+            self.bytes += step;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn shrink_to(&mut self, state: &mut State, bytes: u64) {
+        state.used_bytes -= self.bytes - bytes.min(self.bytes);
+        self.bytes = bytes.min(self.bytes);
+    }
+
+    pub(crate) fn keep(mut self) {
+        self.bytes = 0;
+    }
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            locked(&self.inner.state).used_bytes -= self.bytes;
+        }
     }
 }
 

@@ -11,6 +11,8 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
+use wc_types::{Class, Code};
+
 use crate::store::sync_dir;
 
 const MAGIC: &[u8; 8] = b"WCSNAP1\n";
@@ -56,11 +58,11 @@ pub enum SnapshotError {
 }
 
 impl SnapshotError {
-    /// Stable code.
-    pub fn code(&self) -> &'static str {
+    /// Stable code and whose move it is.
+    pub fn code(&self) -> Code {
         match self {
-            Self::Io { .. } => "WC-STORE-020",
-            Self::AllDamaged { .. } => "WC-STORE-021",
+            Self::Io { .. } => Code::new("WC-STORE-020", Class::Host),
+            Self::AllDamaged { .. } => Code::new("WC-STORE-021", Class::Host),
         }
     }
 }

@@ -11,6 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 
+use wc_types::{Class, Code};
+
 use crate::blob::{BlobError, Blobs};
 use crate::journal::{Journal, JournalError};
 use crate::table::Table;
@@ -112,15 +114,15 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Stable code.
-    pub fn code(&self) -> &'static str {
+    /// Stable code and whose move it is.
+    pub fn code(&self) -> Code {
         match self {
-            Self::Locked { .. } => "WC-STORE-001",
-            Self::Io { .. } => "WC-STORE-002",
-            Self::Engine { .. } => "WC-STORE-003",
-            Self::Damaged { .. } => "WC-STORE-004",
-            Self::Stopped { .. } => "WC-STORE-005",
-            Self::TableName { .. } => "WC-STORE-006",
+            Self::Locked { .. } => Code::new("WC-STORE-001", Class::Conflict),
+            Self::Io { .. } => Code::new("WC-STORE-002", Class::Host),
+            Self::Engine { .. } => Code::new("WC-STORE-003", Class::Host),
+            Self::Damaged { .. } => Code::new("WC-STORE-004", Class::Host),
+            Self::Stopped { .. } => Code::new("WC-STORE-005", Class::Host),
+            Self::TableName { .. } => Code::new("WC-STORE-006", Class::Caller),
             Self::Journal(error) => error.code(),
             Self::Blob(error) => error.code(),
         }

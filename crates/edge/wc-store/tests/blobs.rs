@@ -1,4 +1,8 @@
 //! Blobs as their users see them: the right names, whole or known to be partial, never rotten, never over the cap.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+#[path = "shared/disk.rs"]
+mod disk;
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -207,7 +211,10 @@ fn a_block_that_rotted_is_dropped_reported_and_fetched_again() {
     assert!(!store.blobs().has(&single).unwrap());
 
     let error = store.blobs().block(&leaf).unwrap_err();
-    assert!(matches!(error, BlobError::Corrupt { cid: bad, root } if bad == leaf && root == cid), "{error}");
+    assert!(
+        matches!(error, BlobError::Corrupt { cid: bad, ref root } if bad == leaf && **root == cid),
+        "{error}"
+    );
     assert!(!store.blobs().has(&cid).unwrap());
     // Hashing what is there found the other damaged leaf as well.
     assert!(store.blobs().missing(&cid, 10).unwrap().contains(&leaf));
@@ -336,6 +343,28 @@ fn a_stream_that_breaks_leaves_nothing() {
     }
     assert_eq!(store.blobs().usage().used_bytes, 0);
     assert_eq!(files_in(&store), 0);
+}
+
+#[test]
+fn a_full_disk_refuses_blobs_and_the_journal_goes_on() {
+    let Some(disk) = disk::SmallDisk::mount(8 * MIB) else { return };
+    let store = open(disk.path(), 64 * MIB);
+    let content = pattern(20 * MIB as usize, 1);
+    let error = store.blobs().put_bytes(&content, Now).unwrap_err();
+    assert!(matches!(error, BlobError::Io { .. }), "{error}");
+    let dir = tempfile::tempdir().unwrap();
+    let source = open(dir.path(), 64 * MIB);
+    let cid = source.blobs().put_bytes(&content, WithNextCommit).unwrap().cid;
+    let root = source.blobs().block(&cid).unwrap();
+    let error = store.blobs().put_block(&cid, &root).unwrap_err();
+    assert!(matches!(error, BlobError::Io { .. }), "a fetch is refused before its first leaf: {error}");
+    assert_eq!(store.blobs().usage().used_bytes, 0);
+    assert_eq!(files_in(&store), 0);
+    store.journal().append(1, &[b"fact"]).unwrap();
+    store.journal().commit().unwrap();
+    disk.grow(64 * MIB);
+    assert_eq!(fetch(source.blobs(), store.blobs(), &cid), 81);
+    assert_eq!(store.blobs().verify(&cid).unwrap(), None);
 }
 
 #[test]

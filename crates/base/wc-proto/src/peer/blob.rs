@@ -120,8 +120,14 @@ mod tests {
     #[test]
     fn an_answer_that_cannot_be_is_refused_before_its_payload() {
         assert!(matches!(AnswerHeader::decode([0xff; 9]), Err(FrameError::TooLarge { .. })));
-        assert!(matches!(AnswerHeader::decode([0, 0, 0, 1, 1, 0, 0, 0, 0]), Err(FrameError::Malformed { .. })));
-        assert!(matches!(AnswerHeader::decode([0, 0, 0, 0, 2, 0, 0, 0, 0]), Err(FrameError::Malformed { .. })));
+        assert!(matches!(
+            AnswerHeader::decode([0, 0, 0, 1, 1, 0, 0, 0, 0]),
+            Err(FrameError::Malformed { .. })
+        ));
+        assert!(matches!(
+            AnswerHeader::decode([0, 0, 0, 0, 2, 0, 0, 0, 0]),
+            Err(FrameError::Malformed { .. })
+        ));
         let header = AnswerHeader { kind: AnswerKind::Block, number: 0, payload_bytes: BLOCK_BYTES_MAX + 1 };
         assert!(header.encode().is_err());
     }

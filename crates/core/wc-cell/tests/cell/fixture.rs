@@ -13,40 +13,40 @@ use wc_types::outcome::{Commitment, Ending, Failure, Outcome, Usage};
 use wc_types::*;
 
 /// A moment in 2027.
-pub const START: Timestamp = Timestamp(1_800_000_000_000_000);
+pub(crate) const START: Timestamp = Timestamp(1_800_000_000_000_000);
 
-pub fn key(kind: u8, number: u8) -> SigningKey {
+pub(crate) fn key(kind: u8, number: u8) -> SigningKey {
     let mut seed = [kind; 32];
     seed[0] = number;
     SigningKey::from_seed(&seed)
 }
 
-pub fn node_key(number: u8) -> SigningKey {
+pub(crate) fn node_key(number: u8) -> SigningKey {
     key(1, number)
 }
 
-pub fn node_id(number: u8) -> NodeId {
+pub(crate) fn node_id(number: u8) -> NodeId {
     node_key(number).node_id()
 }
 
-pub fn owner_key(number: u8) -> SigningKey {
+pub(crate) fn owner_key(number: u8) -> SigningKey {
     key(2, number)
 }
 
-pub fn submitter_key() -> SigningKey {
+pub(crate) fn submitter_key() -> SigningKey {
     key(3, 0)
 }
 
 /// The record that a guest of this name leaves for a task.
-pub fn record(name: &str, index: u32) -> Cid {
+pub(crate) fn record(name: &str, index: u32) -> Cid {
     cid_of(CODEC_DAG_CBOR, format!("{name}/{index}").as_bytes())
 }
 
-pub fn charter() -> Charter {
+pub(crate) fn charter() -> Charter {
     Charter { nodes_trusted: true, ..Charter::default() }
 }
 
-pub fn stage(name: &str, tasks: u32, replicas: u8) -> Stage {
+pub(crate) fn stage(name: &str, tasks: u32, replicas: u8) -> Stage {
     Stage {
         name: name.into(),
         workload: BlobRef { cid: cid_of(CODEC_RAW, b"wasm"), bytes: Bytes(4) },
@@ -64,7 +64,7 @@ pub fn stage(name: &str, tasks: u32, replicas: u8) -> Stage {
     }
 }
 
-pub fn manifest(stages: Vec<Stage>) -> Manifest {
+pub(crate) fn manifest(stages: Vec<Stage>) -> Manifest {
     Manifest {
         schema_version: SCHEMA_VERSION,
         name: "job".into(),
@@ -81,7 +81,7 @@ pub fn manifest(stages: Vec<Stage>) -> Manifest {
     }
 }
 
-pub fn enrolment(number: u8, owner: u8) -> Enrolment {
+pub(crate) fn enrolment(number: u8, owner: u8) -> Enrolment {
     let owner = owner_key(owner);
     let delegation = Delegation { owner: owner.account_id(), node: node_id(number), issued_at: START };
     Enrolment {
@@ -105,21 +105,21 @@ pub fn enrolment(number: u8, owner: u8) -> Enrolment {
 
 /// A cell and what it said.
 #[derive(Clone)]
-pub struct World {
-    pub cell: Cell,
-    pub at: Timestamp,
-    pub facts: Vec<Fact>,
+pub(crate) struct World {
+    pub(crate) cell: Cell,
+    pub(crate) at: Timestamp,
+    pub(crate) facts: Vec<Fact>,
     /// Grants that nobody took from here yet.
-    pub grants: Vec<Grant>,
-    pub reveals: Vec<(NodeId, LeaseId)>,
-    pub revoked: Vec<(NodeId, LeaseId)>,
-    pub settled: Vec<(NodeId, LeaseId)>,
-    pub entries: Vec<Entry>,
-    pub commands: Vec<Command>,
+    pub(crate) grants: Vec<Grant>,
+    pub(crate) reveals: Vec<(NodeId, LeaseId)>,
+    pub(crate) revoked: Vec<(NodeId, LeaseId)>,
+    pub(crate) settled: Vec<(NodeId, LeaseId)>,
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) commands: Vec<Command>,
 }
 
 impl World {
-    pub fn new(charter: Charter) -> Self {
+    pub(crate) fn new(charter: Charter) -> Self {
         let coordinator = key(4, 0);
         let founding = Founding {
             network: "test".into(),
@@ -144,7 +144,7 @@ impl World {
     }
 
     /// A trusted cell with so many nodes of different owners, none of which asked for work.
-    pub fn with_nodes(nodes: u8) -> Self {
+    pub(crate) fn with_nodes(nodes: u8) -> Self {
         let mut world = Self::new(charter());
         for number in 0..nodes {
             world.join(number);
@@ -152,7 +152,7 @@ impl World {
         world
     }
 
-    pub fn tell(&mut self, event: Event) -> Vec<Command> {
+    pub(crate) fn tell(&mut self, event: Event) -> Vec<Command> {
         let seq = self.facts.len() as u64;
         let mut seed = [0; 32];
         seed[..8].copy_from_slice(&seq.to_le_bytes());
@@ -181,19 +181,19 @@ impl World {
         commands
     }
 
-    pub fn pass(&mut self, time: Millis) {
+    pub(crate) fn pass(&mut self, time: Millis) {
         self.at = self.at.plus(time);
     }
 
-    pub fn join(&mut self, number: u8) -> Vec<Command> {
+    pub(crate) fn join(&mut self, number: u8) -> Vec<Command> {
         self.enrol(enrolment(number, number), number)
     }
 
-    pub fn enrol(&mut self, enrolment: Enrolment, number: u8) -> Vec<Command> {
+    pub(crate) fn enrol(&mut self, enrolment: Enrolment, number: u8) -> Vec<Command> {
         self.tell(Event::NodeJoined(Signed::seal(enrolment, &node_key(number)).witnessed()))
     }
 
-    pub fn submit(&mut self, manifest: Manifest) -> (Option<JobId>, Vec<Refusal>) {
+    pub(crate) fn submit(&mut self, manifest: Manifest) -> (Option<JobId>, Vec<Refusal>) {
         let manifest = Signed::seal(manifest, &submitter_key());
         let commands = self.tell(Event::JobSubmitted(manifest.witnessed()));
         match commands.into_iter().next() {
@@ -203,7 +203,7 @@ impl World {
     }
 
     /// Submits and stages.
-    pub fn run(&mut self, manifest: Manifest) -> JobId {
+    pub(crate) fn run(&mut self, manifest: Manifest) -> JobId {
         let (job, refusals) = self.submit(manifest);
         assert_eq!(refusals, []);
         let job = job.expect("admitted");
@@ -211,12 +211,12 @@ impl World {
         job
     }
 
-    pub fn want(&mut self, number: u8, replicas: u32) -> Vec<Command> {
+    pub(crate) fn want(&mut self, number: u8, replicas: u32) -> Vec<Command> {
         self.tell(Event::WorkWanted { node: node_id(number), replicas })
     }
 
     /// Takes every lease granted to a node so far.
-    pub fn take(&mut self, number: u8) -> Vec<(TaskId, LeaseId)> {
+    pub(crate) fn take(&mut self, number: u8) -> Vec<(TaskId, LeaseId)> {
         let node = node_id(number);
         let (mine, others) =
             std::mem::take(&mut self.grants).into_iter().partition(|grant| grant.node == node);
@@ -231,7 +231,7 @@ impl World {
             .collect()
     }
 
-    pub fn outcome(&self, number: u8, (task, lease): (TaskId, LeaseId), ending: Ending) -> Outcome {
+    pub(crate) fn outcome(&self, number: u8, (task, lease): (TaskId, LeaseId), ending: Ending) -> Outcome {
         Outcome {
             cell: self.cell.id(),
             job: task.job,
@@ -246,32 +246,37 @@ impl World {
         }
     }
 
-    pub fn result(&self, number: u8, at: (TaskId, LeaseId), name: &str) -> Outcome {
+    pub(crate) fn result(&self, number: u8, at: (TaskId, LeaseId), name: &str) -> Outcome {
         let record = record(name, at.0.index);
         self.outcome(number, at, Ending::Result { record, success: true })
     }
 
-    pub fn commit(&mut self, number: u8, outcome: &Outcome) -> Vec<Command> {
+    pub(crate) fn commit(&mut self, number: u8, outcome: &Outcome) -> Vec<Command> {
         let record = outcome.result().expect("a result");
         let commitment = Commitment::new(record, &outcome.salt, &outcome.node);
         self.tell(Event::Committed { node: node_id(number), items: vec![(outcome.lease, commitment)] })
     }
 
-    pub fn report(&mut self, number: u8, outcome: Outcome) -> Vec<Command> {
+    pub(crate) fn report(&mut self, number: u8, outcome: Outcome) -> Vec<Command> {
         let signed = Signed::seal(outcome, &node_key(number));
         self.tell(Event::Reported { outcomes: vec![signed.witnessed()] })
     }
 
-    pub fn fail(&mut self, number: u8, at: (TaskId, LeaseId), failure: Failure) -> Vec<Command> {
+    pub(crate) fn fail(&mut self, number: u8, at: (TaskId, LeaseId), failure: Failure) -> Vec<Command> {
         let outcome = self.outcome(number, at, Ending::Failed(failure));
         self.report(number, outcome)
     }
 
     /// Replays every fact from the beginning and compares.
-    pub fn check_replay(&self) {
+    pub(crate) fn check_replay(&self) {
         let mut cell = Cell::empty();
         let mut commands = Vec::new();
         for (position, fact) in self.facts.iter().enumerate() {
+            assert_eq!(
+                from_canonical::<Fact>(&to_canonical(fact)).as_ref(),
+                Ok(fact),
+                "facts survive a journal"
+            );
             if position == self.facts.len() / 2 {
                 cell = Cell::restore(&cell.snapshot()).expect("own snapshot");
             }

@@ -1,4 +1,5 @@
 //! Real guests in real workers: what they may do, what they may not, and what is left when they are stopped.
+#![allow(clippy::unwrap_used, reason = "a test without libtest is not recognised as one")]
 
 mod harness;
 

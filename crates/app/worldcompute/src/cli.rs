@@ -1,0 +1,329 @@
+//! The command line: `worldcompute <noun> <verb>`.
+
+use std::path::PathBuf;
+
+use clap::{ArgGroup, Args, Parser, Subcommand};
+
+/// Lend a machine, submit work, check what came back.
+#[derive(Debug, Parser)]
+#[command(
+    name = "worldcompute",
+    version,
+    about = "Lend a machine, submit work, check what came back",
+    long_about = "Lend a machine to science, or hand work to the machines that others lend.\n\n\
+        Start here: `worldcompute demo` runs a whole federation on this machine, gives it two real jobs and shows \
+        the results.",
+    after_help = "Examples:\n  \
+        worldcompute demo\n  \
+        worldcompute donor join\n  \
+        worldcompute job submit job.yaml --watch\n  \
+        worldcompute map program.wasm inputs/ --output results/\n\n\
+        Data goes to standard output, talk to standard error. Exit codes: 0 done, 1 error, 2 wrong usage.",
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+pub struct Cli {
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// Directory of the node: keys, blobs, journal, socket [default: ~/.worldcompute]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Print data as JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to log, such as `info` or `wc_mesh=debug` [default: info for nodes, warn for other commands]
+    #[arg(long, global = true, value_name = "FILTER")]
+    pub log: Option<String>,
+}
+
+/// Nouns.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a whole federation on this machine and give it two real jobs
+    #[command(
+        long_about = "Run a whole federation on this machine and give it two real jobs.\n\n\
+            One coordinator and several donors start as processes of their own, find each other by themselves, compute \
+            a fractal (64 tiles, each on three donors) and a census of the words in the genome of a virus (two stages), \
+            and everything is removed afterwards. Pictures, tables and receipts stay in the output directory.",
+        after_help = "Examples:\n  worldcompute demo\n  worldcompute demo --keep --donors 6"
+    )]
+    Demo(DemoArgs),
+    /// Run this machine's node
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Lend this machine
+    #[command(subcommand)]
+    Donor(DonorCommand),
+    /// Submit jobs and follow them
+    #[command(subcommand)]
+    Job(JobCommand),
+    /// Run one module over many inputs, with no job file at all
+    #[command(
+        long_about = "Run one WebAssembly module over many inputs: one task for each file.\n\n\
+            The task finds its file as /in/input, and what it writes to /out comes back as DIR/<file name>/…; a module \
+            that only prints comes back as DIR/<file name>.out.",
+        after_help = "Examples:\n  \
+            worldcompute map count.wasm books/ --output counts/\n  \
+            worldcompute map blur.wasm a.ppm b.ppm --output out/ --arg --radius --arg 3 --replicas 1"
+    )]
+    Map(MapArgs),
+    /// Look at the cell that this node belongs to
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
+    /// Check receipts
+    #[command(subcommand)]
+    Receipt(ReceiptCommand),
+}
+
+/// `demo`
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Leave the federation running and say how to talk to it
+    #[arg(long)]
+    pub keep: bool,
+    /// Number of donors
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(3..=64))]
+    pub donors: u16,
+    /// Where pictures, tables and receipts go
+    #[arg(long, value_name = "DIR", default_value = "worldcompute-demo")]
+    pub out: PathBuf,
+}
+
+/// `node`
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
+    /// Run the node until it is stopped
+    #[command(after_help = "Examples:\n  \
+        worldcompute node run\n  \
+        worldcompute node run --network lab --coordinate always --trusted\n  \
+        worldcompute node run --join /ip4/192.168.1.7/tcp/7441/p2p/12D3KooW… --slots 2\n\n\
+        Every option can also stand in <data dir>/config.toml (slots = 2) or in the environment (WORLDCOMPUTE_SLOTS=2).")]
+    Run(NodeArgs),
+    /// Stop the node of this data directory
+    Stop,
+}
+
+/// Options of a running node.
+#[derive(Debug, Default, Args)]
+pub struct NodeArgs {
+    /// Address to listen on, as a multiaddr; may be repeated
+    #[arg(long, value_name = "MULTIADDR")]
+    pub listen: Vec<String>,
+    /// Node to join through, as a multiaddr; may be repeated. Without it nodes of the LAN are found by themselves
+    #[arg(long, value_name = "MULTIADDR")]
+    pub join: Vec<String>,
+    /// Name of the network; nodes of other networks are ignored [default: worldcompute]
+    #[arg(long, value_name = "NAME")]
+    pub network: Option<String>,
+    /// Guests to run at the same time; 0 lends nothing [default: one for each core but one]
+    #[arg(long, value_name = "N")]
+    pub slots: Option<u16>,
+    /// Classes of work to consent to, separated by commas, or `all` or `none`
+    #[arg(long, value_name = "CLASS,…")]
+    pub consent: Option<String>,
+    /// Whether this node may found and coordinate a cell: auto, always or never [default: auto]
+    #[arg(long, value_name = "WHEN")]
+    pub coordinate: Option<String>,
+    /// Declare the nodes of a cell that this node founds trusted, so that three replicas are enough without attestation
+    #[arg(long)]
+    pub trusted: bool,
+    /// Run modules that others send straight to this node (`job submit --executor`)
+    #[arg(long)]
+    pub accept_direct: bool,
+    /// Most room for blobs, such as 10GiB [default: 10GiB]
+    #[arg(long, value_name = "SIZE")]
+    pub storage_cap: Option<String>,
+    /// Key file of this machine's owner [default: <data dir>/keys/owner.key]
+    #[arg(long, value_name = "FILE")]
+    pub owner_key: Option<PathBuf>,
+    /// Stop when standard input closes: for a program that starts nodes and must not leave them behind
+    #[arg(long, hide = true)]
+    pub until_stdin_closes: bool,
+}
+
+/// `donor`
+#[derive(Debug, Subcommand)]
+pub enum DonorCommand {
+    /// Lend this machine until this command is stopped
+    #[command(after_help = "Examples:\n  worldcompute donor join\n  \
+        worldcompute donor join --consent scientific,rendering --slots 2")]
+    Join(NodeArgs),
+    /// What this machine is doing, and what stands between guests and it
+    Status,
+    /// Freeze guests and take no more work
+    Pause,
+    /// Take work again
+    Resume,
+    /// Leave the cell, remove every trace that jobs left, and stop
+    Leave,
+    /// The owner's balance
+    Credits,
+}
+
+/// `job`
+#[derive(Debug, Subcommand)]
+pub enum JobCommand {
+    /// Submit a job file, or run a module on one named peer
+    #[command(
+        group = ArgGroup::new("what").required(true).args(["file", "executor"]),
+        after_help = "Examples:\n  \
+            worldcompute job submit job.yaml --watch\n  \
+            worldcompute job submit job.toml --dry-run\n  \
+            worldcompute job submit --executor /ip4/192.168.1.7/tcp/7441/p2p/12D3KooW… --workload hello.wasm -- 3 8"
+    )]
+    Submit(SubmitArgs),
+    /// Where a job stands
+    Status {
+        /// Id of the job, or an unambiguous beginning of it
+        #[arg(value_name = "ID")]
+        job: String,
+        /// Stay until it ends
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Fetch a job's results
+    #[command(
+        after_help = "Each task's files go to DIR/<index>/…, its standard output to DIR/<index>/stdout."
+    )]
+    Results {
+        /// Id of the job, or an unambiguous beginning of it
+        #[arg(value_name = "ID")]
+        job: String,
+        /// Where they go
+        #[arg(long, value_name = "DIR")]
+        output: PathBuf,
+        /// Stage whose results are meant [default: the last]
+        #[arg(long, value_name = "NAME")]
+        stage: Option<String>,
+    },
+    /// What replicas wrote to standard error, and how they ended
+    Logs {
+        /// Id of the job, or an unambiguous beginning of it
+        #[arg(value_name = "ID")]
+        job: String,
+    },
+    /// Why a job is not further
+    Explain {
+        /// Id of the job, or an unambiguous beginning of it
+        #[arg(value_name = "ID")]
+        job: String,
+    },
+    /// The newest jobs
+    List {
+        /// At most this many
+        #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        limit: u32,
+    },
+    /// Stop a job of yours
+    Cancel {
+        /// Id of the job, or an unambiguous beginning of it
+        #[arg(value_name = "ID")]
+        job: String,
+    },
+    /// Fetch the receipts of a job's accepted tasks
+    Receipts {
+        /// Id of the job, or an unambiguous beginning of it
+        #[arg(value_name = "ID")]
+        job: String,
+        /// Where they go: one `.receipt` and one `.json` for each task
+        #[arg(long, value_name = "DIR")]
+        output: PathBuf,
+    },
+}
+
+/// `job submit`
+#[derive(Debug, Args)]
+pub struct SubmitArgs {
+    /// Job file: YAML, JSON or TOML
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Check everything and submit nothing
+    #[arg(long, requires = "file")]
+    pub dry_run: bool,
+    /// Stay until the job ends
+    #[arg(long, requires = "file", conflicts_with = "dry_run")]
+    pub watch: bool,
+    /// Peer to run a module on directly, outside any job
+    #[arg(long, value_name = "MULTIADDR", requires = "workload", conflicts_with = "file")]
+    pub executor: Option<String>,
+    /// Module to run there
+    #[arg(long, value_name = "FILE", requires = "executor")]
+    pub workload: Option<PathBuf>,
+    /// Kind of work, for --executor
+    #[arg(long, value_name = "CLASS", default_value = "general")]
+    pub class: String,
+    /// Arguments of the module, for --executor
+    #[arg(last = true, value_name = "ARGS", conflicts_with = "file")]
+    pub args: Vec<String>,
+}
+
+/// `map`
+#[derive(Debug, Args)]
+pub struct MapArgs {
+    /// WebAssembly module
+    #[arg(value_name = "MODULE")]
+    pub module: PathBuf,
+    /// Files, directories of files, or patterns such as 'data/*.txt'
+    #[arg(value_name = "INPUT", required = true)]
+    pub inputs: Vec<PathBuf>,
+    /// Where results go
+    #[arg(long, value_name = "DIR")]
+    pub output: PathBuf,
+    /// Argument of the module; may be repeated
+    #[arg(long = "arg", value_name = "ARG", allow_hyphen_values = true)]
+    pub args: Vec<String>,
+    /// Environment of the module, NAME=VALUE; may be repeated
+    #[arg(long = "env", value_name = "NAME=VALUE")]
+    pub envs: Vec<String>,
+    /// Independent runs of each task
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub replicas: u8,
+    /// Kind of work
+    #[arg(long, value_name = "CLASS", default_value = "scientific")]
+    pub class: String,
+    /// Memory of one task
+    #[arg(long, value_name = "SIZE", default_value = "256MiB")]
+    pub memory: String,
+    /// Longest run of one task
+    #[arg(long, value_name = "DURATION", default_value = "1h")]
+    pub wall_time: String,
+    /// How far apart replicas run: lan, disjoint or machines
+    #[arg(long, value_name = "PLACEMENT", default_value = "lan")]
+    pub placement: String,
+    /// Name of the job [default: the module's name]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Submit and return; fetch results later with `job results`
+    #[arg(long)]
+    pub detach: bool,
+}
+
+/// `cluster`
+#[derive(Debug, Subcommand)]
+pub enum ClusterCommand {
+    /// The cell and its nodes
+    Status,
+    /// Who is connected to this node
+    Peers,
+}
+
+/// `receipt`
+#[derive(Debug, Subcommand)]
+pub enum ReceiptCommand {
+    /// Check a receipt without a network
+    #[command(after_help = "Example:\n  worldcompute receipt verify receipts/0-00000000.receipt")]
+    Verify {
+        /// Receipt files
+        #[arg(value_name = "FILE", required = true)]
+        files: Vec<PathBuf>,
+    },
+}

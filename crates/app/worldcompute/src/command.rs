@@ -1,0 +1,75 @@
+//! One file per noun; here is what they share: a runtime, a log, and the way to a noun's file.
+
+mod cluster;
+mod demo;
+mod direct;
+mod donor;
+mod fetch;
+mod follow;
+mod job;
+mod map;
+mod receipt;
+mod run;
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::{Cli, Command, DonorCommand, NodeCommand};
+use crate::config::Context;
+use crate::exit::Usage;
+
+/// What a node logs unless told otherwise.
+const NODE_LOG: &str = "info";
+/// What other commands log unless told otherwise.
+const CLIENT_LOG: &str = "warn";
+
+/// Does what the command line says.
+///
+/// # Errors
+/// Whatever kept it from being done.
+pub fn run(cli: Cli, variables: &BTreeMap<String, String>) -> anyhow::Result<()> {
+    let context = Context::resolve(&cli.global, variables)?;
+    let is_node =
+        matches!(cli.command, Command::Node(NodeCommand::Run(_)) | Command::Donor(DonorCommand::Join(_)));
+    log(&context, variables, if is_node { NODE_LOG } else { CLIENT_LOG })?;
+    let runtime = if is_node {
+        tokio::runtime::Builder::new_multi_thread().enable_all().build()?
+    } else {
+        tokio::runtime::Builder::new_current_thread().enable_all().build()?
+    };
+    let result = runtime.block_on(dispatch(&context, cli.command));
+    // What still blocks (a read of standard input, a slow name server) must not keep a finished command alive.
+    runtime.shutdown_background();
+    result
+}
+
+async fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Demo(args) => demo::run(context, &args).await,
+        Command::Node(NodeCommand::Run(args)) => run::run(context, &args, run::Manner::Plain).await,
+        Command::Node(NodeCommand::Stop) => run::stop(context).await,
+        Command::Donor(DonorCommand::Join(args)) => run::run(context, &args, run::Manner::Friendly).await,
+        Command::Donor(command) => donor::run(context, &command).await,
+        Command::Job(command) => job::run(context, command).await,
+        Command::Map(args) => map::run(context, &args).await,
+        Command::Cluster(command) => cluster::run(context, &command).await,
+        Command::Receipt(command) => receipt::run(context, &command),
+    }
+}
+
+fn log(context: &Context, variables: &BTreeMap<String, String>, default: &str) -> anyhow::Result<()> {
+    let filter = context.log.as_deref().or_else(|| variables.get("RUST_LOG").map(String::as_str));
+    let filter = EnvFilter::builder().parse(filter.unwrap_or(default)).map_err(|error| Usage {
+        message: format!("the log filter does not read: {error}"),
+        hint: "such as `info`, `debug` or `wc_mesh=debug,info`".to_owned(),
+    })?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(true)
+        .init();
+    Ok(())
+}

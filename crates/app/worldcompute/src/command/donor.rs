@@ -1,0 +1,87 @@
+//! `donor status|pause|resume|leave|credits`.
+
+use serde_json::json;
+use wc_proto::api::view::DonorView;
+use wc_proto::api::{CellRequest, Request, Response};
+use wc_types::Millis;
+
+use crate::amount::{show_duration, show_ncu, show_ppm, show_size};
+use crate::cli::DonorCommand;
+use crate::client::{Node, unexpected};
+use crate::config::Context;
+use crate::{identity, json, say};
+
+/// Does what the command says.
+pub async fn run(context: &Context, command: &DonorCommand) -> anyhow::Result<()> {
+    let mut node = Node::connect(&context.dir).await?;
+    let done = match command {
+        DonorCommand::Status => return status(context, &mut node).await,
+        DonorCommand::Credits => return credits(context, &mut node).await,
+        DonorCommand::Pause => {
+            node.tell(Request::Pause).await?;
+            "paused: guests are frozen, and no more work is taken"
+        }
+        DonorCommand::Resume | DonorCommand::Join(_) => {
+            node.tell(Request::Resume).await?;
+            "resumed: work is taken again"
+        }
+        DonorCommand::Leave => {
+            node.tell(Request::Leave).await?;
+            "left: what jobs left here is removed, and the node stops"
+        }
+    };
+    if context.json {
+        return Ok(say::json(&json!({ "done": done }))?);
+    }
+    say::talk(done);
+    Ok(())
+}
+
+async fn status(context: &Context, node: &mut Node) -> anyhow::Result<()> {
+    let view = node.donor().await?;
+    if context.json {
+        return Ok(say::json(&json::view(&view))?);
+    }
+    show(&view)
+}
+
+fn show(view: &DonorView) -> anyhow::Result<()> {
+    let unknown = || "unknown".to_owned();
+    let classes: Vec<&str> = view.consents.iter().map(|class| class.name()).collect();
+    say::pairs(&[
+        ("state", view.state.clone()),
+        ("node", view.node.to_string()),
+        ("owner", view.owner.to_string()),
+        ("cell", view.cell.map_or_else(|| "none yet".to_owned(), |cell| cell.to_string())),
+        ("coordinator", view.coordinator.map_or_else(|| "none yet".to_owned(), |node| node.to_string())),
+        ("addresses", view.addresses.join("\n             ")),
+        ("up for", show_duration(Millis(view.uptime_s.saturating_mul(1000)))),
+        ("guests", format!("{} of {}", view.guests, view.slots)),
+        ("replicas", format!("{} run, {} settled", view.replicas_run, view.replicas_settled)),
+        ("balance", view.owner_balance.map_or_else(unknown, show_ncu)),
+        ("trust", view.trust_ppm.map_or_else(unknown, show_ppm)),
+        ("load", format!("processor {}, memory {}", show_ppm(view.cpu_ppm), show_ppm(view.memory_ppm))),
+        ("blobs", format!("{} of {}", show_size(view.stored_bytes), show_size(view.storage_cap))),
+        ("consents", if classes.is_empty() { "none".to_owned() } else { classes.join(", ") }),
+        ("version", view.agent_version.clone()),
+    ])?;
+    say::data("")?;
+    let mut table = say::table(&["defence", "active", "what it does, or why it is missing"]);
+    for defence in &view.defences {
+        table.add_row([&*defence.name, if defence.active { "yes" } else { "NO" }, &*defence.detail]);
+    }
+    Ok(say::rows(&table, "no sandbox is set up: this node runs no guests")?)
+}
+
+async fn credits(context: &Context, node: &mut Node) -> anyhow::Result<()> {
+    let account = identity::owner_key(context)?.account_id();
+    let balance = match node.cell(CellRequest::Balance { account }).await? {
+        Response::Balance(balance) => balance,
+        other => return Err(unexpected("Balance", &other)),
+    };
+    if context.json {
+        let value = json!({ "account": account.to_string(), "balance_micro_ncu": balance });
+        return Ok(say::json(&value)?);
+    }
+    Ok(say::pairs(&[("account", account.to_string()), ("balance", show_ncu(balance))])?)
+}

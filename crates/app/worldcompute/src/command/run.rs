@@ -1,0 +1,83 @@
+//! `node run`, `node stop`, `donor join`.
+
+use tokio::io::AsyncReadExt;
+use tokio::signal::unix::{SignalKind, signal};
+use wc_proto::api::Request;
+
+use crate::amount::show_size;
+use crate::cli::NodeArgs;
+use crate::client::Node;
+use crate::config::{Context, Settings};
+use crate::node::{self, NodeConfig};
+use crate::say;
+
+/// How much is said to the person who starts the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// The log is enough.
+    Plain,
+    /// What is lent, to whom, and how to stop it.
+    Friendly,
+}
+
+/// Runs the node of the data directory until it is told to stop.
+pub async fn run(context: &Context, args: &NodeArgs, manner: Manner) -> anyhow::Result<()> {
+    let settings = context.settings(args)?;
+    if manner == Manner::Friendly {
+        greet(context, &settings);
+    }
+    let config = NodeConfig {
+        data_dir: context.dir.path().to_owned(),
+        network: settings.network,
+        listen: settings.listen,
+        join: settings.join,
+        coordinate: settings.coordinate,
+        trusted: settings.trusted,
+        accept_direct: settings.accept_direct,
+        slots: settings.slots,
+        consents: settings.consents,
+        storage_cap: settings.storage_cap,
+        owner_key: settings.owner_key,
+    };
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let until_stdin_closes = args.until_stdin_closes;
+    let shutdown = async move {
+        tokio::select! {
+            _ = interrupt.recv() => tracing::info!("stopping: interrupted"),
+            _ = terminate.recv() => tracing::info!("stopping: terminated"),
+            () = stdin_closed(), if until_stdin_closes => {
+                tracing::info!("stopping: whoever started this node is gone");
+            }
+        }
+    };
+    node::run(config, shutdown).await
+}
+
+/// Stops the node of the data directory.
+pub async fn stop(context: &Context) -> anyhow::Result<()> {
+    Node::connect(&context.dir).await?.tell(Request::Stop).await?;
+    say::talk(format!("the node in {} stops", context.dir.path().display()));
+    Ok(())
+}
+
+async fn stdin_closed() {
+    let mut stdin = tokio::io::stdin();
+    let mut ignored = [0; 256];
+    while let Ok(1..) = stdin.read(&mut ignored).await {}
+}
+
+fn greet(context: &Context, settings: &Settings) {
+    let classes: Vec<&str> = settings.consents.iter().map(|class| class.name()).collect();
+    let slots = settings.slots.map_or_else(
+        || "one guest for each core but one".to_owned(),
+        |slots| if slots == 1 { "one guest".to_owned() } else { format!("{slots} guests") },
+    );
+    let classes = if classes.is_empty() { "nothing".to_owned() } else { classes.join(", ") };
+    say::talk(format!("Lending this machine to the network `{}`. Thank you!", settings.network));
+    say::talk(format!("  at the same time:  {slots}"));
+    say::talk(format!("  you consent to:    {classes}"));
+    say::talk(format!("  room for blobs:    {}", show_size(settings.storage_cap.0)));
+    say::talk(format!("  data directory:    {}", context.dir.path().display()));
+    say::talk("Ctrl-C stops. In another terminal: worldcompute donor status | pause | resume | leave");
+}

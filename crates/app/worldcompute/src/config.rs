@@ -1,0 +1,463 @@
+//! Settings: defaults, then `<data dir>/config.toml`, then the environment, then flags.
+//!
+//! Every environment variable that this program reads is in [`VARIABLES`]; each but the first has a key of the same
+//! name in the file.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use wc_host::DataDir;
+use wc_types::manifest::WorkClass;
+use wc_types::{Bytes, Class, Code, Refusal};
+
+use crate::amount;
+use crate::cli::{Global, NodeArgs};
+use crate::client::Failure;
+use crate::document::{self, Format};
+use crate::exit::Usage;
+use crate::fields::{self, Faults, Fields, nearest, syntax_refusal};
+use crate::node::Coordinate;
+
+/// Where the data directory is, unless `--data-dir` says so.
+pub const HOME: &str = "WORLDCOMPUTE_HOME";
+const PREFIX: &str = "WORLDCOMPUTE_";
+
+/// Every environment variable and its meaning. Lists are separated by commas.
+pub const VARIABLES: [(&str, &str); 12] = [
+    (HOME, "data directory"),
+    ("WORLDCOMPUTE_LOG", "what to log, as --log"),
+    ("WORLDCOMPUTE_NETWORK", "name of the network"),
+    ("WORLDCOMPUTE_LISTEN", "multiaddrs to listen on"),
+    ("WORLDCOMPUTE_JOIN", "multiaddrs of nodes to join through"),
+    ("WORLDCOMPUTE_SLOTS", "guests at the same time"),
+    ("WORLDCOMPUTE_CONSENT", "classes of work to consent to"),
+    ("WORLDCOMPUTE_COORDINATE", "auto, always or never"),
+    ("WORLDCOMPUTE_TRUSTED", "true if the nodes of a cell that this node founds are trusted"),
+    ("WORLDCOMPUTE_ACCEPT_DIRECT", "true to run modules that others send straight to this node"),
+    ("WORLDCOMPUTE_STORAGE_CAP", "most room for blobs"),
+    ("WORLDCOMPUTE_OWNER_KEY", "key file of this machine's owner"),
+];
+
+/// Keys of `config.toml`.
+const KEYS: [&str; 11] = [
+    "log",
+    "network",
+    "listen",
+    "join",
+    "slots",
+    "consent",
+    "coordinate",
+    "trusted",
+    "accept_direct",
+    "storage_cap",
+    "owner_key",
+];
+
+/// Network of everybody who did not choose another.
+pub const NETWORK_DEFAULT: &str = "worldcompute";
+const STORAGE_CAP_DEFAULT: Bytes = Bytes(10 << 30);
+const COORDINATES: [(&str, Coordinate); 3] =
+    [("auto", Coordinate::Auto), ("always", Coordinate::Always), ("never", Coordinate::Never)];
+/// Most guests at the same time.
+const SLOTS_MAX: u16 = 1024;
+
+/// A setting in the environment is wrong.
+const ENVIRONMENT: Code = Code::new("WC-CONFIG-001", Class::Caller);
+
+/// What every command knows.
+#[derive(Debug)]
+pub struct Context {
+    /// The node's directory.
+    pub dir: DataDir,
+    /// Whether data is printed as JSON.
+    pub json: bool,
+    /// What to log, if anybody said.
+    pub log: Option<String>,
+    layer: Layer,
+}
+
+/// Settings of a node, complete.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Name of the network.
+    pub network: String,
+    /// Multiaddrs to listen on; empty for the node's own choice.
+    pub listen: Vec<String>,
+    /// Multiaddrs of nodes to join through.
+    pub join: Vec<String>,
+    /// Guests at the same time; `None` for the node's own choice.
+    pub slots: Option<u16>,
+    /// Classes consented to.
+    pub consents: Vec<WorkClass>,
+    /// Whether this node founds cells.
+    pub coordinate: Coordinate,
+    /// Whether the nodes of such a cell are trusted.
+    pub trusted: bool,
+    /// Whether direct dispatch is accepted.
+    pub accept_direct: bool,
+    /// Most bytes of blobs.
+    pub storage_cap: Bytes,
+    /// The owner's key file, if not in the data directory.
+    pub owner_key: Option<PathBuf>,
+}
+
+/// What one source of settings says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Layer {
+    log: Option<String>,
+    network: Option<String>,
+    listen: Option<Vec<String>>,
+    join: Option<Vec<String>>,
+    slots: Option<u16>,
+    consents: Option<Vec<WorkClass>>,
+    coordinate: Option<Coordinate>,
+    trusted: Option<bool>,
+    accept_direct: Option<bool>,
+    storage_cap: Option<Bytes>,
+    owner_key: Option<PathBuf>,
+}
+
+impl Layer {
+    /// Returns what `self` says, and what `below` says where it says nothing.
+    fn over(self, below: Self) -> Self {
+        Self {
+            log: self.log.or(below.log),
+            network: self.network.or(below.network),
+            listen: self.listen.or(below.listen),
+            join: self.join.or(below.join),
+            slots: self.slots.or(below.slots),
+            consents: self.consents.or(below.consents),
+            coordinate: self.coordinate.or(below.coordinate),
+            trusted: self.trusted.or(below.trusted),
+            accept_direct: self.accept_direct.or(below.accept_direct),
+            storage_cap: self.storage_cap.or(below.storage_cap),
+            owner_key: self.owner_key.or(below.owner_key),
+        }
+    }
+}
+
+impl Context {
+    /// Resolves what every command needs, from the command line, the environment and the file.
+    ///
+    /// # Errors
+    /// When the environment or the file says something that cannot be.
+    pub fn resolve(global: &Global, variables: &BTreeMap<String, String>) -> anyhow::Result<Self> {
+        let path = match (&global.data_dir, variables.get(HOME), variables.get("HOME")) {
+            (Some(dir), _, _) => dir.clone(),
+            (None, Some(dir), _) if !dir.is_empty() => PathBuf::from(dir),
+            (None, _, Some(home)) if !home.is_empty() => Path::new(home).join(".worldcompute"),
+            _ => {
+                return Err(Usage {
+                    message: "where is the data directory? HOME is not set".to_owned(),
+                    hint: format!("give --data-dir, or set {HOME}"),
+                }
+                .into());
+            }
+        };
+        let dir = DataDir::new(&path)?;
+        let layer = environment(variables)?.over(file(&dir.config())?);
+        let log = global.log.clone().or_else(|| layer.log.clone());
+        Ok(Self { dir, json: global.json, log, layer })
+    }
+
+    /// Returns the owner's key file, if a setting names one outside the data directory.
+    pub fn owner_key(&self) -> Option<PathBuf> {
+        self.layer.owner_key.clone()
+    }
+
+    /// Returns the name of the network that this machine belongs to.
+    pub fn network(&self) -> String {
+        self.layer.network.clone().unwrap_or_else(|| NETWORK_DEFAULT.to_owned())
+    }
+
+    /// Resolves the settings of a node.
+    ///
+    /// # Errors
+    /// When a flag says something that cannot be.
+    pub fn settings(&self, args: &NodeArgs) -> anyhow::Result<Settings> {
+        let layer = flags(args)?.over(self.layer.clone());
+        Ok(Settings {
+            network: layer.network.unwrap_or_else(|| self.network()),
+            listen: layer.listen.unwrap_or_default(),
+            join: layer.join.unwrap_or_default(),
+            slots: layer.slots,
+            // A donor who says nothing lends its machine to everything that the acceptable-use rules allow.
+            consents: layer.consents.unwrap_or_else(|| WorkClass::ALL.to_vec()),
+            coordinate: layer.coordinate.unwrap_or(Coordinate::Auto),
+            trusted: layer.trusted.unwrap_or(false),
+            accept_direct: layer.accept_direct.unwrap_or(false),
+            storage_cap: layer.storage_cap.unwrap_or(STORAGE_CAP_DEFAULT),
+            owner_key: layer.owner_key,
+        })
+    }
+}
+
+/// Reads one class by name.
+///
+/// # Errors
+/// A sentence that lists the classes.
+pub fn class(name: &str) -> Result<WorkClass, String> {
+    WorkClass::ALL.into_iter().find(|class| class.name() == name).ok_or_else(|| {
+        let names: Vec<&str> = WorkClass::ALL.iter().map(|class| class.name()).collect();
+        format!("must be one of {}", names.join(", "))
+    })
+}
+
+fn consents(text: &str) -> Result<Vec<WorkClass>, String> {
+    match text.trim() {
+        "all" => Ok(WorkClass::ALL.to_vec()),
+        "none" | "" => Ok(Vec::new()),
+        names => {
+            let mut classes = names
+                .split(',')
+                .map(|name| class(name.trim()).map_err(|rule| format!("{rule}, or `all` or `none`")))
+                .collect::<Result<Vec<_>, _>>()?;
+            classes.sort();
+            classes.dedup();
+            Ok(classes)
+        }
+    }
+}
+
+fn coordinate(text: &str) -> Result<Coordinate, String> {
+    let found = COORDINATES.iter().find(|(name, _)| *name == text);
+    found.map(|(_, when)| *when).ok_or_else(|| "must be auto, always or never".to_owned())
+}
+
+fn network(text: &str) -> Result<String, String> {
+    let is_plain = !text.is_empty()
+        && text.len() <= wc_proto::limit::NETWORK_BYTES_MAX
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
+    let rule = "must be 1 to 64 characters of a-z A-Z 0-9 . _ -";
+    if is_plain { Ok(text.to_owned()) } else { Err(rule.to_owned()) }
+}
+
+fn slots(text: &str) -> Result<u16, String> {
+    let slots = text.trim().parse::<u16>().ok().filter(|slots| *slots <= SLOTS_MAX);
+    slots.ok_or_else(|| format!("must be 0 to {SLOTS_MAX}"))
+}
+
+fn flag(text: &str) -> Result<bool, String> {
+    match text {
+        "true" | "1" => Ok(true),
+        "false" | "0" | "" => Ok(false),
+        _ => Err("must be true or false".to_owned()),
+    }
+}
+
+fn list(text: &str) -> Vec<String> {
+    text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+}
+
+fn flags(args: &NodeArgs) -> Result<Layer, Usage> {
+    fn read<T>(
+        name: &str,
+        value: Option<&String>,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, Usage> {
+        let Some(text) = value else { return Ok(None) };
+        parse(text).map(Some).map_err(|rule| Usage {
+            message: format!("--{name} {rule}, but is `{text}`"),
+            hint: "see --help".to_owned(),
+        })
+    }
+    let several = |items: &[String]| (!items.is_empty()).then(|| items.to_vec());
+    if args.slots.is_some_and(|slots| slots > SLOTS_MAX) {
+        return Err(Usage {
+            message: format!("--slots must be 0 to {SLOTS_MAX}"),
+            hint: "leave it out for one guest on each core but one".to_owned(),
+        });
+    }
+    Ok(Layer {
+        log: None,
+        network: read("network", args.network.as_ref(), network)?,
+        listen: several(&args.listen),
+        join: several(&args.join),
+        slots: args.slots,
+        consents: read("consent", args.consent.as_ref(), consents)?,
+        coordinate: read("coordinate", args.coordinate.as_ref(), coordinate)?,
+        trusted: args.trusted.then_some(true),
+        accept_direct: args.accept_direct.then_some(true),
+        storage_cap: read("storage-cap", args.storage_cap.as_ref(), amount::size)?,
+        owner_key: args.owner_key.clone(),
+    })
+}
+
+fn environment(variables: &BTreeMap<String, String>) -> Result<Layer, Failure> {
+    fn read<T>(
+        variables: &BTreeMap<String, String>,
+        name: &str,
+        wrong: &mut Vec<Refusal>,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let text = variables.get(name)?;
+        let parsed = parse(text);
+        if let Err(rule) = &parsed {
+            let message = format!("the environment variable {name} {rule}, but is `{text}`");
+            wrong.push(Refusal::new(ENVIRONMENT, message));
+        }
+        parsed.ok()
+    }
+    let known = VARIABLES.map(|(name, _)| name);
+    let mut wrong = Vec::new();
+    for name in variables.keys().filter(|name| name.starts_with(PREFIX) && !known.contains(&name.as_str())) {
+        let message = format!("the environment variable {name} means nothing");
+        let hint = match nearest(name, &known) {
+            Some(near) => format!("did you mean {near}?"),
+            None => format!("known: {}", known.join(", ")),
+        };
+        wrong.push(Refusal::new(ENVIRONMENT, message).hint(hint));
+    }
+    let text = |name: &str| variables.get(name).filter(|text| !text.is_empty()).cloned();
+    let layer = Layer {
+        log: text("WORLDCOMPUTE_LOG"),
+        network: read(variables, "WORLDCOMPUTE_NETWORK", &mut wrong, network),
+        listen: text("WORLDCOMPUTE_LISTEN").map(|text| list(&text)),
+        join: text("WORLDCOMPUTE_JOIN").map(|text| list(&text)),
+        slots: read(variables, "WORLDCOMPUTE_SLOTS", &mut wrong, slots),
+        consents: read(variables, "WORLDCOMPUTE_CONSENT", &mut wrong, consents),
+        coordinate: read(variables, "WORLDCOMPUTE_COORDINATE", &mut wrong, coordinate),
+        trusted: read(variables, "WORLDCOMPUTE_TRUSTED", &mut wrong, flag),
+        accept_direct: read(variables, "WORLDCOMPUTE_ACCEPT_DIRECT", &mut wrong, flag),
+        storage_cap: read(variables, "WORLDCOMPUTE_STORAGE_CAP", &mut wrong, amount::size),
+        owner_key: text("WORLDCOMPUTE_OWNER_KEY").map(PathBuf::from),
+    };
+    if wrong.is_empty() { Ok(layer) } else { Err(Failure(wrong)) }
+}
+
+fn file(path: &Path) -> Result<Layer, Failure> {
+    let name = path.display().to_string();
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(Layer::default());
+        }
+        Err(error) => {
+            let message = format!("the settings {name} cannot be read: {error}");
+            return Err(Failure(vec![Refusal::new(fields::FILE, message)]));
+        }
+    };
+    let root = document::parse(&text, Format::Toml)
+        .map_err(|error| Failure(vec![syntax_refusal(&name, Format::Toml.name(), &error)]))?;
+    let mut faults = Faults::default();
+    let layer = Fields::open(&root, "", &KEYS, &mut faults).map(|fields| {
+        let several = |key: &str, faults: &mut Faults| {
+            let words = fields.words(key, faults);
+            fields.find(key).map(|_| words)
+        };
+        Layer {
+            log: fields.text("log", &mut faults).map(str::to_owned),
+            network: fields.amount("network", network, &mut faults),
+            listen: several("listen", &mut faults),
+            join: several("join", &mut faults),
+            slots: fields.whole("slots", 0..=SLOTS_MAX, &mut faults),
+            consents: several("consent", &mut faults).and_then(|words| {
+                consents(&words.join(","))
+                    .map_err(|rule| {
+                        let node = fields.find("consent").unwrap_or(fields.node());
+                        faults.add(fields::OUT_OF_RANGE, "consent", rule, node);
+                    })
+                    .ok()
+            }),
+            coordinate: fields.choice("coordinate", &COORDINATES, &mut faults),
+            trusted: fields.flag("trusted", &mut faults),
+            accept_direct: fields.flag("accept_direct", &mut faults),
+            storage_cap: fields.amount("storage_cap", amount::size, &mut faults),
+            owner_key: fields.text("owner_key", &mut faults).map(PathBuf::from),
+        }
+    });
+    match layer {
+        Some(layer) if faults.is_empty() => Ok(layer),
+        _ => Err(Failure(faults.into_refusals(&name))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exit;
+
+    fn global(dir: &Path) -> Global {
+        Global { data_dir: Some(dir.to_owned()), json: false, log: None }
+    }
+
+    fn variables(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    fn message(error: &anyhow::Error) -> String {
+        exit::render(&exit::refusals(error))
+    }
+
+    #[test]
+    fn flags_beat_the_environment_which_beats_the_file() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let config = "network = \"file\"\nslots = 1\nconsent = [\"rendering\"]\nstorage_cap = \"1GiB\"\n";
+        fs::write(dir.path().join("config.toml"), config).expect("writes");
+        let environment = variables(&[("WORLDCOMPUTE_NETWORK", "env"), ("WORLDCOMPUTE_SLOTS", "2")]);
+        let context = Context::resolve(&global(dir.path()), &environment).expect("resolves");
+        let args = NodeArgs { network: Some("flag".to_owned()), ..NodeArgs::default() };
+        let settings = context.settings(&args).expect("resolves");
+        assert_eq!((&*settings.network, settings.slots), ("flag", Some(2)));
+        assert_eq!(settings.consents, [WorkClass::Rendering]);
+        assert_eq!(settings.storage_cap, Bytes(1 << 30));
+        assert_eq!(settings.coordinate, Coordinate::Auto);
+    }
+
+    #[test]
+    fn a_wrong_setting_is_named_wherever_it_stands() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let cases = [
+            ("netwrok = \"x\"\n", "did you mean `network`?"),
+            ("slots = \"many\"\n", "`slots` must be a whole number"),
+            ("slots = 5000\n", "must be 0 to 1024"),
+            ("consent = [\"mining\"]\n", "must be one of scientific"),
+            ("coordinate = \"allways\"\n", "did you mean `always`?"),
+            ("storage_cap = \"lots\"\n", "must be a size"),
+            ("network = \"a b\"\n", "must be 1 to 64 characters"),
+            ("trusted = 1\n", "must be true or false"),
+            ("slots = \n", "not valid TOML"),
+        ];
+        for (text, expected) in cases {
+            fs::write(dir.path().join("config.toml"), text).expect("writes");
+            let error = Context::resolve(&global(dir.path()), &variables(&[])).expect_err(text);
+            let message = message(&error);
+            assert!(message.contains(expected) && message.contains("line 1"), "{text}: {message}");
+        }
+        fs::remove_file(dir.path().join("config.toml")).expect("removes");
+        for (name, value, expected) in [
+            ("WORLDCOMPUTE_SLOTS", "x", "must be 0 to 1024"),
+            ("WORLDCOMPUTE_NETWROK", "x", "did you mean WORLDCOMPUTE_NETWORK?"),
+            ("WORLDCOMPUTE_TRUSTED", "maybe", "must be true or false"),
+        ] {
+            let error = Context::resolve(&global(dir.path()), &variables(&[(name, value)])).expect_err(name);
+            assert!(message(&error).contains(expected), "{}", message(&error));
+        }
+        let context = Context::resolve(&global(dir.path()), &variables(&[])).expect("resolves");
+        let args = NodeArgs { consent: Some("x".to_owned()), ..NodeArgs::default() };
+        assert!(context.settings(&args).expect_err("wrong").is::<Usage>());
+    }
+
+    #[test]
+    fn the_directory_comes_from_the_flag_then_the_environment_then_home() {
+        let resolve = |flag: Option<&str>, pairs: &[(&str, &str)]| {
+            let global = Global { data_dir: flag.map(PathBuf::from), json: false, log: None };
+            Context::resolve(&global, &variables(pairs)).map(|context| context.dir.path().to_owned())
+        };
+        let both = [(HOME, "/nowhere/env"), ("HOME", "/nowhere/home")];
+        assert_eq!(resolve(Some("/nowhere/flag"), &both).expect("a"), Path::new("/nowhere/flag"));
+        assert_eq!(resolve(None, &both).expect("b"), Path::new("/nowhere/env"));
+        assert_eq!(resolve(None, &both[1..]).expect("c"), Path::new("/nowhere/home/.worldcompute"));
+        assert!(resolve(None, &[]).expect_err("no home").is::<Usage>());
+    }
+
+    #[test]
+    fn every_key_has_its_variable() {
+        for key in KEYS {
+            let name = format!("{PREFIX}{}", key.to_uppercase());
+            assert!(VARIABLES.iter().any(|(variable, _)| *variable == name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! The libp2p host: transports and the behaviours that ride on them.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use libp2p::kad::store::{MemoryStore, MemoryStoreConfig};
+use libp2p::swarm::NetworkBehaviour;
+use libp2p::swarm::behaviour::toggle::Toggle;
+use libp2p::{
+    PeerId, StreamProtocol, Swarm, SwarmBuilder, allow_block_list, connection_limits, identify, identity,
+    kad, mdns, noise, ping, tcp,
+};
+
+use crate::config::{DhtRole, MeshConfig, TcpSession};
+use crate::stream::{self, Registry};
+
+/// Protocol id that identify carries; nodes that say anything else are not ours.
+pub const PROTOCOL_VERSION: &str = "/worldcompute/1.0.0";
+/// Our own Kademlia table: never the public IPFS one.
+pub const KADEMLIA_PROTOCOL: &str = "/worldcompute/kad/1.0.0";
+
+/// Streams on one connection, both directions and all protocols together.
+const STREAMS_PER_CONNECTION_MAX: usize = 1024;
+/// Streams that one connection may have half negotiated.
+const STREAMS_NEGOTIATING_MAX: usize = 128;
+/// Pause between pings. Twice a dead peer's grace; one ping costs about 20 µs of processor time.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(15);
+/// QUIC must speak up before the NAT forgets the flow; on both sides this also finds dead peers.
+const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(10);
+const QUIC_IDLE_MS_MAX: u32 = 30_000;
+/// One Kademlia query; the catalogue's figure.
+const KADEMLIA_QUERY_TIMEOUT: Duration = Duration::from_secs(30);
+
+#[derive(NetworkBehaviour)]
+pub(crate) struct Behaviour {
+    // Gates first: a connection that they deny reaches none of the others.
+    pub(crate) banned: allow_block_list::Behaviour<allow_block_list::BlockedPeers>,
+    limits: connection_limits::Behaviour,
+    identify: identify::Behaviour,
+    ping: ping::Behaviour,
+    pub(crate) kad: kad::Behaviour<MemoryStore>,
+    mdns: Toggle<mdns::tokio::Behaviour>,
+    pub(crate) streams: stream::Behaviour,
+}
+
+/// Builds the swarm of `config`. The second value says why mDNS is off although it was wanted.
+pub(crate) fn build(
+    config: &MeshConfig,
+    key: identity::Keypair,
+    registry: Registry,
+) -> Result<(Swarm<Behaviour>, Option<std::io::Error>), BuildError> {
+    let (mut behaviour, mdns_error) = behaviour(config, &key, registry);
+    behaviour.kad.set_mode(Some(match config.dht {
+        DhtRole::Client => kad::Mode::Client,
+        DhtRole::Server => kad::Mode::Server,
+    }));
+    // Small frames must leave at once: a lease is a few hundred bytes.
+    let tcp_config = tcp::Config::new().nodelay(true);
+    let muxer = || crate::mux::Upgrade::new(STREAMS_PER_CONNECTION_MAX);
+    let builder = SwarmBuilder::with_existing_identity(key).with_tokio();
+    // The first handshake is proposed first by the side that dials. The two arms differ in type, so both are spelled out.
+    macro_rules! finish {
+        ($security:expr) => {
+            builder
+                .with_tcp(tcp_config, $security, muxer)
+                .map_err(|error| BuildError(Box::new(error)))?
+                .with_quic_config(|mut quic| {
+                    quic.handshake_timeout = config.limits.dial_timeout;
+                    quic.keep_alive_interval = QUIC_KEEP_ALIVE;
+                    quic.max_idle_timeout = QUIC_IDLE_MS_MAX;
+                    quic.max_concurrent_stream_limit = STREAMS_PER_CONNECTION_MAX as u32;
+                    quic
+                })
+                .with_behaviour(|_| behaviour)
+                .map_err(|error: Infallible| match error {})?
+                .with_swarm_config(|swarm| {
+                    swarm
+                        .with_idle_connection_timeout(config.limits.idle_timeout)
+                        .with_max_negotiating_inbound_streams(STREAMS_NEGOTIATING_MAX)
+                })
+                .with_connection_timeout(config.limits.dial_timeout)
+                .build()
+        };
+    }
+    let swarm = match config.tcp_session {
+        TcpSession::Noise => finish!((noise::Config::new, crate::tls::Upgrade::new)),
+        TcpSession::Tls => finish!((crate::tls::Upgrade::new, noise::Config::new)),
+    };
+    Ok((swarm, mdns_error))
+}
+
+/// The host could not be put together.
+#[derive(Debug, thiserror::Error)]
+#[error("preparing the handshakes failed")]
+pub struct BuildError(#[source] Box<dyn std::error::Error + Send + Sync>);
+
+fn behaviour(
+    config: &MeshConfig,
+    key: &identity::Keypair,
+    registry: Registry,
+) -> (Behaviour, Option<std::io::Error>) {
+    let local = PeerId::from(key.public());
+    let limits = &config.limits;
+    let connection_limits = connection_limits::ConnectionLimits::default()
+        .with_max_pending_incoming(Some(limits.connections_pending_max))
+        .with_max_pending_outgoing(Some(limits.connections_pending_max))
+        // A quarter stays free for connections that we make ourselves, so that strangers cannot shut us in.
+        .with_max_established_incoming(Some(limits.connections_max - limits.connections_max / 4))
+        .with_max_established(Some(limits.connections_max))
+        .with_max_established_per_peer(Some(limits.connections_per_peer_max));
+    let identify = identify::Config::new(PROTOCOL_VERSION.to_owned(), key.public())
+        .with_agent_version(agent_string(&config.agent_version, &config.network))
+        // We keep our own address book.
+        .with_cache_size(0);
+    let (mdns, mdns_error) =
+        match config.lan.mdns.then(|| mdns::tokio::Behaviour::new(mdns::Config::default(), local)) {
+            Some(Ok(mdns)) => (Some(mdns), None),
+            Some(Err(error)) => (None, Some(error)),
+            None => (None, None),
+        };
+    let behaviour = Behaviour {
+        banned: allow_block_list::Behaviour::default(),
+        limits: connection_limits::Behaviour::new(connection_limits),
+        identify: identify::Behaviour::new(identify),
+        ping: ping::Behaviour::new(
+            ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT),
+        ),
+        kad: kademlia(local),
+        mdns: Toggle::from(mdns),
+        streams: stream::Behaviour::new(registry),
+    };
+    (behaviour, mdns_error)
+}
+
+/// Returns a Kademlia that finds peers and stores nothing: records of ours travel elsewhere.
+fn kademlia(local: PeerId) -> kad::Behaviour<MemoryStore> {
+    let mut config = kad::Config::new(StreamProtocol::new(KADEMLIA_PROTOCOL));
+    config
+        .set_query_timeout(KADEMLIA_QUERY_TIMEOUT)
+        .set_record_filtering(kad::StoreInserts::FilterBoth)
+        .set_record_ttl(None)
+        .set_replication_interval(None)
+        .set_publication_interval(None)
+        .set_provider_publication_interval(None)
+        // Only nodes whose network was checked enter the table; the swarm task inserts them.
+        .set_kbucket_inserts(kad::BucketInserts::Manual);
+    let store = MemoryStoreConfig { max_records: 0, max_provided_keys: 0, ..MemoryStoreConfig::default() };
+    kad::Behaviour::with_config(local, MemoryStore::with_config(local, store), config)
+}
+
+/// Returns the agent string that identify sends: who we are and which network we belong to.
+pub(crate) fn agent_string(agent_version: &str, network: &str) -> String {
+    format!("{agent_version}{NETWORK_MARK}{network}")
+}
+
+/// Splits an agent string into the agent's own words and its network.
+pub(crate) fn parse_agent(agent: &str) -> (&str, Option<&str>) {
+    match agent.rsplit_once(NETWORK_MARK) {
+        Some((version, network)) if crate::config::is_network_name(network) => (version, Some(network)),
+        _ => (agent, None),
+    }
+}
+
+const NETWORK_MARK: &str = " net=";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_agent_string_carries_the_network_and_nothing_else_does() {
+        let agent = agent_string("worldcompute/0.1.0", "lab-7");
+        assert_eq!(parse_agent(&agent), ("worldcompute/0.1.0", Some("lab-7")));
+        assert_eq!(parse_agent("kubo/0.30"), ("kubo/0.30", None));
+        assert_eq!(parse_agent("x net="), ("x net=", None));
+        assert_eq!(parse_agent("x net=a net=B b"), ("x net=a net=B b", None));
+    }
+}

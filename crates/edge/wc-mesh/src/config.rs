@@ -1,0 +1,165 @@
+//! What a mesh must be told before it starts, and how much it may hold.
+
+use std::fmt;
+use std::time::Duration;
+
+use libp2p::Multiaddr;
+
+/// Port that a node listens on unless told otherwise, on TCP and on UDP (NET-02).
+pub const PORT_DEFAULT: u16 = 19999;
+/// Longest network name, in bytes: it travels inside the identify agent string, which others log.
+pub const NETWORK_NAME_BYTES_MAX: usize = 64;
+
+/// Everything a [`Mesh`](crate::Mesh) needs to start.
+#[derive(Clone)]
+pub struct MeshConfig {
+    /// Seed of the node's Ed25519 key; the node id is derived from it.
+    pub secret: [u8; 32],
+    /// Addresses to listen on. A port that is taken is replaced by a free one, which an event tells.
+    pub listen: Vec<Multiaddr>,
+    /// Name of the network: nodes of different networks do not stay connected. 1 to 64 of `a-z 0-9 . _ -`.
+    pub network: String,
+    /// How to find nodes nearby.
+    pub lan: LanDiscovery,
+    /// Addresses that are dialled at the start and again, with growing pauses, whenever the connection is gone.
+    pub seeds: Vec<Multiaddr>,
+    /// Part in the network's Kademlia table.
+    pub dht: DhtRole,
+    /// Handshake proposed first when dialling over TCP; both are always accepted.
+    pub tcp_session: TcpSession,
+    /// Upper bounds.
+    pub limits: MeshLimits,
+    /// What this node calls itself, such as `worldcompute/0.1.0`.
+    pub agent_version: String,
+}
+
+impl MeshConfig {
+    /// Returns a configuration that listens on the default ports of every interface and finds its LAN by itself.
+    pub fn new(secret: [u8; 32], network: impl Into<String>) -> Self {
+        Self {
+            secret,
+            listen: listen_default(),
+            network: network.into(),
+            lan: LanDiscovery { mdns: true, loopback: true },
+            seeds: Vec::new(),
+            dht: DhtRole::Client,
+            tcp_session: TcpSession::Tls,
+            limits: MeshLimits::default(),
+            agent_version: concat!("worldcompute/", env!("CARGO_PKG_VERSION")).to_owned(),
+        }
+    }
+}
+
+/// Leaves the secret out.
+impl fmt::Debug for MeshConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MeshConfig")
+            .field("listen", &self.listen)
+            .field("network", &self.network)
+            .field("lan", &self.lan)
+            .field("seeds", &self.seeds)
+            .field("dht", &self.dht)
+            .field("tcp_session", &self.tcp_session)
+            .field("limits", &self.limits)
+            .field("agent_version", &self.agent_version)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Returns `/ip4/0.0.0.0` on the default TCP and QUIC ports.
+pub fn listen_default() -> Vec<Multiaddr> {
+    use libp2p::multiaddr::Protocol;
+    let any = Multiaddr::from(std::net::Ipv4Addr::UNSPECIFIED);
+    vec![
+        any.clone().with(Protocol::Tcp(PORT_DEFAULT)),
+        any.with(Protocol::Udp(PORT_DEFAULT)).with(Protocol::QuicV1),
+    ]
+}
+
+/// Ways to find nodes without being told about them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LanDiscovery {
+    /// Multicast DNS on every interface but loopback.
+    pub mdns: bool,
+    /// The beacon on 127.0.0.1, which needs no network at all.
+    pub loopback: bool,
+}
+
+/// Part that a node takes in the Kademlia table of its network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DhtRole {
+    /// Asks, does not answer: the right choice behind a NAT.
+    Client,
+    /// Answers others and is listed in their tables: for nodes that others can reach.
+    Server,
+}
+
+/// Encryption of a TCP connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TcpSession {
+    /// Noise XX with ChaCha20-Poly1305.
+    Noise,
+    /// TLS 1.3 as libp2p specifies it, with AES-GCM where the processor helps.
+    Tls,
+}
+
+/// How much one mesh may hold. Everything that a peer can make grow has a number here or beside its constant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MeshLimits {
+    /// Established connections, in both directions together. One costs about 100 KiB.
+    pub connections_max: u32,
+    /// Established connections with one peer: two for a crossed dial, two more while either side reconnects.
+    pub connections_per_peer_max: u32,
+    /// Connections that are still shaking hands, per direction.
+    pub connections_pending_max: u32,
+    /// Time for one dial, handshakes included.
+    pub dial_timeout: Duration,
+    /// Time between a connection and the peer's identification on it; without it the connection is closed.
+    pub identify_timeout: Duration,
+    /// How long a connection that nobody asked to keep may idle.
+    pub idle_timeout: Duration,
+    /// Events waiting for their reader; further ones are counted, dropped and reported as `Lagged`.
+    pub events_queued_max: usize,
+    /// Defaults for protocols that name no limits of their own.
+    pub streams: StreamLimits,
+}
+
+impl Default for MeshLimits {
+    fn default() -> Self {
+        Self {
+            connections_max: 2048,
+            connections_per_peer_max: 4,
+            connections_pending_max: 256,
+            dial_timeout: Duration::from_secs(8),
+            identify_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(60),
+            events_queued_max: 4096,
+            streams: StreamLimits::default(),
+        }
+    }
+}
+
+/// How many streams of one protocol one peer may open to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamLimits {
+    /// Streams that one peer may hold open at the same time.
+    pub per_peer_max: u32,
+    /// Streams that one peer may open per second, averaged.
+    pub per_peer_rate_per_second: u32,
+    /// Streams that one peer may open at once before the average counts.
+    pub per_peer_burst: u32,
+    /// Accepted streams of all peers that wait for [`Incoming`](crate::Incoming) to be read.
+    pub queued_max: usize,
+}
+
+impl Default for StreamLimits {
+    fn default() -> Self {
+        Self { per_peer_max: 64, per_peer_rate_per_second: 64, per_peer_burst: 128, queued_max: 256 }
+    }
+}
+
+/// Returns whether `name` may name a network.
+pub(crate) fn is_network_name(name: &str) -> bool {
+    (1..=NETWORK_NAME_BYTES_MAX).contains(&name.len())
+        && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'))
+}

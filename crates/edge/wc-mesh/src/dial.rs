@@ -1,0 +1,278 @@
+//! Reaching one node: its addresses tried in order of preference, each outcome kept and logged.
+//!
+//! ```text
+//! queued ──next──► in flight ──established──► waiting for identify ──admitted──► done
+//!   ▲                 │  │
+//!   │ 250 ms pass     │  └─ failed: next address; none left: every waiter learns all causes
+//!   └─────────────────┘
+//! ```
+
+use std::collections::{HashSet, VecDeque};
+use std::error::Error;
+use std::time::{Duration, SystemTime};
+
+use libp2p::core::transport::TransportError;
+use libp2p::swarm::{self, ConnectionId};
+use libp2p::{Multiaddr, PeerId};
+use tokio::sync::oneshot;
+use wc_types::NodeId;
+
+use crate::address::{Transport, rank, transport_of};
+use crate::event::{DialAttempt, DialOutcome};
+
+/// Head start of one address over the next (RFC 8305 recommends 250 ms).
+pub(crate) const STAGGER: Duration = Duration::from_millis(250);
+/// Pause of the higher and of the lower node before they dial again after their dials crossed.
+pub(crate) const CROSSED_PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(150)];
+/// Addresses of one node that are tried in one go.
+pub(crate) const ADDRS_MAX: usize = 16;
+/// First and longest pause before a node that should be connected is dialled again.
+pub(crate) const BACKOFF_FIRST: Duration = Duration::from_secs(1);
+pub(crate) const BACKOFF_MAX: Duration = Duration::from_secs(60);
+
+/// A node could not be reached.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum DialError {
+    /// No address of the node is known.
+    #[error("no address of {node} is known")]
+    NoAddress {
+        /// The node.
+        node: NodeId,
+    },
+    /// Every address failed.
+    #[error("no address answered: {}", causes(.attempts))]
+    Unreachable {
+        /// What was tried and how each attempt ended.
+        attempts: Vec<DialAttempt>,
+    },
+    /// The node is of another network, or speaks another protocol.
+    #[error("{node} is not of our network")]
+    WrongNetwork {
+        /// The node.
+        node: NodeId,
+        /// The network that it named, if it named one.
+        network: Option<String>,
+    },
+    /// The connection ended before the node had said who it is.
+    #[error("{node} left before it had identified itself: {cause}")]
+    Unidentified {
+        /// The node.
+        node: NodeId,
+        /// How the connection ended.
+        cause: String,
+    },
+    /// The node is banned here.
+    #[error("{node} is banned")]
+    Banned {
+        /// The node.
+        node: NodeId,
+    },
+    /// The key at the other end is not an Ed25519 key, so it is no node of ours.
+    #[error("the peer at {addr} has no Ed25519 key")]
+    ForeignKey {
+        /// Where it was met.
+        addr: Multiaddr,
+    },
+    /// The target is this node.
+    #[error("that is this node itself")]
+    Ourselves,
+    /// This mesh has stopped.
+    #[error("the mesh has stopped")]
+    Stopped,
+}
+
+fn causes(attempts: &[DialAttempt]) -> String {
+    let mut text = String::new();
+    for attempt in attempts {
+        if !text.is_empty() {
+            text.push_str("; ");
+        }
+        let cause = attempt.root_cause.as_deref().unwrap_or("connected, then lost");
+        text.push_str(&format!("{}: {cause}", attempt.target_multiaddr));
+    }
+    text
+}
+
+/// Whoever waits for a node to be connected.
+pub(crate) type Waiter = oneshot::Sender<Result<NodeId, DialError>>;
+
+/// The attempts to reach one node.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    queued: VecDeque<Multiaddr>,
+    tried: HashSet<Multiaddr>,
+    pub(crate) in_flight: HashSet<ConnectionId>,
+    pub(crate) attempts: Vec<DialAttempt>,
+    pub(crate) waiters: Vec<Waiter>,
+    /// An attempt met the peer's own dial and was queued again.
+    pub(crate) crossed: bool,
+    /// A Kademlia query for more addresses is under way.
+    pub(crate) searching: bool,
+}
+
+impl Plan {
+    /// Adds addresses that were not tried yet, best first.
+    pub(crate) fn extend(&mut self, addrs: impl IntoIterator<Item = Multiaddr>) {
+        for addr in addrs {
+            if self.tried.len() < ADDRS_MAX && self.tried.insert(addr.clone()) {
+                self.queued.push_back(addr);
+            }
+        }
+        self.queued.make_contiguous().sort_by_key(rank);
+    }
+
+    /// Returns the next address to try.
+    pub(crate) fn next(&mut self) -> Option<Multiaddr> {
+        self.queued.pop_front()
+    }
+
+    /// Puts an address that was tried back, once per plan. Returns whether it will be tried again.
+    pub(crate) fn retry_crossed(&mut self, addr: Multiaddr) -> bool {
+        if self.crossed {
+            return false;
+        }
+        self.crossed = true;
+        self.queued.push_front(addr);
+        true
+    }
+
+    /// Forgets the addresses that are no longer needed.
+    pub(crate) fn settle(&mut self) {
+        self.queued.clear();
+    }
+
+    /// Returns whether nothing that is under way can still succeed.
+    pub(crate) fn is_exhausted(&self) -> bool {
+        self.queued.is_empty() && self.in_flight.is_empty() && !self.searching
+    }
+}
+
+/// Tells everyone who waits.
+pub(crate) fn answer(waiters: Vec<Waiter>, result: &Result<NodeId, DialError>) {
+    for waiter in waiters {
+        // A waiter that gave up is no error.
+        let _ = waiter.send(result.clone());
+    }
+}
+
+/// Describes one ended dial and logs it (NET-24: every outcome at info, a cause exactly when it failed).
+pub(crate) fn conclude(addr: Multiaddr, outcome: DialOutcome, root_cause: Option<String>) -> DialAttempt {
+    let transport = transport_of(&addr);
+    let named = transport.map_or_else(|| "none".to_owned(), |transport| transport.to_string());
+    match &root_cause {
+        None => tracing::info!(target_multiaddr = %addr, transport = named, %outcome, "dial ended"),
+        Some(root_cause) => {
+            tracing::info!(target_multiaddr = %addr, transport = named, %outcome, root_cause, "dial ended");
+        }
+    }
+    DialAttempt { timestamp: SystemTime::now(), target_multiaddr: addr, transport, outcome, root_cause }
+}
+
+/// Turns the library's error into an outcome and its root cause.
+pub(crate) fn outcome_of(error: &swarm::DialError, expected: Option<PeerId>) -> (DialOutcome, String) {
+    match error {
+        swarm::DialError::Transport(errors) => match errors.first() {
+            Some((_, TransportError::MultiaddrNotSupported(_))) => {
+                let cause = "this build cannot dial such an address".to_owned();
+                (DialOutcome::TransportError(cause.clone()), cause)
+            }
+            Some((_, TransportError::Other(error))) => {
+                let cause = root_cause(error);
+                let lower = cause.to_lowercase();
+                if error.kind() == std::io::ErrorKind::TimedOut
+                    || lower.contains("timed out")
+                    || lower.contains("timeout")
+                {
+                    (DialOutcome::Timeout, cause)
+                } else {
+                    (DialOutcome::TransportError(cause.clone()), cause)
+                }
+            }
+            None => {
+                let cause = "no transport tried it".to_owned();
+                (DialOutcome::TransportError(cause.clone()), cause)
+            }
+        },
+        swarm::DialError::WrongPeerId { obtained, .. } => {
+            let expected = expected.map_or_else(|| "another node".to_owned(), |peer| peer.to_string());
+            let cause = format!("{obtained} answered where {expected} was expected");
+            (DialOutcome::Denied(cause.clone()), cause)
+        }
+        swarm::DialError::LocalPeerId { .. } => {
+            let cause = "we reached ourselves".to_owned();
+            (DialOutcome::Denied(cause.clone()), cause)
+        }
+        swarm::DialError::Denied { cause } => {
+            let cause = root_cause(cause);
+            (DialOutcome::Denied(cause.clone()), cause)
+        }
+        swarm::DialError::NoAddresses
+        | swarm::DialError::DialPeerConditionFalse(_)
+        | swarm::DialError::Aborted => {
+            let cause = error.to_string();
+            (DialOutcome::Denied(cause.clone()), cause)
+        }
+    }
+}
+
+/// Returns whether the connection was there and the handshake on it failed.
+///
+/// Two nodes that dial each other in the same moment, both from the port they listen on, make one TCP connection of which
+/// both believe that they opened it (RFC 9293 §3.5), and no handshake can succeed on that.
+pub(crate) fn may_have_crossed(addr: &Multiaddr, error: &swarm::DialError) -> bool {
+    let swarm::DialError::Transport(errors) = error else { return false };
+    let Some((_, TransportError::Other(error))) = errors.first() else { return false };
+    let system = deepest(error).downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
+    transport_of(addr) == Some(Transport::Tcp) && system.is_none()
+}
+
+/// Returns the deepest message of an error's chain.
+pub(crate) fn root_cause(error: &(dyn Error + 'static)) -> String {
+    deepest(error).to_string()
+}
+
+fn deepest<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+    let mut deepest: &(dyn Error + 'static) = error;
+    loop {
+        // `io::Error` hides the error it wraps from `source`, and gives that error's source instead.
+        let inner = deepest
+            .downcast_ref::<std::io::Error>()
+            .and_then(|io| io.get_ref())
+            .map(|inner| inner as &(dyn Error + 'static));
+        match inner.or_else(|| deepest.source()) {
+            Some(next) => deepest = next,
+            None => return deepest,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_tries_each_address_once_and_the_best_first() {
+        let addr = |text: &str| text.parse::<Multiaddr>().unwrap();
+        let mut plan = Plan::default();
+        plan.extend([addr("/ip4/8.8.8.8/tcp/1"), addr("/ip4/127.0.0.1/tcp/1")]);
+        assert_eq!(plan.next(), Some(addr("/ip4/127.0.0.1/tcp/1")));
+        plan.extend([addr("/ip4/127.0.0.1/tcp/1"), addr("/ip4/10.0.0.1/tcp/1")]);
+        assert_eq!(plan.next(), Some(addr("/ip4/10.0.0.1/tcp/1")));
+        assert_eq!(plan.next(), Some(addr("/ip4/8.8.8.8/tcp/1")));
+        assert!(plan.next().is_none() && plan.is_exhausted());
+        plan.extend((0..100).map(|port| addr(&format!("/ip4/10.0.0.2/tcp/{port}"))));
+        assert_eq!(
+            std::iter::from_fn(|| plan.next()).count(),
+            ADDRS_MAX - 3,
+            "addresses of one node are bounded"
+        );
+    }
+
+    #[test]
+    fn the_root_cause_is_the_deepest_message() {
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let wrapped = std::io::Error::other(std::io::Error::other(refused));
+        assert_eq!(root_cause(&wrapped), "connection refused");
+    }
+}

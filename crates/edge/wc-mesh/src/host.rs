@@ -1,0 +1,1015 @@
+//! The one task that owns the swarm: it dials, admits, times out and tells.
+//!
+//! ```text
+//! a connection:  established ──identify names our network──► admitted ──last one closes──► gone
+//!                     │  └─ another network: closed, avoided for ten minutes
+//!                     └─ no identify in time: closed
+//! ```
+
+mod book;
+mod timers;
+
+use std::collections::{HashMap, HashSet};
+use std::net::UdpSocket;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use futures::StreamExt;
+use libp2p::core::ConnectedPoint;
+use libp2p::core::transport::ListenerId;
+use libp2p::multiaddr::Protocol;
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::swarm::{ConnectionId, SwarmEvent};
+use libp2p::{Multiaddr, PeerId, Swarm, identify, identity, kad, mdns, ping};
+use tokio::sync::{mpsc, watch};
+use wc_types::NodeId;
+
+use crate::address::{Transport, is_loopback, node_of, peer_of, split_node, transport_of, with_node};
+use crate::behaviour::{Behaviour, BehaviourEvent, KADEMLIA_PROTOCOL, PROTOCOL_VERSION, build, parse_agent};
+use crate::config::MeshConfig;
+use crate::dial::{
+    BACKOFF_FIRST, BACKOFF_MAX, CROSSED_PAUSES, DialError, Plan, STAGGER, Waiter, answer, conclude,
+    may_have_crossed, outcome_of, root_cause,
+};
+use crate::discovery::beacon::{self, News, Port, Sighting};
+use crate::discovery::dial_delay;
+use crate::event::{DialAttempt, DialOutcome, Direction, EventSender, MeshEvent, Via};
+use crate::mesh::{Command, PeerInfo, StartError};
+use crate::stream::{Refused, Registry};
+use book::Book;
+use timers::Timers;
+
+/// How long a node that was turned away, or that we left, is not sought by ourselves.
+const AVOID: Duration = Duration::from_secs(600);
+/// Nodes that are avoided at the same time; one more forgets those whose time is over.
+const AVOIDED_MAX: usize = 4096;
+/// Nodes and seeds that are kept connected; `connect` beyond that dials once.
+const KEPT_MAX: usize = 4096;
+/// Attempts to reach a node that mDNS found: it tells of a node once, so one lost packet must not be the end.
+const MDNS_TRIES: u8 = 6;
+/// Pings in a row that may fail before the connection counts as dead.
+const PING_FAILURES_MAX: u8 = 2;
+/// Longest agent version kept from a peer, in characters.
+const AGENT_CHARS_MAX: usize = 128;
+/// Beacon sightings that wait for the swarm task.
+const NEWS_QUEUED_MAX: usize = 64;
+/// Time that `Mesh::start` gives its listeners to find their addresses.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Something that falls due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Due {
+    /// A discovered node that nobody has connected yet.
+    Dial(PeerId),
+    /// The next address of a plan gets its chance.
+    Stagger(PeerId),
+    /// A connection must be identified by now.
+    Identify(PeerId, ConnectionId),
+    /// A node that is kept, and not connected.
+    Retry(PeerId),
+    /// A seed whose node we do not know.
+    Seed(usize),
+}
+
+/// One dial under way.
+#[derive(Debug)]
+struct Dialling {
+    addr: Multiaddr,
+    peer: Option<PeerId>,
+    seed: Option<usize>,
+    waiters: Vec<Waiter>,
+}
+
+/// A configured seed.
+#[derive(Debug)]
+struct Seed {
+    addr: Multiaddr,
+    peer: Option<PeerId>,
+    backoff: Duration,
+}
+
+/// A node that is dialled again when it is gone.
+#[derive(Debug)]
+struct Kept {
+    backoff: Duration,
+    /// `None`: for ever.
+    tries_left: Option<u8>,
+}
+
+/// A connected peer.
+#[derive(Debug)]
+struct Peer {
+    links: Vec<Link>,
+    admitted: bool,
+    agent_version: String,
+    rtt: Option<Duration>,
+    since: SystemTime,
+    ping_failures: u8,
+    /// Why we are about to close the last connection, if it was our decision.
+    farewell: Option<String>,
+}
+
+#[derive(Debug)]
+struct Link {
+    id: ConnectionId,
+    addr: Multiaddr,
+    transport: Transport,
+    direction: Direction,
+}
+
+pub(crate) struct Host {
+    config: MeshConfig,
+    node: NodeId,
+    local: PeerId,
+    swarm: Swarm<Behaviour>,
+    registry: Registry,
+    events: EventSender,
+    commands: mpsc::Receiver<Command>,
+    news: Option<mpsc::Receiver<News>>,
+    ports: watch::Sender<Vec<Port>>,
+    listeners: HashMap<ListenerId, bool>,
+    _port_guards: Vec<UdpSocket>,
+    peers: HashMap<PeerId, Peer>,
+    dialling: HashMap<ConnectionId, Dialling>,
+    plans: HashMap<PeerId, Plan>,
+    searches: HashMap<kad::QueryId, PeerId>,
+    seeds: Vec<Seed>,
+    kept: HashMap<PeerId, Kept>,
+    avoided: HashMap<PeerId, Instant>,
+    banned: HashSet<PeerId>,
+    book: Book,
+    timers: Timers<Due>,
+}
+
+impl Host {
+    /// Builds the host, binds its listeners and starts the first dials. Nothing moves until it is polled.
+    pub(crate) fn new(
+        config: MeshConfig,
+        registry: Registry,
+        events: EventSender,
+        commands: mpsc::Receiver<Command>,
+    ) -> Result<Self, StartError> {
+        let key = identity::Keypair::ed25519_from_bytes(config.secret)
+            .expect("every 32 bytes are the seed of an Ed25519 key");
+        let local = PeerId::from(key.public());
+        let node = node_of(&local).expect("the peer id of an Ed25519 key is a node id");
+        let (swarm, mdns_error) = build(&config, key, registry.clone())?;
+        if let Some(error) = mdns_error {
+            let cause = format!("{error}; other ways of discovery go on");
+            tracing::warn!(cause, "mdns is not available");
+            events.send(MeshEvent::DiscoveryUnavailable { via: Via::Mdns, cause });
+        }
+        let seeds = config.seeds.iter().map(|addr| Seed {
+            addr: addr.clone(),
+            peer: split_node(addr).1,
+            backoff: BACKOFF_FIRST,
+        });
+        let mut host = Self {
+            seeds: seeds.collect(),
+            node,
+            local,
+            swarm,
+            registry,
+            events,
+            commands,
+            news: None,
+            ports: watch::channel(Vec::new()).0,
+            listeners: HashMap::new(),
+            _port_guards: Vec::new(),
+            peers: HashMap::new(),
+            dialling: HashMap::new(),
+            plans: HashMap::new(),
+            searches: HashMap::new(),
+            kept: HashMap::new(),
+            avoided: HashMap::new(),
+            banned: HashSet::new(),
+            book: Book::default(),
+            timers: Timers::default(),
+            config,
+        };
+        host.listen()?;
+        if host.config.lan.loopback {
+            let (news, queue) = mpsc::channel(NEWS_QUEUED_MAX);
+            host.news = Some(queue);
+            // Distinguishes two starts of one node; the clock of the edge is good enough for that.
+            let boot = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_nanos() as u64);
+            let network = host.config.network.clone();
+            tokio::spawn(beacon::run(node, network, boot, host.ports.subscribe(), news));
+        }
+        for seed in 0..host.seeds.len() {
+            host.dial_seed(seed);
+        }
+        Ok(host)
+    }
+
+    pub(crate) fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// Runs until every listener knows an address, or two seconds have passed.
+    pub(crate) async fn settle(&mut self) {
+        let deadline = tokio::time::Instant::now() + SETTLE_TIMEOUT;
+        while self.listeners.values().any(|ready| !ready) {
+            match tokio::time::timeout_at(deadline, self.swarm.select_next_some()).await {
+                Ok(event) => self.on_swarm(event),
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Runs until the last handle is gone or one says stop.
+    pub(crate) async fn run(mut self) {
+        let stopper = loop {
+            let due = self.timers.next();
+            tokio::select! {
+                event = self.swarm.select_next_some() => self.on_swarm(event),
+                command = self.commands.recv() => match command {
+                    Some(Command::Stop(reply)) => break Some(reply),
+                    Some(command) => self.on_command(command),
+                    None => break None,
+                },
+                Some(news) = async { self.news.as_mut()?.recv().await }, if self.news.is_some() => self.on_news(news),
+                () = sleep_until(due) => {
+                    for due in self.timers.take_due(Instant::now()) {
+                        self.on_due(due);
+                    }
+                }
+            }
+        };
+        // A peer that is told learns at once; one that is not learns from a timeout.
+        for peer in self.swarm.connected_peers().copied().collect::<Vec<_>>() {
+            let _ = self.swarm.disconnect_peer_id(peer);
+        }
+        let _ = tokio::time::timeout(Duration::from_millis(200), async {
+            while self.swarm.connected_peers().next().is_some() {
+                let _ = self.swarm.select_next_some().await;
+            }
+        })
+        .await;
+        self.registry.stop();
+        drop(self);
+        if let Some(reply) = stopper {
+            let _ = reply.send(());
+        }
+    }
+
+    // ---- listening
+
+    fn listen(&mut self) -> Result<(), StartError> {
+        // UDP first: its bind is exclusive. TCP listeners share their port for hole punching (SO_REUSEPORT), so two
+        // nodes of one user would both succeed on 19999 and the kernel would deal connections out between them. A UDP
+        // socket of the same number, QUIC's or a guard of ours, decides whose port it is.
+        let mut wanted = self.config.listen.clone();
+        wanted.sort_by_key(|addr| transport_of(addr) != Some(Transport::Quic));
+        let mut ours = HashSet::new();
+        let mut last_cause = None;
+        for addr in &wanted {
+            let attempt = match self.claim(addr, &mut ours) {
+                Ok(()) => self.swarm.listen_on(addr.clone()).map_err(|error| root_cause(&error)),
+                Err(error) => Err(root_cause(&error)),
+            };
+            match attempt {
+                Ok(id) => {
+                    self.listeners.insert(id, false);
+                }
+                Err(cause) => {
+                    let other = with_port_zero(addr).filter(|other| other != addr);
+                    let instead = other.and_then(|other| {
+                        let id = self.swarm.listen_on(other.clone()).ok()?;
+                        self.listeners.insert(id, false);
+                        Some(other)
+                    });
+                    let fallback = if instead.is_some() { "a free port" } else { "nothing" };
+                    tracing::warn!(addr = %addr, cause, fallback, "cannot listen there");
+                    self.events.send(MeshEvent::ListenFailed {
+                        wanted: addr.clone(),
+                        cause: cause.clone(),
+                        instead,
+                    });
+                    last_cause = Some(cause);
+                }
+            }
+        }
+        match last_cause {
+            Some(cause) if self.listeners.is_empty() => {
+                Err(StartError::Listen { count: wanted.len(), cause })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes sure that nobody else holds the port of `addr`. Ports that we hold are noted in `ours`.
+    fn claim(
+        &mut self,
+        addr: &Multiaddr,
+        ours: &mut HashSet<(std::net::IpAddr, u16)>,
+    ) -> std::io::Result<()> {
+        let mut parts = addr.iter();
+        let ip = match parts.next() {
+            Some(Protocol::Ip4(ip)) => ip.into(),
+            Some(Protocol::Ip6(ip)) => ip.into(),
+            _ => return Ok(()),
+        };
+        match parts.next() {
+            Some(Protocol::Udp(port)) if port != 0 => {
+                // Bound and let go: QUIC binds it next, and fails itself if somebody was faster.
+                UdpSocket::bind((ip, port))?;
+                ours.insert((ip, port));
+                Ok(())
+            }
+            Some(Protocol::Tcp(port)) if port != 0 => {
+                if ours.insert((ip, port)) {
+                    self._port_guards.push(UdpSocket::bind((ip, port))?);
+                }
+                std::net::TcpListener::bind((ip, port)).map(drop)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn announce_ports(&mut self) {
+        let mut ports: Vec<Port> = self.swarm.listeners().filter_map(Port::of).collect();
+        ports.dedup();
+        self.ports.send_if_modified(|known| {
+            let changed = *known != ports;
+            *known = ports;
+            changed
+        });
+    }
+
+    // ---- commands
+
+    fn on_command(&mut self, command: Command) {
+        match command {
+            Command::ListenAddrs(reply) => {
+                let addrs = self.swarm.listeners().map(|addr| with_node(addr.clone(), self.local)).collect();
+                let _ = reply.send(addrs);
+            }
+            Command::Peers(reply) => {
+                let mut peers: Vec<PeerInfo> =
+                    self.peers.iter().filter_map(|(peer, state)| state.info(peer)).collect();
+                peers.sort_by_key(|peer| peer.node);
+                let _ = reply.send(peers);
+            }
+            Command::Dial { addr, waiter } => self.dial_address(addr, waiter),
+            Command::Connect { node, addrs } => {
+                let peer = peer_of(node);
+                if peer == self.local {
+                    return;
+                }
+                self.avoided.remove(&peer);
+                self.book.add(peer, addrs.into_iter().map(|addr| split_node(&addr).0));
+                if self.kept.len() < KEPT_MAX || self.kept.contains_key(&peer) {
+                    self.kept.insert(peer, Kept { backoff: BACKOFF_FIRST, tries_left: None });
+                }
+                self.seek(peer, None);
+            }
+            Command::Reach { node, waiter } => {
+                let peer = peer_of(node);
+                self.avoided.remove(&peer);
+                self.seek(peer, Some(waiter));
+            }
+            Command::Disconnect(node) => {
+                let peer = peer_of(node);
+                self.kept.remove(&peer);
+                self.avoid(peer);
+                self.part(peer, "we left");
+            }
+            Command::Ban(node) => {
+                let peer = peer_of(node);
+                self.kept.remove(&peer);
+                self.banned.insert(peer);
+                if let Some(state) = self.peers.get_mut(&peer) {
+                    state.farewell = Some("banned".to_owned());
+                }
+                self.swarm.behaviour_mut().banned.block_peer(peer);
+            }
+            // Handled where the loop ends.
+            Command::Stop(_) => {}
+        }
+    }
+
+    /// Closes every connection to `peer`.
+    fn part(&mut self, peer: PeerId, why: &str) {
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.farewell = Some(why.to_owned());
+        }
+        // An error means that there is no connection.
+        let _ = self.swarm.disconnect_peer_id(peer);
+    }
+
+    fn avoid(&mut self, peer: PeerId) {
+        if self.avoided.len() >= AVOIDED_MAX {
+            let now = Instant::now();
+            self.avoided.retain(|_, until| *until > now);
+        }
+        if self.avoided.len() < AVOIDED_MAX {
+            self.avoided.insert(peer, Instant::now() + AVOID);
+        }
+    }
+
+    fn is_avoided(&self, peer: &PeerId) -> bool {
+        self.banned.contains(peer) || self.avoided.get(peer).is_some_and(|until| *until > Instant::now())
+    }
+
+    // ---- dialling
+
+    /// Dials exactly `addr`.
+    fn dial_address(&mut self, addr: Multiaddr, waiter: Waiter) {
+        match split_node(&addr) {
+            (bare, Some(peer)) => {
+                self.avoided.remove(&peer);
+                self.seek_at(peer, Some(vec![bare]), Some(waiter));
+            }
+            (bare, None) => self.dial_unknown(bare, None, vec![waiter]),
+        }
+    }
+
+    /// Dials an address without knowing who is there.
+    fn dial_unknown(&mut self, addr: Multiaddr, seed: Option<usize>, waiters: Vec<Waiter>) {
+        let opts = DialOpts::unknown_peer_id().address(addr.clone()).build();
+        let id = opts.connection_id();
+        self.dialling.insert(id, Dialling { addr, peer: None, seed, waiters });
+        if let Err(error) = self.swarm.dial(opts) {
+            self.on_dial_failed(id, None, &error);
+        }
+    }
+
+    fn dial_seed(&mut self, index: usize) {
+        let Some(seed) = self.seeds.get(index) else { return };
+        let (bare, _) = split_node(&seed.addr);
+        match seed.peer {
+            Some(peer) => {
+                if let Some(node) = node_of(&peer).filter(|_| !self.peers.contains_key(&peer)) {
+                    self.events.send(MeshEvent::Discovered {
+                        node,
+                        addrs: vec![bare.clone()],
+                        via: Via::Seed,
+                    });
+                }
+                self.book.add(peer, [bare]);
+                self.seek(peer, None);
+            }
+            None => self.dial_unknown(bare, Some(index), Vec::new()),
+        }
+    }
+
+    /// Makes a connection to `peer` at whatever address is known, or tells the waiter why there is none.
+    fn seek(&mut self, peer: PeerId, waiter: Option<Waiter>) {
+        self.seek_at(peer, None, waiter);
+    }
+
+    /// As `seek`, at `only` these addresses if there are some.
+    fn seek_at(&mut self, peer: PeerId, only: Option<Vec<Multiaddr>>, waiter: Option<Waiter>) {
+        let refusal = match node_of(&peer) {
+            _ if peer == self.local => Some(DialError::Ourselves),
+            Some(node) if self.banned.contains(&peer) => Some(DialError::Banned { node }),
+            Some(node) if self.peers.get(&peer).is_some_and(|state| state.admitted) => {
+                return answer(waiter.into_iter().collect(), &Ok(node));
+            }
+            Some(_) => None,
+            None => {
+                Some(DialError::ForeignKey { addr: self.book.first(&peer).unwrap_or_else(Multiaddr::empty) })
+            }
+        };
+        if let Some(refusal) = refusal {
+            return answer(waiter.into_iter().collect(), &Err(refusal));
+        }
+        let connected = self.peers.contains_key(&peer);
+        let addrs = only.unwrap_or_else(|| self.book.addrs(&peer));
+        let can_search = addrs.is_empty() && !connected;
+        let plan = self.plans.entry(peer).or_default();
+        plan.waiters.extend(waiter);
+        if connected {
+            // Its identification is on the way.
+            return;
+        }
+        plan.extend(addrs);
+        if can_search && !plan.searching && self.swarm.behaviour_mut().kad.kbuckets().next().is_some() {
+            let query = self.swarm.behaviour_mut().kad.get_closest_peers(peer);
+            self.searches.insert(query, peer);
+            if let Some(plan) = self.plans.get_mut(&peer) {
+                plan.searching = true;
+            }
+        }
+        let idle = self.plans.get(&peer).is_some_and(|plan| plan.in_flight.is_empty());
+        if idle {
+            self.dial_next(peer);
+        }
+    }
+
+    /// Starts the next attempt of a plan, or ends the plan.
+    fn dial_next(&mut self, peer: PeerId) {
+        while let Some(addr) = self.plans.get_mut(&peer).and_then(Plan::next) {
+            let opts = DialOpts::peer_id(peer)
+                .condition(PeerCondition::Always)
+                .addresses(vec![addr.clone()])
+                .build();
+            let id = opts.connection_id();
+            let dialling = Dialling { addr, peer: Some(peer), seed: None, waiters: Vec::new() };
+            match self.swarm.dial(opts) {
+                Ok(()) => {
+                    self.dialling.insert(id, dialling);
+                    if let Some(plan) = self.plans.get_mut(&peer) {
+                        plan.in_flight.insert(id);
+                    }
+                    self.timers.after(STAGGER, Due::Stagger(peer));
+                    return;
+                }
+                Err(error) => {
+                    let (outcome, cause) = outcome_of(&error, Some(peer));
+                    self.note_attempt(peer, conclude(dialling.addr, outcome, Some(cause)));
+                }
+            }
+        }
+        let Some(plan) = self.plans.get(&peer).filter(|plan| plan.is_exhausted()) else { return };
+        if self.peers.contains_key(&peer) {
+            return;
+        }
+        let error = match node_of(&peer) {
+            Some(node) if plan.attempts.is_empty() => DialError::NoAddress { node },
+            Some(_) | None => DialError::Unreachable { attempts: plan.attempts.clone() },
+        };
+        self.give_up(peer, error);
+    }
+
+    fn note_attempt(&mut self, peer: PeerId, attempt: DialAttempt) {
+        if let Some(plan) = self.plans.get_mut(&peer) {
+            plan.attempts.push(attempt.clone());
+        }
+        self.events.send(MeshEvent::DialAttempt(attempt));
+    }
+
+    /// Ends a plan without a connection, and comes back to it later if the node is kept.
+    fn give_up(&mut self, peer: PeerId, error: DialError) {
+        if let Some(plan) = self.plans.remove(&peer) {
+            answer(plan.waiters, &Err(error));
+        }
+        self.retry_later(peer);
+    }
+
+    fn retry_later(&mut self, peer: PeerId) {
+        if self.is_avoided(&peer) {
+            return;
+        }
+        // Nodes that lost the same coordinator must not all come back in the same millisecond.
+        let spread = Duration::from_millis(u64::from(self.node.0[0]));
+        let seeds = self.seeds.iter_mut().filter(|seed| seed.peer == Some(peer));
+        if let Some(seed) = seeds.into_iter().next() {
+            self.timers.after(seed.backoff + spread, Due::Retry(peer));
+            seed.backoff = (2 * seed.backoff).min(BACKOFF_MAX);
+            return;
+        }
+        let Some(kept) = self.kept.get_mut(&peer) else { return };
+        match &mut kept.tries_left {
+            Some(0) => {
+                self.kept.remove(&peer);
+                return;
+            }
+            Some(tries) => *tries -= 1,
+            None => {}
+        }
+        self.timers.after(kept.backoff + spread, Due::Retry(peer));
+        kept.backoff = (2 * kept.backoff).min(BACKOFF_MAX);
+    }
+
+    fn on_dial_failed(&mut self, id: ConnectionId, peer: Option<PeerId>, error: &libp2p::swarm::DialError) {
+        let dialling = self.dialling.remove(&id);
+        let expected = dialling.as_ref().and_then(|dialling| dialling.peer).or(peer);
+        let (outcome, cause) = outcome_of(error, expected);
+        let Some(dialling) = dialling else {
+            // A dial of Kademlia's own: reported all the same.
+            for addr in dialled_addrs(error) {
+                let attempt = conclude(split_node(&addr).0, outcome.clone(), Some(cause.clone()));
+                self.events.send(MeshEvent::DialAttempt(attempt));
+            }
+            return;
+        };
+        let attempt = conclude(dialling.addr, outcome, Some(cause));
+        let ourselves = matches!(error, libp2p::swarm::DialError::LocalPeerId { .. });
+        match dialling.peer {
+            Some(peer) => {
+                let timed_out = attempt.outcome == DialOutcome::Timeout;
+                let crossed = !timed_out && may_have_crossed(&attempt.target_multiaddr, error);
+                if !crossed && !timed_out {
+                    self.book.remove(&peer, &attempt.target_multiaddr, self.kept.contains_key(&peer));
+                }
+                if let Some(plan) = self.plans.get_mut(&peer) {
+                    plan.in_flight.remove(&id);
+                    if crossed && plan.retry_crossed(attempt.target_multiaddr.clone()) {
+                        let higher = node_of(&peer).is_some_and(|node| self.node > node);
+                        let [first, second] = CROSSED_PAUSES;
+                        self.timers.after(if higher { first } else { second }, Due::Stagger(peer));
+                        return self.note_attempt(peer, attempt);
+                    }
+                }
+                self.note_attempt(peer, attempt);
+                self.dial_next(peer);
+            }
+            None => {
+                self.events.send(MeshEvent::DialAttempt(attempt.clone()));
+                let error = if ourselves {
+                    DialError::Ourselves
+                } else {
+                    DialError::Unreachable { attempts: vec![attempt] }
+                };
+                answer(dialling.waiters, &Err(error));
+                if let Some(seed) = dialling.seed.filter(|_| !ourselves) {
+                    self.retry_seed(seed);
+                }
+            }
+        }
+    }
+
+    fn retry_seed(&mut self, index: usize) {
+        if let Some(seed) = self.seeds.get_mut(index) {
+            self.timers.after(seed.backoff, Due::Seed(index));
+            seed.backoff = (2 * seed.backoff).min(BACKOFF_MAX);
+        }
+    }
+
+    // ---- discovery
+
+    fn on_news(&mut self, news: News) {
+        match news {
+            News::Sighting(Sighting { node, addrs }) => {
+                self.on_discovered(peer_of(node), addrs, Via::Loopback)
+            }
+            News::Degraded { cause } => {
+                tracing::warn!(cause, "loopback beacon is degraded");
+                self.events.send(MeshEvent::DiscoveryUnavailable { via: Via::Loopback, cause });
+            }
+        }
+    }
+
+    fn on_discovered(&mut self, peer: PeerId, addrs: Vec<Multiaddr>, via: Via) {
+        let Some(node) = node_of(&peer) else { return };
+        if peer == self.local || self.is_avoided(&peer) {
+            return;
+        }
+        self.book.add(peer, addrs.iter().cloned());
+        if self.peers.contains_key(&peer) || self.plans.contains_key(&peer) {
+            return;
+        }
+        tracing::debug!(node_id = %node, %via, count = addrs.len(), "discovered");
+        self.events.send(MeshEvent::Discovered { node, addrs, via });
+        if via == Via::Mdns && self.kept.len() < KEPT_MAX {
+            self.kept.entry(peer).or_insert(Kept { backoff: BACKOFF_FIRST, tries_left: Some(MDNS_TRIES) });
+        }
+        let delay = dial_delay(self.node, node);
+        if delay.is_zero() {
+            self.seek(peer, None);
+        } else if !self.timers.contains(&Due::Dial(peer)) {
+            self.timers.after(delay, Due::Dial(peer));
+        }
+    }
+
+    fn on_due(&mut self, due: Due) {
+        match due {
+            Due::Dial(peer) | Due::Retry(peer) => {
+                // A seed stays one, however often its address has failed.
+                for seed in self.seeds.iter().filter(|seed| seed.peer == Some(peer)) {
+                    self.book.add(peer, [split_node(&seed.addr).0]);
+                }
+                if !self.peers.contains_key(&peer) && !self.is_avoided(&peer) {
+                    self.seek(peer, None);
+                }
+            }
+            Due::Stagger(peer) => {
+                if !self.peers.contains_key(&peer) && self.plans.contains_key(&peer) {
+                    self.dial_next(peer);
+                }
+            }
+            Due::Identify(peer, id) => {
+                let waiting = |state: &Peer| !state.admitted && state.links.iter().any(|link| link.id == id);
+                if let Some(state) = self.peers.get_mut(&peer).filter(|state| waiting(state)) {
+                    state.farewell = Some("did not identify itself in time".to_owned());
+                    self.swarm.close_connection(id);
+                }
+            }
+            Due::Seed(index) => self.dial_seed(index),
+        }
+    }
+
+    // ---- the swarm
+
+    fn on_swarm(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        match event {
+            SwarmEvent::Behaviour(event) => self.on_behaviour(event),
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+                self.on_established(peer_id, connection_id, &endpoint);
+            }
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established, cause, .. } => {
+                let cause = cause.map(|cause| root_cause(&cause));
+                self.on_closed(peer_id, connection_id, num_established == 0, cause);
+            }
+            SwarmEvent::OutgoingConnectionError { connection_id, peer_id, error } => {
+                self.on_dial_failed(connection_id, peer_id, &error);
+            }
+            SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
+                tracing::debug!(addr = %send_back_addr, cause = root_cause(&error), "inbound connection failed");
+            }
+            SwarmEvent::NewListenAddr { listener_id, address } => {
+                self.listeners.insert(listener_id, true);
+                tracing::info!(addr = %address, "listening");
+                self.events.send(MeshEvent::Listening { addr: with_node(address, self.local) });
+                self.announce_ports();
+            }
+            SwarmEvent::ExpiredListenAddr { address, .. } => {
+                tracing::info!(addr = %address, "no longer listening");
+                self.announce_ports();
+            }
+            SwarmEvent::ListenerClosed { listener_id, addresses, reason } => {
+                self.listeners.remove(&listener_id);
+                if let (Some(addr), Err(error)) = (addresses.first(), &reason) {
+                    let cause = root_cause(error);
+                    tracing::warn!(addr = %addr, cause, "listener closed");
+                    self.events.send(MeshEvent::ListenFailed { wanted: addr.clone(), cause, instead: None });
+                }
+                self.announce_ports();
+            }
+            SwarmEvent::ListenerError { error, .. } => {
+                tracing::debug!(cause = root_cause(&error), "listener met an error");
+            }
+            // Dials are reported when they end; external addresses wait for relays and NAT.
+            _ => {}
+        }
+    }
+
+    fn on_established(&mut self, peer: PeerId, id: ConnectionId, endpoint: &ConnectedPoint) {
+        let (addr, direction) = match endpoint {
+            ConnectedPoint::Dialer { address, .. } => (split_node(address).0, Direction::Outbound),
+            ConnectedPoint::Listener { send_back_addr, .. } => {
+                (split_node(send_back_addr).0, Direction::Inbound)
+            }
+        };
+        let dialling = self.dialling.remove(&id);
+        if direction == Direction::Outbound {
+            let attempt = conclude(addr.clone(), DialOutcome::Success, None);
+            self.note_attempt(peer, attempt);
+        }
+        let duplicate = direction == Direction::Outbound
+            && self
+                .peers
+                .get(&peer)
+                .is_some_and(|state| state.links.iter().any(|link| link.direction == Direction::Outbound));
+        let known = self.peers.contains_key(&peer);
+        let plan = self.plans.entry(peer).or_default();
+        plan.in_flight.remove(&id);
+        plan.settle();
+        let mut wanted = direction == Direction::Inbound;
+        if let Some(dialling) = dialling {
+            wanted = true;
+            plan.waiters.extend(dialling.waiters);
+            if let Some(seed) = dialling.seed.and_then(|index| self.seeds.get_mut(index)) {
+                seed.peer = Some(peer);
+                self.book.add(peer, [addr.clone()]);
+            }
+        }
+        let Some(node) = node_of(&peer) else {
+            let error = DialError::ForeignKey { addr };
+            if let Some(plan) = self.plans.remove(&peer) {
+                answer(plan.waiters, &Err(error));
+            }
+            self.swarm.close_connection(id);
+            return;
+        };
+        if duplicate {
+            // Two addresses of our own plan answered. The peer sees both, so only we may choose.
+            self.swarm.close_connection(id);
+        } else if !wanted {
+            self.swarm.behaviour_mut().streams.release(peer, id);
+        }
+        let transport = transport_of(&addr).unwrap_or(Transport::Tcp);
+        let state = self.peers.entry(peer).or_insert_with(|| Peer {
+            links: Vec::new(),
+            admitted: false,
+            agent_version: String::new(),
+            rtt: None,
+            since: SystemTime::now(),
+            ping_failures: 0,
+            farewell: None,
+        });
+        state.links.push(Link { id, addr, transport, direction });
+        if !known {
+            self.timers.after(self.config.limits.identify_timeout, Due::Identify(peer, id));
+        } else if state.admitted
+            && let Some(plan) = self.plans.remove(&peer)
+        {
+            answer(plan.waiters, &Ok(node));
+        }
+    }
+
+    fn on_closed(&mut self, peer: PeerId, id: ConnectionId, last: bool, cause: Option<String>) {
+        let Some(state) = self.peers.get_mut(&peer) else { return };
+        state.links.retain(|link| link.id != id);
+        if !last {
+            return;
+        }
+        let Some(state) = self.peers.remove(&peer) else { return };
+        let Some(node) = node_of(&peer) else { return };
+        let cause = state.farewell.or(cause).unwrap_or_else(|| "closed".to_owned());
+        if state.admitted {
+            tracing::info!(node_id = %node, cause, "disconnected");
+            self.events.send(MeshEvent::Disconnected { node, cause: cause.clone() });
+        }
+        if let Some(plan) = self.plans.remove(&peer) {
+            answer(plan.waiters, &Err(DialError::Unidentified { node, cause }));
+        }
+        self.retry_later(peer);
+    }
+
+    fn on_behaviour(&mut self, event: BehaviourEvent) {
+        match event {
+            BehaviourEvent::Identify(identify::Event::Received { peer_id, connection_id, info }) => {
+                self.on_identified(peer_id, connection_id, info);
+            }
+            BehaviourEvent::Identify(identify::Event::Error { peer_id, error, .. }) => {
+                tracing::debug!(%peer_id, cause = root_cause(&error), "identify failed");
+            }
+            BehaviourEvent::Identify(_) => {}
+            BehaviourEvent::Ping(ping::Event { peer, connection, result }) => {
+                let Some(state) = self.peers.get_mut(&peer) else { return };
+                match result {
+                    Ok(rtt) => {
+                        state.rtt = Some(rtt);
+                        state.ping_failures = 0;
+                    }
+                    Err(ping::Failure::Unsupported) => {}
+                    Err(error) => {
+                        state.ping_failures += 1;
+                        if state.ping_failures >= PING_FAILURES_MAX {
+                            state.farewell = Some(format!("does not answer pings: {error}"));
+                            self.swarm.close_connection(connection);
+                        }
+                    }
+                }
+            }
+            BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {
+                let mut by_peer: HashMap<PeerId, Vec<Multiaddr>> = HashMap::new();
+                for (peer, addr) in found {
+                    // Loopback addresses on the LAN are those of the machine that announces them.
+                    let (bare, _) = split_node(&addr);
+                    if transport_of(&bare).is_some() && !is_loopback(&bare) {
+                        by_peer.entry(peer).or_default().push(bare);
+                    }
+                }
+                for (peer, addrs) in by_peer {
+                    self.on_discovered(peer, addrs, Via::Mdns);
+                }
+            }
+            BehaviourEvent::Mdns(mdns::Event::Expired(_)) => {}
+            BehaviourEvent::Kad(kad::Event::OutboundQueryProgressed {
+                id,
+                result: kad::QueryResult::GetClosestPeers(result),
+                step,
+                ..
+            }) => {
+                if step.last {
+                    self.on_search_ended(id, result);
+                }
+            }
+            BehaviourEvent::Kad(_) => {}
+            BehaviourEvent::Streams(Refused { peer, protocol, reason }) => {
+                let Some(node) = node_of(&peer) else { return };
+                tracing::debug!(node_id = %node, %protocol, ?reason, "stream refused");
+                self.events.send(MeshEvent::StreamRefused { node, protocol: protocol.to_string(), reason });
+            }
+        }
+    }
+
+    fn on_identified(&mut self, peer: PeerId, id: ConnectionId, info: identify::Info) {
+        let Some(node) = node_of(&peer) else { return };
+        let Some(state) = self.peers.get_mut(&peer) else { return };
+        let (agent_version, network) = parse_agent(&info.agent_version);
+        if info.protocol_version != PROTOCOL_VERSION || network != Some(self.config.network.as_str()) {
+            let network = network.map(str::to_owned);
+            tracing::info!(node_id = %node, ?network, "turned away a node that is not of our network");
+            state.admitted = false;
+            self.avoid(peer);
+            self.part(peer, "not of our network");
+            self.events.send(MeshEvent::WrongNetwork { node, network: network.clone() });
+            if let Some(plan) = self.plans.remove(&peer) {
+                answer(plan.waiters, &Err(DialError::WrongNetwork { node, network }));
+            }
+            return;
+        }
+        state.agent_version = agent_version.chars().take(AGENT_CHARS_MAX).collect();
+        let Some(link) = state.links.iter().find(|link| link.id == id) else { return };
+        let local_link = is_loopback(&link.addr);
+        // Addresses on the peer's own loopback help only those on the same machine.
+        let usable = |addr: &Multiaddr| transport_of(addr).is_some() && (local_link || !is_loopback(addr));
+        let listen_addrs: Vec<Multiaddr> = info
+            .listen_addrs
+            .iter()
+            .map(|addr| split_node(addr).0)
+            .filter(usable)
+            .take(book::ADDRS_MAX)
+            .collect();
+        let newly = !state.admitted;
+        state.admitted = true;
+        let connected = newly.then(|| MeshEvent::Connected {
+            node,
+            addr: link.addr.clone(),
+            transport: link.transport,
+            direction: link.direction,
+        });
+        if info.protocols.iter().any(|protocol| protocol.as_ref() == KADEMLIA_PROTOCOL) {
+            for addr in &listen_addrs {
+                self.swarm.behaviour_mut().kad.add_address(&peer, addr.clone());
+            }
+        }
+        self.book.add(peer, listen_addrs);
+        self.swarm.behaviour_mut().streams.admit(peer);
+        if let Some(kept) = self.kept.get_mut(&peer) {
+            kept.backoff = BACKOFF_FIRST;
+            kept.tries_left = kept.tries_left.map(|_| MDNS_TRIES);
+        }
+        for seed in self.seeds.iter_mut().filter(|seed| seed.peer == Some(peer)) {
+            seed.backoff = BACKOFF_FIRST;
+        }
+        if let Some(event) = connected {
+            tracing::info!(node_id = %node, "connected");
+            self.events.send(event);
+        }
+        if let Some(plan) = self.plans.remove(&peer) {
+            answer(plan.waiters, &Ok(node));
+        }
+    }
+
+    fn on_search_ended(&mut self, id: kad::QueryId, result: kad::GetClosestPeersResult) {
+        let Some(target) = self.searches.remove(&id) else { return };
+        let found = match result {
+            Ok(found) => found.peers,
+            Err(kad::GetClosestPeersError::Timeout { peers, .. }) => peers,
+        };
+        if let Some(plan) = self.plans.get_mut(&target) {
+            plan.searching = false;
+        }
+        for peer in found.into_iter().filter(|peer| peer.peer_id == target) {
+            let addrs: Vec<Multiaddr> = peer.addrs.into_iter().map(|addr| split_node(&addr).0).collect();
+            if let Some(node) = node_of(&target) {
+                self.events.send(MeshEvent::Discovered { node, addrs: addrs.clone(), via: Via::Kademlia });
+            }
+            self.book.add(target, addrs.iter().cloned());
+            if let Some(plan) = self.plans.get_mut(&target) {
+                plan.extend(addrs);
+            }
+        }
+        if self.plans.contains_key(&target) && !self.peers.contains_key(&target) {
+            self.dial_next(target);
+        }
+    }
+}
+
+impl Peer {
+    fn info(&self, peer: &PeerId) -> Option<PeerInfo> {
+        let oldest = self.links.first().filter(|_| self.admitted)?;
+        Some(PeerInfo {
+            node: node_of(peer)?,
+            addrs: self.links.iter().map(|link| link.addr.clone()).collect(),
+            transport: oldest.transport,
+            direction: oldest.direction,
+            rtt_micros: self.rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
+            agent_version: self.agent_version.clone(),
+            since: self.since,
+        })
+    }
+}
+
+/// Returns the addresses that an error of a dial names.
+fn dialled_addrs(error: &libp2p::swarm::DialError) -> Vec<Multiaddr> {
+    match error {
+        libp2p::swarm::DialError::Transport(errors) => errors.iter().map(|(addr, _)| addr.clone()).collect(),
+        libp2p::swarm::DialError::WrongPeerId { address, .. }
+        | libp2p::swarm::DialError::LocalPeerId { address } => vec![address.clone()],
+        _ => Vec::new(),
+    }
+}
+
+/// Returns `addr` with a port that the system picks.
+fn with_port_zero(addr: &Multiaddr) -> Option<Multiaddr> {
+    let mut changed = false;
+    let other = addr
+        .iter()
+        .map(|part| match part {
+            Protocol::Tcp(_) => {
+                changed = true;
+                Protocol::Tcp(0)
+            }
+            Protocol::Udp(_) => {
+                changed = true;
+                Protocol::Udp(0)
+            }
+            part => part,
+        })
+        .collect();
+    changed.then_some(other)
+}
+
+/// Sleeps until `due`, for ever if nothing is due.
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
+}

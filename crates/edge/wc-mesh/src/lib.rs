@@ -1,0 +1,43 @@
+//! How do we reach other peers?
+//!
+//! A [`Mesh`] is one node's presence on the network: it listens, finds other nodes of the same network (on this machine,
+//! on the LAN, by seeds, by Kademlia), keeps connections to them and carries streams between them. [`blob`] moves
+//! content-addressed bytes over such streams.
+//!
+//! ```text
+//! Mesh (handles) ──commands──► host: one task, owns the swarm ──► events (MeshEvents)
+//!   │                            ▲              ▲
+//!   │                     discovery/beacon      │ libp2p: TCP, QUIC, identify, ping, mDNS, Kademlia
+//!   └── open/accept ── stream registry ── one handler per connection
+//! ```
+//!
+//! **Invariants.** Nothing above this crate sees a peer before it has proven its key (handshake) and named our network
+//! (identify). Every queue is bounded and every limit stands beside its reason. Opening and reading streams does not pass
+//! through the swarm task.
+#![forbid(unsafe_code)]
+
+pub mod address;
+mod behaviour;
+pub mod blob;
+mod config;
+mod dial;
+mod discovery;
+mod event;
+mod host;
+mod mesh;
+mod mux;
+mod stream;
+mod tls;
+
+pub use libp2p::Multiaddr;
+
+pub use address::Transport;
+pub use behaviour::{BuildError, KADEMLIA_PROTOCOL, PROTOCOL_VERSION};
+pub use config::{
+    DhtRole, LanDiscovery, MeshConfig, MeshLimits, NETWORK_NAME_BYTES_MAX, PORT_DEFAULT, StreamLimits,
+    TcpSession, listen_default,
+};
+pub use dial::DialError;
+pub use event::{DialAttempt, DialOutcome, Direction, MeshEvent, MeshEvents, StreamRefusal, Via};
+pub use mesh::{Mesh, PeerInfo, StartError};
+pub use stream::{AcceptError, Incoming, MeshStream, OpenError};
