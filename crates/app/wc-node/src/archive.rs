@@ -109,9 +109,7 @@ impl Archive {
     /// Returns a job's manifest.
     pub fn manifest(&self, job: &JobId) -> Result<Option<Signed<Manifest>>, ArchiveError> {
         let Some(bytes) = self.manifests.get(&job.0)? else { return Ok(None) };
-        wc_types::from_canonical(&bytes)
-            .map(Some)
-            .map_err(|_| ArchiveError::Corrupt { table: "manifests" })
+        wc_types::from_canonical(&bytes).map(Some).map_err(|_| ArchiveError::Corrupt { table: "manifests" })
     }
 
     /// Keeps what was decided about a task.
@@ -140,7 +138,9 @@ impl Archive {
             while index % 2 == 1 {
                 let left = match hashes.get(&(level, index - 1)) {
                     Some(left) => *left,
-                    None => self.tree_hash(level, index - 1)?.ok_or(ArchiveError::Corrupt { table: "tree" })?,
+                    None => {
+                        self.tree_hash(level, index - 1)?.ok_or(ArchiveError::Corrupt { table: "tree" })?
+                    }
                 };
                 hash = merkle::hash_node(&left, &hash);
                 (level, index) = (level + 1, index / 2);

@@ -51,7 +51,8 @@ pub(crate) fn read(store: &Store, cid: &Cid, bytes_max: usize) -> Result<Vec<u8>
 
 /// Keeps a small blob.
 pub(crate) fn put(store: &Store, bytes: &[u8]) -> Result<BlobRef, String> {
-    let kept = store.blobs().put_bytes(bytes, Durability::WithNextCommit).map_err(|error| error.to_string())?;
+    let kept =
+        store.blobs().put_bytes(bytes, Durability::WithNextCommit).map_err(|error| error.to_string())?;
     Ok(BlobRef { cid: kept.cid, bytes: wc_types::Bytes(kept.bytes) })
 }
 

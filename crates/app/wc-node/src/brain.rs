@@ -160,11 +160,10 @@ pub(crate) fn recover(journal: &Journal, performer: &mut dyn Performer) -> Resul
     let mut commands = Vec::new();
     for row in journal.replay(next_seq)? {
         let Row { seq, bytes } = row?;
-        let fact: Fact =
-            wc_proto::frame::decode(&bytes).map_err(|error| BrainError::Fact {
-                seq,
-                source: wc_types::CanonicalError::Malformed { kind: "Fact", reason: error.to_string() },
-            })?;
+        let fact: Fact = wc_proto::frame::decode(&bytes).map_err(|error| BrainError::Fact {
+            seq,
+            source: wc_types::CanonicalError::Malformed { kind: "Fact", reason: error.to_string() },
+        })?;
         cell.apply(&fact, &mut commands);
         for command in commands.drain(..) {
             performer.perform(seq, command, false);
@@ -177,7 +176,11 @@ pub(crate) fn recover(journal: &Journal, performer: &mut dyn Performer) -> Resul
 
 impl Brain {
     /// Starts the three threads. The receiver says why the brain stopped by itself.
-    pub fn start(journal: Journal, recovered: Recovered, performer: impl Performer) -> (Self, BrainThreads, oneshot::Receiver<JournalError>) {
+    pub fn start(
+        journal: Journal,
+        recovered: Recovered,
+        performer: impl Performer,
+    ) -> (Self, BrainThreads, oneshot::Receiver<JournalError>) {
         let (inputs, inputs_end) = mpsc::channel(INPUTS_MAX);
         let (to_commit, from_decide) = std_mpsc::sync_channel::<Decided>(COMMITS_MAX);
         let (to_perform, from_commit) = std_mpsc::sync_channel::<Decided>(COMMITS_MAX);
@@ -273,7 +276,8 @@ fn decide(
             }
         }
         let first_seq = next_seq;
-        let mut round = Round { cell: &mut cell, next_seq: &mut next_seq, rows: Vec::new(), commands: Vec::new() };
+        let mut round =
+            Round { cell: &mut cell, next_seq: &mut next_seq, rows: Vec::new(), commands: Vec::new() };
         let mut deliveries: Vec<Delivery> = Vec::new();
         for input in batch.drain(..) {
             match input {

@@ -86,11 +86,19 @@ async fn route(coordinator: &Arc<Coordinator>, request: CellRequest) -> Answered
         }
         CellRequest::Jobs { limit } => {
             let limit = (limit as usize).min(PAGE_ROWS_MAX / 10);
-            Response::Jobs(brain.query(move |cell, _| cell.jobs().take(limit).map(|found| view::job(found, cell)).collect()).await?)
+            Response::Jobs(
+                brain
+                    .query(move |cell, _| {
+                        cell.jobs().take(limit).map(|found| view::job(found, cell)).collect()
+                    })
+                    .await?,
+            )
         }
         CellRequest::Explain { job } => {
             let job = find(coordinator, job).await?;
-            let explained = brain.query(move |cell, _| cell.explain(&job).map(|found| view::explained(found, cell))).await?;
+            let explained = brain
+                .query(move |cell, _| cell.explain(&job).map(|found| view::explained(found, cell)))
+                .await?;
             Response::Explain(explained.ok_or_else(|| unknown_job(&job.to_string()))?)
         }
         CellRequest::Results { job, stage, from } => results(coordinator, &job, stage, from).await?,
@@ -136,9 +144,8 @@ async fn route(coordinator: &Arc<Coordinator>, request: CellRequest) -> Answered
         }
         CellRequest::Cluster => Response::Cluster(cluster(coordinator).await?),
         CellRequest::Nodes => {
-            let mut nodes: Vec<NodeView> = brain
-                .query(move |cell, _| cell.nodes().map(|node| view::node(node, cell)).collect())
-                .await?;
+            let mut nodes: Vec<NodeView> =
+                brain.query(move |cell, _| cell.nodes().map(|node| view::node(node, cell)).collect()).await?;
             for node in &mut nodes {
                 if node.state == "online" && !coordinator.sessions.is_live(&node.node) {
                     "offline".clone_into(&mut node.state);
@@ -183,7 +190,8 @@ async fn find(coordinator: &Arc<Coordinator>, text: String) -> Result<JobId, Ref
 }
 
 async fn job_now(coordinator: &Arc<Coordinator>, job: JobId) -> Result<JobView, Refused> {
-    let view = coordinator.brain.query(move |cell, _| cell.job(&job).map(|found| view::job(found, cell))).await?;
+    let view =
+        coordinator.brain.query(move |cell, _| cell.job(&job).map(|found| view::job(found, cell))).await?;
     Ok(view.ok_or_else(|| unknown_job(&job.to_string()))?)
 }
 
@@ -199,11 +207,10 @@ async fn results(
         .query(move |cell, _| {
             let stages = cell.job(&job)?.stages.len();
             let stage = stage.unwrap_or_else(|| u16::try_from(stages.saturating_sub(1)).unwrap_or(0));
-            (usize::from(stage) < stages)
-                .then(|| {
-                    let accepted = cell.stage_results(&job, stage).skip_while(|(index, _)| *index < from);
-                    accepted.take(PAGE_ROWS_MAX / 10).collect::<Vec<_>>()
-                })
+            (usize::from(stage) < stages).then(|| {
+                let accepted = cell.stage_results(&job, stage).skip_while(|(index, _)| *index < from);
+                accepted.take(PAGE_ROWS_MAX / 10).collect::<Vec<_>>()
+            })
         })
         .await?;
     let Some(page) = page else { return Err(no_stage(stage.unwrap_or(0)).into()) };
@@ -306,6 +313,8 @@ pub(crate) async fn forward(mesh: &Mesh, coordinator: NodeId, request: &CellRequ
 fn unreachable_coordinator(coordinator: NodeId, cause: &str) -> Response {
     Response::Refused(vec![
         Refusal::new(UNREACHABLE, format!("the cell's coordinator {coordinator} cannot be reached: {cause}"))
-            .hint("accepted work is not lost; try again when it is back, or see 'worldcompute cluster peers'"),
+            .hint(
+                "accepted work is not lost; try again when it is back, or see 'worldcompute cluster peers'",
+            ),
     ])
 }

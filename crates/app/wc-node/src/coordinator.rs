@@ -220,7 +220,8 @@ impl Coordinator {
         outbox: mpsc::Sender<CoordinatorMessage>,
     ) -> Result<(), SessionError> {
         let AgentMessage::Enrol { enrolment, held } = link::read(reader, FRAME_BYTES_MAX).await? else {
-            let refusal = Refusal::new(REFUSED_ENROLMENT, "the first message of a session must be an enrolment");
+            let refusal =
+                Refusal::new(REFUSED_ENROLMENT, "the first message of a session must be an enrolment");
             let _ = outbox.send(CoordinatorMessage::Refused { refusal: refusal.clone() }).await;
             return Err(SessionError::Refused(refusal));
         };
@@ -248,9 +249,10 @@ impl Coordinator {
         outbox: &mpsc::Sender<CoordinatorMessage>,
     ) -> Result<(), SessionError> {
         if let Err(refusals) = self.brain.ask(Event::NodeJoined(enrolment.witnessed()), Vec::new()).await? {
-            let refusal = refusals.into_iter().next().unwrap_or_else(|| {
-                Refusal::new(REFUSED_ENROLMENT, "the cell does not take this node")
-            });
+            let refusal = refusals
+                .into_iter()
+                .next()
+                .unwrap_or_else(|| Refusal::new(REFUSED_ENROLMENT, "the cell does not take this node"));
             let _ = outbox.send(CoordinatorMessage::Refused { refusal: refusal.clone() }).await;
             return Err(SessionError::Refused(refusal));
         }
@@ -383,7 +385,10 @@ impl Performer for Hands {
             Command::Settled { node, leases } if live => {
                 self.sessions.send(node, CoordinatorMessage::Settled { leases });
             }
-            Command::Grant(_) | Command::AskReveal { .. } | Command::Revoke { .. } | Command::Settled { .. } => {}
+            Command::Grant(_)
+            | Command::AskReveal { .. }
+            | Command::Revoke { .. }
+            | Command::Settled { .. } => {}
             Command::Keep { job, record } => agree::keep(self, &job, &record),
             Command::Decide { verdict, entry, outcomes } => agree::decide(self, verdict, entry, outcomes),
             Command::Publish { entries } => self.entries.extend(entries),

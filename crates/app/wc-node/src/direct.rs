@@ -13,7 +13,8 @@ use wc_types::code::{Class, Code};
 use wc_types::manifest::{BlobRef, WorkClass};
 use wc_types::outcome::{Ending, Exit, Outcome, ResultRecord, Usage};
 use wc_types::{
-    Bytes, CellId, Fuel, JobId, LeaseId, NodeId, Refusal, SignError, Signed, SigningKey, record_cid, to_canonical,
+    Bytes, CellId, Fuel, JobId, LeaseId, NodeId, Refusal, SignError, Signed, SigningKey, record_cid,
+    to_canonical,
 };
 
 use crate::clock;
@@ -33,12 +34,7 @@ const FAILED: Code = Code::new("WC-NODE-052", Class::Host);
 
 /// Runs what strangers send, one stream each, as long as this future is polled. Only started when the owner asked for
 /// it.
-pub(crate) async fn serve(
-    mesh: Mesh,
-    sandbox: Arc<Sandbox>,
-    key: Arc<SigningKey>,
-    consents: Vec<WorkClass>,
-) {
+pub(crate) async fn serve(mesh: Mesh, sandbox: Arc<Sandbox>, key: Arc<SigningKey>, consents: Vec<WorkClass>) {
     let Ok(mut incoming) = mesh.accept(version::DISPATCH) else {
         tracing::error!("direct dispatches cannot be accepted");
         return;
@@ -237,8 +233,7 @@ pub async fn dispatch(
     request: Signed<DispatchRequest>,
     module: Vec<u8>,
 ) -> Result<DirectRun, DirectError> {
-    let address =
-        executor.parse().map_err(|_| DirectError::Address { text: executor.to_owned() })?;
+    let address = executor.parse().map_err(|_| DirectError::Address { text: executor.to_owned() })?;
     let mut config = MeshConfig::new(*secret.to_seed(), network);
     config.listen = Vec::new();
     config.lan = LanDiscovery { mdns: false, loopback: false };
@@ -249,13 +244,15 @@ pub async fn dispatch(
         .await
         .map_err(|_| DirectError::ConnectTimeout)??;
     let mut stream = mesh.open(node, version::DISPATCH).await.map_err(DirectError::NotAccepted)?;
-    link::write(&mut stream, &Dispatch { request, module }, FRAME_BYTES_MAX).await.map_err(|error| match error {
-        LinkError::Frame(_) => DirectError::Refused(
-            Refusal::new(REFUSED, format!("the module has more than {DISPATCH_BYTES_MAX} bytes"))
-                .field("workload")
-                .hint("submit it as a job: 'worldcompute job submit job.yaml'"),
-        ),
-        other => DirectError::Link(other),
+    link::write(&mut stream, &Dispatch { request, module }, FRAME_BYTES_MAX).await.map_err(|error| {
+        match error {
+            LinkError::Frame(_) => DirectError::Refused(
+                Refusal::new(REFUSED, format!("the module has more than {DISPATCH_BYTES_MAX} bytes"))
+                    .field("workload")
+                    .hint("submit it as a job: 'worldcompute job submit job.yaml'"),
+            ),
+            other => DirectError::Link(other),
+        }
     })?;
     let answer: DispatchAnswer = link::read(&mut stream, FRAME_BYTES_MAX).await?;
     let run = believe(node, job, answer)?;

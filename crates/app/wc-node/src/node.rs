@@ -155,7 +155,8 @@ pub async fn run(
                 let store = DataDir::new(&config.data_dir)
                     .map_err(|source| NodeError::DataDir { path: config.data_dir.clone(), source })?
                     .store();
-                std::fs::remove_dir_all(&store).map_err(|source| NodeError::DataDir { path: store, source })?;
+                std::fs::remove_dir_all(&store)
+                    .map_err(|source| NodeError::DataDir { path: store, source })?;
                 config.coordinate = Coordinate::Never;
             }
         }
@@ -164,8 +165,8 @@ pub async fn run(
 
 /// Removes what jobs and the cell left. The keys stay: they are the owner's, and hold what was earned (E-56).
 fn forget_everything(data_dir: &Path) -> Result<(), NodeError> {
-    let dir = DataDir::new(data_dir)
-        .map_err(|source| NodeError::DataDir { path: data_dir.to_owned(), source })?;
+    let dir =
+        DataDir::new(data_dir).map_err(|source| NodeError::DataDir { path: data_dir.to_owned(), source })?;
     for path in [dir.store(), dir.sandbox()] {
         match std::fs::remove_dir_all(&path) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
@@ -190,15 +191,12 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
     let key = Arc::new(KeyFile::load_or_create(&dir.node_key())?);
     let owner_path = config.owner_key.clone().unwrap_or_else(|| dir.owner_key());
     let owner = KeyFile::load_or_create(&owner_path)?;
-    let store = Store::open(StoreConfig::new(
-        dir.store(),
-        config.storage_cap.0,
-        Arc::new(|| clock::now().0),
-    ))?;
+    let store =
+        Store::open(StoreConfig::new(dir.store(), config.storage_cap.0, Arc::new(|| clock::now().0)))?;
     let machine = Machine::detect(dir.path())?;
-    let slots = config.slots.unwrap_or_else(|| {
-        u16::try_from(machine.cpu_cores.saturating_sub(1).max(1)).unwrap_or(u16::MAX)
-    });
+    let slots = config
+        .slots
+        .unwrap_or_else(|| u16::try_from(machine.cpu_cores.saturating_sub(1).max(1)).unwrap_or(u16::MAX));
     let sandbox = if slots > 0 || config.accept_direct {
         // One place more than the slots when strangers may send modules straight here.
         let places = usize::from(slots) + usize::from(config.accept_direct);
@@ -207,11 +205,8 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
         None
     };
 
-    let listen = if config.listen.is_empty() {
-        wc_mesh::listen_default()
-    } else {
-        parse_addresses(&config.listen)?
-    };
+    let listen =
+        if config.listen.is_empty() { wc_mesh::listen_default() } else { parse_addresses(&config.listen)? };
     let mut mesh_config = MeshConfig::new(*key.to_seed(), config.network.clone());
     mesh_config.listen = listen;
     mesh_config.seeds = parse_addresses(&config.join)?;
@@ -301,7 +296,10 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
     match begun {
         None => {}
         Some(Begun::Joining(brief)) => {
-            role.send_replace(Role::Member { coordinator: brief.coordinator, founding: brief.founding.clone() });
+            role.send_replace(Role::Member {
+                coordinator: brief.coordinator,
+                founding: brief.founding.clone(),
+            });
             introduction.send_modify(|hello| hello.cell = Some(*brief.clone()));
             let addresses = brief.addresses.iter().filter_map(|text| text.parse().ok()).collect();
             mesh.connect(brief.coordinator, addresses).await;
@@ -456,6 +454,10 @@ impl Starter<'_> {
             ),
         };
         let fresh = recovered.is_empty();
+        // Staging that a restart interrupted is begun again.
+        for job in recovered.cell().jobs().filter(|job| job.phase == wc_cell::JobPhase::Staging) {
+            staging.wanted(job.id);
+        }
         let (brain, threads, failed) = Brain::start(journal, recovered, hands);
         if fresh {
             let founded = wc_cell::Event::Founded(founding.clone().witnessed());
@@ -492,7 +494,9 @@ async fn keep_introduced(coordinator: Arc<Coordinator>, introduction: finder::In
             .take(wc_proto::limit::ADDRESSES_MAX)
             .map(ToString::to_string)
             .collect();
-        let Ok(has_jobs) = coordinator.brain.query(|cell, _| cell.jobs().next().is_some()).await else { return };
+        let Ok(has_jobs) = coordinator.brain.query(|cell, _| cell.jobs().next().is_some()).await else {
+            return;
+        };
         introduction.send_if_modified(|hello| {
             let Some(brief) = &mut hello.cell else { return false };
             let changed = brief.addresses != addresses || brief.has_jobs != has_jobs;
@@ -518,7 +522,8 @@ async fn yield_to_older(
         }
         let (oldest, _) = finder::oldest_cell(&coordinator.mesh, &mine).await;
         if oldest.is_some_and(|brief| {
-            brief.cell != coordinator.cell && (brief.has_jobs || (brief.founding.founded_at, brief.cell) < ours)
+            brief.cell != coordinator.cell
+                && (brief.has_jobs || (brief.founding.founded_at, brief.cell) < ours)
         }) {
             let _ = found.send(());
             return;
@@ -649,7 +654,8 @@ impl Desk {
             Request::Peers => Response::Peers(self.peers().await),
             Request::PutFile { path } => {
                 let store = self.store.clone();
-                let kept = tokio::task::spawn_blocking(move || blobs::put_file(&store, Path::new(&path))).await;
+                let kept =
+                    tokio::task::spawn_blocking(move || blobs::put_file(&store, Path::new(&path))).await;
                 match kept {
                     Ok(Ok(blob)) => Response::Blob(blob),
                     Ok(Err(cause)) => refuse(STORE_REFUSED, cause),
@@ -743,8 +749,7 @@ impl Desk {
         };
         let (mut owner_balance, mut trust_ppm) = (None, None);
         if cell.is_some() {
-            if let Response::Balance(balance) =
-                self.cell(CellRequest::Balance { account: self.owner }).await
+            if let Response::Balance(balance) = self.cell(CellRequest::Balance { account: self.owner }).await
             {
                 owner_balance = Some(balance);
             }

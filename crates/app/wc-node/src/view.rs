@@ -95,7 +95,8 @@ pub(crate) fn explained(explanation: Explanation, cell: &Cell) -> ExplainView {
             if nodes.is_empty() {
                 nodes.extend(task.nodes.iter().map(|(node, reason)| NodeReason {
                     node: *node,
-                    reason: reason.clone().unwrap_or_else(|| "could take it as soon as it asks for work".into()),
+                    reason:
+                        reason.clone().unwrap_or_else(|| "could take it as soon as it asks for work".into()),
                 }));
             }
         }

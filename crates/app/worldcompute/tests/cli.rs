@@ -96,7 +96,7 @@ impl Script {
             active: 0,
             accepted: stage.tasks,
             leases: 0,
-            dissents: 0,
+            failed: 0,
         });
         JobView {
             job: manifest.job_id(&manifest.cid()),

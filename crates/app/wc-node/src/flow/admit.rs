@@ -36,10 +36,7 @@ pub(crate) async fn submit(
     let job = manifest.job_id(&cid);
     if dry_run {
         let found = manifest.clone();
-        let refusals = coordinator
-            .brain
-            .query(move |cell, facts| trial(cell, facts, found))
-            .await?;
+        let refusals = coordinator.brain.query(move |cell, facts| trial(cell, facts, found)).await?;
         return Ok(if refusals.is_empty() {
             Response::Submitted { job, manifest: cid }
         } else {
@@ -49,7 +46,10 @@ pub(crate) async fn submit(
     // A job's manifest is kept before the cell hears of it: whatever the cell then commands can find it.
     if let Err(error) = coordinator.archive.put_manifest(&job, &manifest) {
         tracing::error!(%error, %job, "manifest cannot be kept");
-        return Ok(Response::Refused(vec![Refusal::new(ARCHIVE_FAILED, "the coordinator cannot keep the manifest")]));
+        return Ok(Response::Refused(vec![Refusal::new(
+            ARCHIVE_FAILED,
+            "the coordinator cannot keep the manifest",
+        )]));
     }
     holders.truncate(HOLDERS_MAX);
     let here = stage::is_here(&coordinator.store, &manifest);

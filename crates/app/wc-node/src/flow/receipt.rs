@@ -7,7 +7,7 @@ use wc_ledger::issue::{ReceiptParts, issue};
 use wc_ledger::note::NoteError;
 use wc_ledger::proof::inclusion_proof;
 use wc_types::receipt::{Inclusion, ReceiptFile};
-use wc_types::{JobId, Sealed, Signed, SignError, TaskId};
+use wc_types::{JobId, Sealed, SignError, Signed, TaskId};
 
 use crate::archive::ArchiveError;
 use crate::clock;

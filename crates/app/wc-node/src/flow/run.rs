@@ -112,7 +112,9 @@ pub(crate) async fn batch(agent: &Arc<Agent>, bench: &mut Bench, batch: Vec<Assi
                     let record = empty_record(Exit::ModuleInvalid);
                     result_report(agent, &assignment, record, Vec::new(), Usage::default(), Vec::new())
                 }
-                Unable::Here(failure) => failure_report(agent, &assignment, failure.clone(), Usage::default()),
+                Unable::Here(failure) => {
+                    failure_report(agent, &assignment, failure.clone(), Usage::default())
+                }
             };
             agent.finish(&assignment, report);
         }
@@ -355,7 +357,8 @@ async fn gather_list(agent: &Agent, order: &Order, cid: &Cid) -> Result<Arc<Gath
         return Ok(list.clone());
     }
     let bytes = fetch_bytes(agent, order, cid, LIST_BYTES_MAX).await?;
-    let list: GatherList = from_canonical(&bytes).map_err(|error| Failure::InputMissing(error.to_string()))?;
+    let list: GatherList =
+        from_canonical(&bytes).map_err(|error| Failure::InputMissing(error.to_string()))?;
     let list = Arc::new(list);
     remember(&agent.pantry.gathers, *cid, &list);
     Ok(list)

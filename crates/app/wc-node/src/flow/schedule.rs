@@ -24,7 +24,8 @@ pub(crate) async fn run(coordinator: Arc<Coordinator>) {
     if let Ok(nodes) = coordinator
         .brain
         .query(|cell, _| cell.nodes().filter(|node| node.online).map(|node| node.id).collect::<Vec<_>>())
-        .await {
+        .await
+    {
         for node in nodes {
             coordinator.sessions.expect(node);
         }

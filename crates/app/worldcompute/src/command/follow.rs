@@ -69,10 +69,10 @@ pub fn show(bar: &Bar, view: &JobView, extra: &str) {
     let accepted = sum(|stage| stage.accepted);
     let awarded = show_ncu(i64::try_from(view.awarded).unwrap_or(i64::MAX));
     let message = format!(
-        "{}, {} running, {accepted} agreed, {} dissents, {awarded}{extra}",
+        "{}, {} running, {accepted} agreed, {} failed, {awarded}{extra}",
         phase(view),
         sum(|stage| stage.leases),
-        sum(|stage| stage.dissents),
+        sum(|stage| stage.failed),
     );
     bar.set(accepted, sum(|stage| stage.tasks), &message);
 }

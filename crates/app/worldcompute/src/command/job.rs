@@ -145,7 +145,7 @@ fn show(view: &JobView) -> anyhow::Result<()> {
         say::pairs(&[("reason", say::harmless(reason))])?;
     }
     say::data("")?;
-    let heading = ["stage", "tasks", "accepted", "active", "pending", "leases", "dissents", "replicas"];
+    let heading = ["stage", "tasks", "accepted", "active", "pending", "leases", "failed", "replicas"];
     let mut table = say::table(&heading);
     for stage in &view.stages {
         table.add_row([
@@ -155,7 +155,7 @@ fn show(view: &JobView) -> anyhow::Result<()> {
             stage.active.to_string(),
             stage.pending.to_string(),
             stage.leases.to_string(),
-            stage.dissents.to_string(),
+            stage.failed.to_string(),
             stage.replicas.to_string(),
         ]);
     }
@@ -284,7 +284,7 @@ async fn list(context: &Context, limit: u32) -> anyhow::Result<()> {
     }
     let now = identity::now();
     let mut table =
-        say::table(&["job", "name", "phase", "tasks", "accepted", "dissents", "submitted", "awarded"]);
+        say::table(&["job", "name", "phase", "tasks", "accepted", "failed", "submitted", "awarded"]);
     for job in &jobs {
         let sum = |count: fn(&wc_proto::api::view::StageView) -> u32| -> u64 {
             job.stages.iter().map(|stage| u64::from(count(stage))).sum()
@@ -295,7 +295,7 @@ async fn list(context: &Context, limit: u32) -> anyhow::Result<()> {
             phase(job),
             sum(|stage| stage.tasks).to_string(),
             sum(|stage| stage.accepted).to_string(),
-            sum(|stage| stage.dissents).to_string(),
+            sum(|stage| stage.failed).to_string(),
             show_ago(job.submitted_at, now),
             show_ncu(i64::try_from(job.awarded).unwrap_or(i64::MAX)),
         ]);

@@ -1,0 +1,348 @@
+//! Real nodes: processes of the real binary on loopback, in directories that go away with the test.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use wc_api::Client;
+use wc_host::{DataDir, KeyFile};
+use wc_proto::api::view::{ClusterView, JobView, NodeView};
+use wc_proto::api::{CellRequest, Request, Response};
+use wc_types::manifest::{
+    BlobRef, Comparison, Confidentiality, Manifest, Placement, PreemptClass, PriorityClass, Resources, Stage,
+    WorkClass, WorkloadType,
+};
+use wc_types::{JobId, Millis, Signed, SigningKey, Timestamp};
+
+/// Longest wait for anything that should take a moment, on a busy machine.
+pub const SOON: Duration = Duration::from_secs(60);
+
+/// Returns the path of the binary that cargo built beside this test.
+///
+/// # Panics
+/// When it was not built: `cargo test --workspace` builds it, or `cargo build -p worldcompute`.
+pub fn binary() -> PathBuf {
+    let test = std::env::current_exe().expect("a test knows its own file");
+    let profile = test.ancestors().nth(2).expect("tests live in target/<profile>/deps");
+    let binary = profile.join("worldcompute");
+    assert!(binary.exists(), "{} is missing: run cargo build -p worldcompute", binary.display());
+    binary
+}
+
+/// Returns a built guest of `guests/built`.
+pub fn guest(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guests/built").join(format!("{name}.wasm"));
+    path.canonicalize().expect("built guests are in the repository")
+}
+
+/// One node.
+pub struct Node {
+    /// Its data directory.
+    pub dir: PathBuf,
+    log: PathBuf,
+    args: Vec<String>,
+    child: Option<Child>,
+}
+
+impl Node {
+    /// Starts, or starts again, the node's process.
+    pub fn start(&mut self) {
+        let log = File::options().create(true).append(true).open(&self.log).expect("log file");
+        let child = Command::new(binary())
+            .arg("--data-dir")
+            .arg(&self.dir)
+            .args(&self.args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("the node starts");
+        self.child = Some(child);
+    }
+
+    /// Ends the node as a power cut would.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("our own child");
+            child.wait().expect("our own child");
+        }
+    }
+
+    /// Waits until the process has ended by itself.
+    pub fn ended(&mut self, within: Duration) -> bool {
+        let begun = Instant::now();
+        while begun.elapsed() < within {
+            let Some(child) = &mut self.child else { return true };
+            if child.try_wait().expect("our own child").is_some() {
+                self.child = None;
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        false
+    }
+
+    /// Returns what the node has logged.
+    pub fn logged(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Returns the key of the node's owner.
+    pub fn owner(&self) -> SigningKey {
+        let dir = DataDir::new(&self.dir).expect("data directory");
+        KeyFile::load_or_create(&dir.owner_key()).expect("owner key")
+    }
+
+    /// Connects as the owner's commands do; waits until the node listens.
+    pub async fn client(&self) -> Client {
+        let begun = Instant::now();
+        loop {
+            match Client::connect(&self.dir).await {
+                Ok(client) => return client,
+                Err(error) if begun.elapsed() > SOON => panic!("{error}\n{}", self.logged()),
+                Err(_) => tokio::time::sleep(Duration::from_millis(30)).await,
+            }
+        }
+    }
+
+    /// Asks for something about the cell.
+    pub async fn cell(&self, request: CellRequest) -> Response {
+        self.client().await.ask(Request::Cell(request)).await.expect("the node answers")
+    }
+
+    /// Runs a command of the binary against this node and returns its output.
+    pub fn command(&self, args: &[&str]) -> Output {
+        Command::new(binary()).arg("--data-dir").arg(&self.dir).args(args).output().expect("the command runs")
+    }
+
+    /// Runs a command with `--json`, which must succeed, and returns what it printed.
+    pub fn json(&self, args: &[&str]) -> Value {
+        let output = self.command(&[&["--json"], args].concat());
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(
+            output.status.success(),
+            "{args:?} ended with {}: {text}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        serde_json::from_str(&text)
+            .unwrap_or_else(|error| panic!("{args:?} printed no JSON ({error}): {text}"))
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A coordinator and some donors.
+pub struct Federation {
+    /// Node 0 coordinates and lends nothing; the others lend.
+    pub nodes: Vec<Node>,
+    /// Removed last.
+    pub dir: TempDir,
+    network: String,
+}
+
+impl Federation {
+    /// Starts a coordinator and `donors` donors with two slots each, and waits until all have joined.
+    pub async fn start(donors: usize) -> Self {
+        Self::start_with(donors, |_| Vec::new()).await
+    }
+
+    /// As [`start`](Self::start), with further arguments for each donor by number from 1.
+    pub async fn start_with(donors: usize, extra: impl Fn(usize) -> Vec<String>) -> Self {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let network =
+            format!("test-{}", dir.path().file_name().and_then(|name| name.to_str()).map_or_else(
+            || "x".to_owned(),
+            |name| name.trim_start_matches('.').to_ascii_lowercase(),
+        ));
+        let mut federation = Self { nodes: Vec::new(), dir, network };
+        federation.add(&["--coordinate", "always", "--trusted", "--slots", "0"]);
+        for number in 1..=donors {
+            let extra = extra(number);
+            let mut args = vec!["--coordinate", "never", "--consent", "all", "--slots", "2"];
+            args.extend(extra.iter().map(String::as_str));
+            federation.add(&args);
+        }
+        federation.joined(donors).await;
+        federation
+    }
+
+    /// Starts nodes that are told nothing but the name of their network.
+    pub fn strangers(count: usize) -> Self {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let network = format!("lan-{}", std::process::id());
+        let mut federation = Self { nodes: Vec::new(), dir, network };
+        for _ in 0..count {
+            federation.add(&["--coordinate", "auto", "--trusted", "--consent", "all", "--slots", "1"]);
+        }
+        federation
+    }
+
+    /// Adds and starts a node.
+    pub fn add(&mut self, args: &[&str]) -> &mut Node {
+        let name = format!("node-{}", self.nodes.len());
+        let mut all: Vec<String> =
+            ["node", "run", "--until-stdin-closes", "--network"].map(str::to_owned).into();
+        all.push(self.network.clone());
+        for listen in ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"] {
+            all.extend(["--listen".to_owned(), listen.to_owned()]);
+        }
+        all.extend(args.iter().map(|arg| (*arg).to_owned()));
+        let path = self.dir.path();
+        let mut node =
+            Node { dir: path.join(&name), log: path.join(format!("{name}.log")), args: all, child: None };
+        node.start();
+        self.nodes.push(node);
+        self.nodes.last_mut().expect("just pushed")
+    }
+
+    /// Returns the coordinator.
+    pub fn coordinator(&self) -> &Node {
+        &self.nodes[0]
+    }
+
+    /// Waits until `donors` donors are online.
+    pub async fn joined(&self, donors: usize) {
+        self.until("donors join", async || {
+            let Response::Nodes(nodes) = self.coordinator().cell(CellRequest::Nodes).await else {
+                return false;
+            };
+            nodes.iter().filter(|node| node.state == "online").count() >= donors
+        })
+        .await;
+    }
+
+    /// Waits until something holds, and shows the logs when it does not.
+    pub async fn until(&self, what: &str, holds: impl AsyncFn() -> bool) {
+        let begun = Instant::now();
+        while !holds().await {
+            assert!(begun.elapsed() < SOON, "waited in vain: {what}\n{}", self.logs());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Returns the ends of all logs.
+    pub fn logs(&self) -> String {
+        let end = |node: &Node| {
+            let text = node.logged();
+            let lines: Vec<&str> = text.lines().collect();
+            lines[lines.len().saturating_sub(15)..].join("\n")
+        };
+        self.nodes.iter().map(|node| format!("--- {}\n{}\n", node.dir.display(), end(node))).collect()
+    }
+
+    /// Submits a job of one stage and returns its id.
+    pub async fn submit(&self, module: &Path, change: impl FnOnce(&mut Stage)) -> JobId {
+        match self.try_submit(module, change).await {
+            Response::Submitted { job, .. } => job,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Submits a job of one stage.
+    pub async fn try_submit(&self, module: &Path, change: impl FnOnce(&mut Stage)) -> Response {
+        let mut client = self.coordinator().client().await;
+        let path = module.display().to_string();
+        let Response::Blob(workload) = client.ask(Request::PutFile { path }).await.expect("answer") else {
+            panic!("the module cannot be put")
+        };
+        let mut stage = stage(workload);
+        change(&mut stage);
+        let manifest = Box::new(self.manifest(vec![stage]));
+        let submit = CellRequest::Submit { manifest, holders: Vec::new(), dry_run: false };
+        client.ask(Request::Cell(submit)).await.expect("answer")
+    }
+
+    /// Returns a manifest signed by the coordinator's owner.
+    pub fn manifest(&self, stages: Vec<Stage>) -> Signed<Manifest> {
+        let owner = self.coordinator().owner();
+        Signed::seal(
+            Manifest {
+                schema_version: 1,
+                name: "test".into(),
+                submitter: owner.account_id(),
+                submitted_at: now(),
+                priority_class: PriorityClass::PublicGood,
+                confidentiality: Confidentiality::Public,
+                class: WorkClass::General,
+                deadline: None,
+                max_total: None,
+                placement: Placement::Lan,
+                allowed_endpoints: Vec::new(),
+                stages,
+            },
+            &owner,
+        )
+    }
+
+    /// Returns a job as it is.
+    pub async fn job(&self, job: JobId) -> JobView {
+        match self.coordinator().cell(CellRequest::Job { job: job.to_string() }).await {
+            Response::Job(view) => *view,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Waits until a job has ended.
+    pub async fn finished(&self, job: JobId) -> JobView {
+        self.until("the job ends", async || self.job(job).await.phase.is_final()).await;
+        self.job(job).await
+    }
+
+    /// Returns the cell.
+    pub async fn cluster(&self) -> ClusterView {
+        match self.coordinator().cell(CellRequest::Cluster).await {
+            Response::Cluster(view) => view,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Returns the cell's nodes by the directory they live in; absent when they never joined.
+    pub async fn members(&self) -> BTreeMap<PathBuf, NodeView> {
+        let Response::Nodes(nodes) = self.coordinator().cell(CellRequest::Nodes).await else {
+            panic!("the coordinator lists its nodes")
+        };
+        let mut members = BTreeMap::new();
+        for node in &self.nodes {
+            let dir = DataDir::new(&node.dir).expect("data directory");
+            let Ok(key) = KeyFile::load(&dir.node_key()) else { continue };
+            if let Some(view) = nodes.iter().find(|view| view.node == key.node_id()) {
+                members.insert(node.dir.clone(), view.clone());
+            }
+        }
+        members
+    }
+}
+
+/// Returns a stage of one task, three replicas, generous limits.
+pub fn stage(workload: BlobRef) -> Stage {
+    Stage {
+        name: "main".into(),
+        workload,
+        workload_type: WorkloadType::WasmModule,
+        command: Vec::new(),
+        env: BTreeMap::new(),
+        tasks: 1,
+        inputs: Vec::new(),
+        outputs: Vec::new(),
+        resources: Resources { wall_clock: Millis(120_000), ..Resources::default() },
+        replicas: 3,
+        comparison: Comparison::BitExact,
+        preempt: PreemptClass::Restartable,
+        retries_max: 3,
+    }
+}
+
+/// Returns the moment now.
+pub fn now() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+    Timestamp(i64::try_from(since.as_micros()).expect("before the year 294000"))
+}
