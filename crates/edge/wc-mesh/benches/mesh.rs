@@ -241,7 +241,7 @@ async fn measure(mib: usize, only: &str) -> Result<(), Error> {
             println!("{:<10} stream bytes, {streams} streams       {} {meter}", way.name, speed(bytes, took));
         }
         // The raw stream throws its bytes away, so the first three do, too, once they are checked. The last one keeps them.
-        for (streams, forgets_leaves) in [(1, true), (2, true), (4, true), (1, false)] {
+        for (streams, forgets_leaves) in [(1, true), (2, true), (4, true), (4, false)] {
             let blocks = Arc::new(Memory { forgets_leaves, ..Memory::default() });
             let limits = FetchLimits { streams_per_holder: streams, ..FetchLimits::default() };
             let meter = Meter::start(&server);

@@ -67,8 +67,8 @@ pub(crate) fn is_loopback(addr: &Multiaddr) -> bool {
 ///
 /// This machine before the LAN before the rest, and on each of the near ones TCP before QUIC. The catalogue (NET-20)
 /// ranks QUIC first because it crosses NATs and suffers less from lost packets; neither matters nearby, where one stream
-/// carries about 1,600 MiB/s over TCP and 340 over QUIC, for a fifth of the processor time, and round trips take 15 to 26
-/// microseconds on both (`cargo bench -p wc-mesh`, `docs/adr/0004-mesh-transports.md`). Beyond the LAN QUIC is first.
+/// carries about 1,600 MiB/s over TCP and 340 over QUIC, for a fifth of the processor time, and round trips differ by ten
+/// microseconds (`cargo bench -p wc-mesh`, `docs/adr/0004-mesh-transports.md`). Beyond the LAN QUIC is first.
 pub(crate) fn rank(addr: &Multiaddr) -> u8 {
     let distance = match addr.iter().next() {
         Some(Protocol::Ip4(ip)) if ip.is_loopback() => 0,

