@@ -258,6 +258,9 @@ pub struct SubmitArgs {
     /// Module to run there
     #[arg(long, value_name = "FILE", requires = "executor")]
     pub workload: Option<PathBuf>,
+    /// Network that the peer belongs to, for --executor [default: as for this machine's node]
+    #[arg(long, value_name = "NAME", requires = "executor")]
+    pub network: Option<String>,
     /// Kind of work, for --executor
     #[arg(long, value_name = "CLASS", default_value = "general")]
     pub class: String,

@@ -49,7 +49,8 @@ pub fn rows(table: &Table, empty: &str) -> io::Result<()> {
         return Ok(());
     }
     for line in table.lines() {
-        data(line.trim_end())?;
+        // The preset without borders still pads each cell.
+        data(line.strip_prefix(' ').unwrap_or(&line).trim_end())?;
     }
     Ok(())
 }
@@ -64,6 +65,11 @@ pub fn pairs(pairs: &[(&str, String)]) -> io::Result<()> {
         data(format!("{name:width$}  {value}"))?;
     }
     Ok(())
+}
+
+/// Writes a number with its noun: `1 task`, `3 tasks`.
+pub fn count(number: u64, noun: &str) -> String {
+    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
 }
 
 /// Makes text of a stranger safe for a terminal: control characters become visible.

@@ -32,6 +32,11 @@ const RETRY_EVERY: Duration = Duration::from_millis(300);
 /// Longest silence of the coordinator before the demo gives up.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
+/// Somebody wants the demo to end.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted; the federation was stopped and removed")]
+struct Interrupted;
+
 /// Runs the demo; whatever happens, the federation is stopped and removed unless it is to be kept.
 pub async fn run(context: &Context, args: &DemoArgs) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -41,8 +46,8 @@ pub async fn run(context: &Context, args: &DemoArgs) -> anyhow::Result<()> {
     let mut federation = Federation::new(args.donors, args.keep)?;
     let shown = tokio::select! {
         shown = show(context, args, &mut federation, begun) => shown,
-        _ = interrupt.recv() => Err(anyhow::anyhow!("interrupted")),
-        _ = terminate.recv() => Err(anyhow::anyhow!("terminated")),
+        _ = interrupt.recv() => Err(Interrupted.into()),
+        _ = terminate.recv() => Err(Interrupted.into()),
     };
     match shown {
         Ok(()) if args.keep => {
@@ -54,7 +59,8 @@ pub async fn run(context: &Context, args: &DemoArgs) -> anyhow::Result<()> {
             Ok(())
         }
         Err(error) => {
-            let log = federation.last_words();
+            // Whoever ends the demo knows why it ended; after anything else the logs may tell.
+            let log = if error.is::<Interrupted>() { String::new() } else { federation.last_words() };
             federation.stop().await;
             if !log.is_empty() {
                 say::talk(log);

@@ -57,7 +57,11 @@ async fn submit(context: &Context, file: &Path, args: &SubmitArgs) -> anyhow::Re
         if context.json {
             return Ok(say::json(&value)?);
         }
-        say::talk(format!("{} is sound: {tasks} tasks; nothing was submitted", file.display()));
+        say::talk(format!(
+            "{} is sound: {}; nothing was submitted",
+            file.display(),
+            say::count(tasks, "task")
+        ));
         return Ok(());
     }
     announce(context, job, &cid.to_string(), tasks)?;
@@ -75,7 +79,10 @@ pub fn announce(context: &Context, job: JobId, manifest: &str, tasks: u64) -> an
         return Ok(say::json(&value)?);
     }
     say::data(job.to_string())?;
-    say::talk(format!("accepted: {tasks} tasks. The job goes on if this command ends; to follow it:"));
+    say::talk(format!(
+        "accepted: {}. The job goes on if this command ends; to follow it:",
+        say::count(tasks, "task")
+    ));
     say::talk(format!("  worldcompute job status {} --watch", short(job)));
     Ok(())
 }
@@ -119,7 +126,7 @@ pub fn verdict(view: &JobView) -> anyhow::Result<()> {
     };
     let reason =
         view.reason.as_deref().map(|reason| format!(": {}", say::harmless(reason))).unwrap_or_default();
-    let refusal = Refusal::new(ENDED_BADLY, format!("job {} {how}{reason}", short(view.job)))
+    let refusal = Refusal::new(ENDED_BADLY, format!("{} {how}{reason}", short(view.job)))
         .hint(format!("worldcompute job logs {}", short(view.job)));
     Err(refusal.into())
 }
@@ -190,7 +197,12 @@ async fn results(context: &Context, job: &str, output: &Path, stage: Option<&str
         return Ok(say::json(&json::view(&fetched))?);
     }
     let files: usize = fetched.iter().map(|row| row.files.len()).sum();
-    say::talk(format!("{} results, {files} files in {}", fetched.len(), output.display()));
+    say::talk(format!(
+        "{} with {} in {}",
+        say::count(fetched.len() as u64, "result"),
+        say::count(files as u64, "file"),
+        output.display()
+    ));
     if !view.phase.is_final() {
         say::talk(format!("the job is still {}: more results may come", phase(&view)));
     }
@@ -223,7 +235,7 @@ async fn logs(context: &Context, job: &str) -> anyhow::Result<()> {
         return Ok(say::json(&json::view(&all))?);
     }
     if all.is_empty() {
-        say::talk("no replica has ended yet");
+        say::talk("the log is empty: no replica has ended yet, or those that did had nothing to say");
     }
     Ok(())
 }
@@ -331,7 +343,12 @@ async fn receipts(context: &Context, job: &str, output: &Path) -> anyhow::Result
         let files: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
         say::json(&json!({ "files": files, "verified": fetched.verified }))?;
     } else {
-        say::talk(format!("{} receipts in {}, {} verified", files.len(), output.display(), fetched.verified));
+        say::talk(format!(
+            "{} in {}, {} verified",
+            say::count(files.len() as u64, "receipt"),
+            output.display(),
+            fetched.verified
+        ));
     }
     if !fetched.refusals.is_empty() {
         return Err(Failure(fetched.refusals).into());

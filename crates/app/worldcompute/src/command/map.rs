@@ -36,7 +36,7 @@ pub async fn run(context: &Context, args: &MapArgs) -> anyhow::Result<()> {
     if args.detach {
         return job::announce(context, id, &cid.to_string(), tasks);
     }
-    say::talk(format!("{id}: {tasks} tasks, {} replicas each", args.replicas));
+    say::talk(format!("{id}: {}, {} replicas each", say::count(tasks, "task"), args.replicas));
     let view = follow::follow(context, id, &progress).await?;
 
     // A job that failed may still have results worth keeping.
@@ -54,7 +54,11 @@ pub async fn run(context: &Context, args: &MapArgs) -> anyhow::Result<()> {
         let failed = fetched.iter().filter(|row| !row.exit.is_success()).count();
         let failed =
             if failed > 0 { format!(", {failed} of them failures of the module") } else { String::new() };
-        say::talk(format!("{} results in {}{failed}", fetched.len(), args.output.display()));
+        say::talk(format!(
+            "{} in {}{failed}",
+            say::count(fetched.len() as u64, "result"),
+            args.output.display()
+        ));
     }
     job::verdict(&view)
 }
