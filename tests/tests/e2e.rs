@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use wc_proto::api::view::Phase;
-use wc_proto::api::{CellRequest, Response};
+use wc_proto::api::{CellRequest, Request, Response};
 use wc_tests::federation::{Federation, SOON, binary, guest};
 
 /// A guest that computes for about this argument's share of a second or two.
@@ -314,4 +314,24 @@ async fn a_paused_donor_gets_no_work_and_a_leaving_one_leaves_nothing() {
             || path.file_name().is_some_and(|name| name == "control.lock" || name == "config.toml")),
         "{left:?}"
     );
+}
+
+#[tokio::test]
+async fn a_blob_of_many_blocks_travels_under_the_name_that_ipfs_gives_it() {
+    let federation = Federation::start(3).await;
+    let content: Vec<u8> = (0..3_000_000u32).flat_map(|word| word.to_le_bytes()).collect();
+    let path = federation.dir.path().join("content");
+    std::fs::write(&path, &content).expect("write");
+    let mut client = federation.coordinator().client().await;
+    let put = Request::PutFile { path: path.display().to_string() };
+    let Response::Blob(blob) = client.ask(put).await.expect("answer") else {
+        panic!("the file cannot be put")
+    };
+    assert_eq!(blob.cid, wc_store::unixfs::cid_of_file(&content));
+    // A donor that has never seen it fetches it, block by block, from the coordinator.
+    let copy = federation.dir.path().join("copy");
+    let export = Request::Export { cid: blob.cid, path: copy.display().to_string() };
+    let answer = federation.nodes[1].client().await.ask(export).await.expect("answer");
+    assert_eq!(answer, Response::Done);
+    assert_eq!(std::fs::read(&copy).expect("copy"), content);
 }
