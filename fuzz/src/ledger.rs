@@ -1,8 +1,6 @@
 //! Notes, checkpoints and receipts: what a stranger hands us of a ledger.
 
-use wc_ledger::{
-    Anchors, Checkpoint, Note, VerifierKey, cell_key, decode_receipt, origin, verify_receipt,
-};
+use wc_ledger::{Anchors, Checkpoint, Note, VerifierKey, cell_key, decode_receipt, origin, verify_receipt};
 use wc_types::{CellId, to_canonical};
 
 use crate::sample;
@@ -37,12 +35,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let checkpoint = Checkpoint::new(&CELL, 20_852_163, [5; 32]);
     let note = checkpoint.sign(&sample::key()).expect("the origin is a key name");
     let key = cell_key(&CELL, sample::key().public());
-    let texts = [
-        note.to_string(),
-        checkpoint.to_text(),
-        key.to_string(),
-        origin(&CELL),
-    ];
+    let texts = [note.to_string(), checkpoint.to_text(), key.to_string(), origin(&CELL)];
     texts.into_iter().map(String::into_bytes).chain([to_canonical(&sample::receipt_file())]).collect()
 }
 
