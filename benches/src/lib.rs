@@ -16,17 +16,17 @@ use wc_types::{Fuel, JobId};
 /// Logs of measured nodes hold warnings only.
 pub const QUIET: [&str; 2] = ["--log", "warn"];
 
-/// Returns the release binary: `WORLDCOMPUTE_BIN`, or the one in `target/release`.
+/// Returns the release binary: `WC_BIN`, or the one in `target/release`.
 ///
 /// # Panics
 /// When there is none.
 pub fn binary() -> PathBuf {
-    let path = std::env::var_os("WORLDCOMPUTE_BIN").map_or_else(
+    let path = std::env::var_os("WC_BIN").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/worldcompute"),
         PathBuf::from,
     );
     path.canonicalize().unwrap_or_else(|_| {
-        panic!("{} is missing: run cargo build --release, or set WORLDCOMPUTE_BIN", path.display())
+        panic!("{} is missing: run cargo build --release, or set WC_BIN", path.display())
     })
 }
 
