@@ -224,6 +224,11 @@ impl Federation {
         self.nodes.last_mut().expect("just pushed")
     }
 
+    /// Returns the name of the federation's network.
+    pub fn network(&self) -> &str {
+        &self.network
+    }
+
     /// Returns the coordinator.
     pub fn coordinator(&self) -> &Node {
         &self.nodes[0]
