@@ -43,6 +43,7 @@ pub fn guest(name: &str) -> PathBuf {
 pub struct Node {
     /// Its data directory.
     pub dir: PathBuf,
+    binary: PathBuf,
     log: PathBuf,
     args: Vec<String>,
     child: Option<Child>,
@@ -52,7 +53,7 @@ impl Node {
     /// Starts, or starts again, the node's process.
     pub fn start(&mut self) {
         let log = File::options().create(true).append(true).open(&self.log).expect("log file");
-        let child = Command::new(binary())
+        let child = Command::new(&self.binary)
             .arg("--data-dir")
             .arg(&self.dir)
             .args(&self.args)
@@ -62,6 +63,11 @@ impl Node {
             .spawn()
             .expect("the node starts");
         self.child = Some(child);
+    }
+
+    /// Returns the id of the running process.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
     }
 
     /// Ends the node as a power cut would.
@@ -116,7 +122,12 @@ impl Node {
 
     /// Runs a command of the binary against this node and returns its output.
     pub fn command(&self, args: &[&str]) -> Output {
-        Command::new(binary()).arg("--data-dir").arg(&self.dir).args(args).output().expect("the command runs")
+        Command::new(&self.binary)
+            .arg("--data-dir")
+            .arg(&self.dir)
+            .args(args)
+            .output()
+            .expect("the command runs")
     }
 
     /// Runs a command with `--json`, which must succeed, and returns what it printed.
@@ -146,6 +157,7 @@ pub struct Federation {
     pub nodes: Vec<Node>,
     /// Removed last.
     pub dir: TempDir,
+    binary: PathBuf,
     network: String,
 }
 
@@ -157,13 +169,7 @@ impl Federation {
 
     /// As [`start`](Self::start), with further arguments for each donor by number from 1.
     pub async fn start_with(donors: usize, extra: impl Fn(usize) -> Vec<String>) -> Self {
-        let dir = tempfile::tempdir().expect("temporary directory");
-        let network =
-            format!("test-{}", dir.path().file_name().and_then(|name| name.to_str()).map_or_else(
-            || "x".to_owned(),
-            |name| name.trim_start_matches('.').to_ascii_lowercase(),
-        ));
-        let mut federation = Self { nodes: Vec::new(), dir, network };
+        let mut federation = Self::empty(binary());
         federation.add(&["--coordinate", "always", "--trusted", "--slots", "0"]);
         for number in 1..=donors {
             let extra = extra(number);
@@ -175,11 +181,20 @@ impl Federation {
         federation
     }
 
+    /// Returns a federation of no nodes yet, whose nodes will be processes of `binary`.
+    pub fn empty(binary: PathBuf) -> Self {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let network =
+            format!("test-{}", dir.path().file_name().and_then(|name| name.to_str()).map_or_else(
+            || "x".to_owned(),
+            |name| name.trim_start_matches('.').to_ascii_lowercase(),
+        ));
+        Self { nodes: Vec::new(), dir, binary, network }
+    }
+
     /// Starts nodes that are told nothing but the name of their network.
     pub fn strangers(count: usize) -> Self {
-        let dir = tempfile::tempdir().expect("temporary directory");
-        let network = format!("lan-{}", std::process::id());
-        let mut federation = Self { nodes: Vec::new(), dir, network };
+        let mut federation = Self::empty(binary());
         for _ in 0..count {
             federation.add(&["--coordinate", "auto", "--trusted", "--consent", "all", "--slots", "1"]);
         }
@@ -197,8 +212,13 @@ impl Federation {
         }
         all.extend(args.iter().map(|arg| (*arg).to_owned()));
         let path = self.dir.path();
-        let mut node =
-            Node { dir: path.join(&name), log: path.join(format!("{name}.log")), args: all, child: None };
+        let mut node = Node {
+            dir: path.join(&name),
+            binary: self.binary.clone(),
+            log: path.join(format!("{name}.log")),
+            args: all,
+            child: None,
+        };
         node.start();
         self.nodes.push(node);
         self.nodes.last_mut().expect("just pushed")
