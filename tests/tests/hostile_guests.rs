@@ -39,7 +39,7 @@ const GUESTS: &[(&str, &[&str], Must)] = &[
     ("trap", &["call"], Fail(TRAP)),
     ("exit_three", &[], Fail(&["Code(3)"])),
     ("allocate_forever", &[], Fail(&["Code(12)", "MemoryExceeded"])),
-    ("declare_memory", &[], Fail(&["ModuleInvalid", "MemoryExceeded"])),
+    ("declare_memory", &[], Fail(&["ModuleInvalid", "MemoryExceeded", "host call failed"])),
     ("print_forever", &[], Fail(&["OutputRefused", "Code(5)"])),
     ("print_forever", &["stderr"], Either(&["Code(5)", "OutputRefused", "ran longer than allowed"])),
     ("write_forever", &[], Fail(OUTPUT)),
