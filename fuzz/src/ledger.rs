@@ -1,8 +1,6 @@
-//! Notes, checkpoints, tile paths and receipts: what a stranger hands us of a ledger.
+//! Notes, checkpoints and receipts: what a stranger hands us of a ledger.
 
-use wc_ledger::{
-    Anchors, Checkpoint, Note, Tile, VerifierKey, cell_key, decode_receipt, origin, verify_receipt,
-};
+use wc_ledger::{Anchors, Checkpoint, Note, VerifierKey, cell_key, decode_receipt, origin, verify_receipt};
 use wc_types::{CellId, to_canonical};
 
 use crate::sample;
@@ -27,28 +25,17 @@ pub fn target(data: &[u8]) {
     if let Ok(checkpoint) = Checkpoint::parse_text(text) {
         assert_eq!(Checkpoint::parse_text(&checkpoint.to_text()), Ok(checkpoint));
     }
-    if let Ok(tile) = text.parse::<Tile>() {
-        assert_eq!(tile.to_string(), text);
-        assert_eq!(tile.hashes().count(), usize::from(tile.width()));
-    }
     if let Ok(key) = text.parse::<VerifierKey>() {
         assert_eq!(key.to_string().parse::<VerifierKey>(), Ok(key));
     }
 }
 
-/// A signed checkpoint, paths of whole and partial tiles, a key, a receipt file.
+/// A signed checkpoint, a key, a receipt file.
 pub fn seeds() -> Vec<Vec<u8>> {
     let checkpoint = Checkpoint::new(&CELL, 20_852_163, [5; 32]);
     let note = checkpoint.sign(&sample::key()).expect("the origin is a key name");
     let key = cell_key(&CELL, sample::key().public());
-    let texts = [
-        note.to_string(),
-        checkpoint.to_text(),
-        "tile/0/x001/x234/067.p/8".to_owned(),
-        "tile/1/003".to_owned(),
-        key.to_string(),
-        origin(&CELL),
-    ];
+    let texts = [note.to_string(), checkpoint.to_text(), key.to_string(), origin(&CELL)];
     texts.into_iter().map(String::into_bytes).chain([to_canonical(&sample::receipt_file())]).collect()
 }
 

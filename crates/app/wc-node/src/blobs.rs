@@ -96,6 +96,18 @@ pub(crate) async fn fetch(mesh: &Mesh, store: &Store, cid: Cid, holders: &[NodeI
         .map_err(|error| error.to_string())
 }
 
+/// Keeps what an open file holds, whoever may replace its name meanwhile.
+pub(crate) fn put_open(store: &Store, file: std::fs::File) -> Result<BlobRef, String> {
+    let kept =
+        store.blobs().put_reader(file, Durability::WithNextCommit).map_err(|error| error.to_string())?;
+    Ok(BlobRef { cid: kept.cid, bytes: wc_types::Bytes(kept.bytes) })
+}
+
+/// Lets a blob be collected again, as far as `owner` is concerned.
+pub(crate) fn unpin(store: &Store, cid: &Cid, owner: &str) -> Result<(), String> {
+    store.blobs().unpin(cid, owner).map_err(|error| error.to_string())
+}
+
 /// Writes a blob to a file: beside it first, then renamed.
 pub(crate) async fn export(store: &Store, cid: Cid, path: &Path) -> Result<(), String> {
     let (store, path) = (store.clone(), path.to_owned());

@@ -42,7 +42,7 @@ enum Input {
     /// Things that happened.
     Events(Vec<Event>),
     /// Something that happened and what follows it in the same batch; answered when durable.
-    Ask { event: Event, then: Vec<Event>, answer: oneshot::Sender<Answer> },
+    Ask { event: Box<Event>, then: Vec<Event>, answer: oneshot::Sender<Answer> },
     /// A look at the state.
     Query(Query),
     /// Waits until a job differs from what the caller has seen.
@@ -206,7 +206,10 @@ impl Brain {
     /// Records `event`, then `then` in the same batch, and returns the cell's durable answer to `event`.
     pub async fn ask(&self, event: Event, then: Vec<Event>) -> Result<Answer, BrainError> {
         let (answer, answered) = oneshot::channel();
-        self.inputs.send(Input::Ask { event, then, answer }).await.map_err(|_| BrainError::Stopped)?;
+        self.inputs
+            .send(Input::Ask { event: Box::new(event), then, answer })
+            .await
+            .map_err(|_| BrainError::Stopped)?;
         answered.await.map_err(|_| BrainError::Stopped)
     }
 
@@ -287,7 +290,7 @@ fn decide(
                     }
                 }
                 Input::Ask { event, then, answer } => {
-                    let given = round.ask(event, then);
+                    let given = round.ask(*event, then);
                     deliveries.push(Box::new(move || {
                         let _ = answer.send(given);
                     }));

@@ -207,7 +207,14 @@ impl Coordinator {
                 tracing::warn!(%node, %error, "donor misbehaved");
                 self.mesh.report_misbehaviour(node, error.to_string());
             }
-            Err(SessionError::Refused(refusal)) => tracing::warn!(%node, %refusal, "donor refused"),
+            Err(SessionError::Refused(refusal)) => {
+                tracing::warn!(%node, %refusal, "donor refused");
+                if refusal.class == Class::Peer {
+                    // Forgery is no accident: this process does not talk to that machine again.
+                    self.mesh.report_misbehaviour(node, refusal.message);
+                    self.mesh.ban(node).await;
+                }
+            }
             Err(SessionError::Brain(error)) => tracing::error!(%node, %error, "session ends"),
         }
         let _ = tokio::time::timeout(std::time::Duration::from_secs(2), writing).await;
@@ -395,6 +402,9 @@ impl Performer for Hands {
             Command::JobEnded { job, end, reason } => {
                 self.sessions.forget_job(&job);
                 self.staging.ended(&job);
+                if let Ok(Some(manifest)) = self.archive.manifest(&job) {
+                    stage::unpin(&self.store, &job, &manifest);
+                }
                 if live {
                     match end {
                         JobEnd::Completed => tracing::info!(%job, seq, "job completed"),

@@ -105,7 +105,7 @@ enum Ended {
 enum Role {
     Searching,
     Coordinating(Arc<Coordinator>),
-    Member { coordinator: NodeId, founding: Signed<Founding> },
+    Member { coordinator: NodeId, founding: Arc<Signed<Founding>> },
 }
 
 /// What the local requests need.
@@ -298,7 +298,7 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
         Some(Begun::Joining(brief)) => {
             role.send_replace(Role::Member {
                 coordinator: brief.coordinator,
-                founding: brief.founding.clone(),
+                founding: Arc::new(brief.founding.clone()),
             });
             introduction.send_modify(|hello| hello.cell = Some(*brief.clone()));
             let addresses = brief.addresses.iter().filter_map(|text| text.parse().ok()).collect();
@@ -431,6 +431,10 @@ impl Starter<'_> {
             entries: Vec::new(),
         };
         let journal = self.store.journal().clone();
+        let recovery = journal.recovery();
+        if recovery.rows_cut > 0 || recovery.rows_unacknowledged > 0 {
+            tracing::warn!(?recovery, "the journal ended in facts that nobody was told of");
+        }
         let recovered = {
             let journal = journal.clone();
             tokio::task::spawn_blocking(move || {
@@ -737,7 +741,7 @@ impl Desk {
         let (cell, coordinator) = match &role {
             Role::Searching => (None, None),
             Role::Coordinating(coordinator) => (Some(coordinator.cell), Some(coordinator.node())),
-            Role::Member { coordinator, founding } => (Some(cell_id(founding)), Some(*coordinator)),
+            Role::Member { coordinator, founding } => (Some(cell_id(founding.as_ref())), Some(*coordinator)),
         };
         let (paused, guests) = self.agent.as_ref().map_or((false, 0), |agent| agent.activity());
         let state = match (&role, paused, guests) {

@@ -21,7 +21,7 @@ use crate::config::Context;
 use crate::exit::Usage;
 
 /// What a node logs unless told otherwise.
-const NODE_LOG: &str = "info";
+const NODE_LOG: &str = "warn,worldcompute=info,wc_node=info,wc_mesh=info,wc_api=info,wc_store=info,wc_sandbox=info,libp2p_kad=error";
 /// What other commands log unless told otherwise.
 const CLIENT_LOG: &str = "warn";
 

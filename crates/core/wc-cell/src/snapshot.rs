@@ -17,6 +17,9 @@ pub enum RestoreError {
         /// What the decoder said.
         reason: String,
     },
+    /// The balances in them do not sum to zero, or an account is below zero (invariant CELL-1).
+    #[error("snapshot has balances that do not sum to zero")]
+    Unbalanced,
     /// Another release wrote them.
     #[error("snapshot has version {version}, this release reads {VERSION}")]
     Version {
@@ -30,6 +33,7 @@ impl RestoreError {
     pub fn code(&self) -> wc_types::Code {
         match self {
             Self::Malformed { .. } => wc_types::Code::new("WC-CELL-001", wc_types::Class::Host),
+            Self::Unbalanced => wc_types::Code::new("WC-CELL-003", wc_types::Class::Host),
             Self::Version { .. } => wc_types::Code::new("WC-CELL-002", wc_types::Class::Host),
         }
     }
@@ -52,6 +56,10 @@ impl Cell {
             serde_ipld_dagcbor::from_slice(bytes).map_err(|error| malformed(error.to_string()))?;
         if version != VERSION {
             return Err(RestoreError::Version { version });
+        }
+        let book = &cell.ledger.book;
+        if book.total() != 0 || book.accounts().any(|(_, totals)| totals.balance < 0) {
+            return Err(RestoreError::Unbalanced);
         }
         Ok(cell)
     }

@@ -27,7 +27,6 @@ pub mod note;
 mod pairs;
 pub mod price;
 pub mod proof;
-pub mod tile;
 pub mod verify;
 
 pub use book::{Book, PostError, Totals};
@@ -38,5 +37,4 @@ pub use merkle::{EMPTY_ROOT, Hash, Tree, hash_leaf, hash_node};
 pub use note::{Note, NoteError, NoteSignature, VerifierKey};
 pub use price::price;
 pub use proof::{ProofError, consistency_proof, inclusion_proof, verify_consistency, verify_inclusion};
-pub use tile::{Tile, TileError};
 pub use verify::{Anchors, ReceiptFault, ReceiptReport, Seen, Step, decode_receipt, verify_receipt};

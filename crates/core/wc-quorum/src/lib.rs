@@ -16,10 +16,7 @@
 
 use std::collections::BTreeMap;
 
-use wc_types::{Cid, Class, Code, LeaseId, NodeId};
-
-/// Why a task has no accepted result although every replica answered (VER-03).
-pub const NO_MAJORITY: Code = Code::new("WC-QUORUM-001", Class::Peer);
+use wc_types::{Cid, LeaseId, NodeId};
 
 /// One replica's word: under this lease, this node found this result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -18,8 +18,3 @@ pub use record::{
     UNITS_MIN, WINDOW,
 };
 pub use tier::{Evidence, tier};
-
-use wc_types::{Class, Code};
-
-/// Why a quarantined machine gets no work.
-pub const QUARANTINED: Code = Code::new("WC-TRUST-001", Class::Peer);

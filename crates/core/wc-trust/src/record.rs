@@ -129,12 +129,14 @@ impl TrustRecord {
     }
 
     /// Returns how many work units it did, at most [`WINDOW`].
-    pub fn units(&self) -> u32 {
+    #[cfg(test)]
+    fn units(&self) -> u32 {
         self.units
     }
 
     /// Returns how often it disagreed with a majority, ever.
-    pub fn strikes(&self) -> u32 {
+    #[cfg(test)]
+    fn strikes(&self) -> u32 {
         self.strikes
     }
 

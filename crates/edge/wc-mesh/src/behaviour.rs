@@ -15,7 +15,7 @@ use crate::config::{DhtRole, MeshConfig, TcpSession};
 use crate::stream::{self, Registry};
 
 /// Protocol id that identify carries; nodes that say anything else are not ours.
-pub const PROTOCOL_VERSION: &str = "/worldcompute/1.0.0";
+pub const PROTOCOL_VERSION: &str = wc_proto::version::IDENTIFY;
 /// Our own Kademlia table: never the public IPFS one.
 pub const KADEMLIA_PROTOCOL: &str = "/worldcompute/kad/1.0.0";
 

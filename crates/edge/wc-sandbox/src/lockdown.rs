@@ -12,8 +12,8 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
-    RulesetCreatedAttr, RulesetStatus, Scope,
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, LandlockStatus, PathBeneath, PathFd, Ruleset,
+    RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
 };
 use rustix::fs::StatVfsMountFlags;
 use rustix::mount::{
@@ -279,7 +279,14 @@ fn landlock_here() -> Result<(RulesetStatus, String), Box<dyn std::error::Error>
         ruleset = ruleset.add_rule(PathBeneath::new(PathFd::new(dir)?, access))?;
     }
     let status = ruleset.restrict_self()?;
-    Ok((status.ruleset, format!("{:?}", status.landlock)))
+    let version = match status.landlock {
+        LandlockStatus::Available { effective_abi, .. } => {
+            format!("{effective_abi:?}").trim_start_matches('V').to_owned()
+        }
+        LandlockStatus::NotEnabled => "none: switched off at boot".to_owned(),
+        LandlockStatus::NotImplemented => "none".to_owned(),
+    };
+    Ok((status.ruleset, version))
 }
 
 /// Installs the system-call filter: what a running guest needs, and an error for everything else.

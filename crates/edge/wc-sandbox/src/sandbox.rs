@@ -124,11 +124,6 @@ impl Prepared {
     pub fn cid(&self) -> &Cid {
         &self.cid
     }
-
-    /// Returns whether the guest is a component rather than a core module.
-    pub fn is_component(&self) -> bool {
-        self.component
-    }
 }
 
 impl Sandbox {

@@ -183,11 +183,6 @@ impl Slot {
         Self { inner, job_key, prepared, limits: limits.bounded(), worker: None, seq: 0, _permit: permit }
     }
 
-    /// Returns the job this slot belongs to.
-    pub fn job_key(&self) -> &[u8; 32] {
-        &self.job_key
-    }
-
     /// Returns the process id of the worker, for messages.
     pub fn worker_pid(&self) -> Option<i32> {
         self.worker.as_ref().map(Worker::pid)
@@ -254,7 +249,7 @@ impl Slot {
                 Broken::Gone if death.out_of_memory => Exit::OutOfMemory,
                 Broken::Gone => Exit::WorkerDied { signal: death.signal },
             };
-            tracing::debug!(pid, ?exit, "worker ended under its guest");
+            tracing::debug!(pid, job_key = ?self.job_key, ?exit, "worker ended under its guest");
             let first = sent.pop_front();
             while let Some(Sent { index, spec, .. }) = sent.pop_back() {
                 waiting.push_front((index, spec));

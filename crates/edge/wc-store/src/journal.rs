@@ -310,28 +310,6 @@ impl Journal {
         Ok(snapshot::latest(&self.inner.snapshots)?)
     }
 
-    /// Forgets rows before `seq`, and returns the first number that is kept. Rows that the older of the two snapshots
-    /// needs stay, so that falling back to it always works; with fewer than two snapshots all rows stay.
-    ///
-    /// # Errors
-    /// Disk errors; a failed write stops the journal.
-    pub fn truncate_before(&self, seq: u64) -> Result<u64, JournalError> {
-        self.check()?;
-        let inner = &*self.inner;
-        let kept = snapshot::list(&inner.snapshots)?;
-        let oldest_useful = kept.len().checked_sub(2).map_or(0, |at| kept[at].saturating_add(1));
-        let mut head = locked(&inner.head);
-        let Some((first, next)) = head.span else { return Ok(seq) };
-        let until = seq.min(oldest_useful).min(next);
-        if until <= first {
-            return Ok(first);
-        }
-        head.span = Some((until, next));
-        remove_rows(&inner.shared, &inner.rows, &inner.meta, first, until)
-            .map_err(|e| failed("truncate", e))?;
-        Ok(until)
-    }
-
     fn check(&self) -> Result<(), JournalError> {
         self.inner.shared.health.cause().map_or(Ok(()), |cause| Err(JournalError::Stopped { cause }))
     }

@@ -1,6 +1,6 @@
 //! A thread that commits: whatever arrived while the last commit ran shares the next one.
 
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use crate::journal::{Journal, JournalError};
@@ -54,21 +54,6 @@ impl JournalWriter {
             && let Err(refused) = queue.send(batch)
         {
             gone(refused.0);
-        }
-    }
-
-    /// Hands over a batch, or gives it back when the queue is full.
-    ///
-    /// # Errors
-    /// The batch, when the queue is full.
-    pub fn try_submit(&self, batch: Batch) -> Result<(), Batch> {
-        match self.queue.as_ref().map(|queue| queue.try_send(batch)) {
-            Some(Err(TrySendError::Full(batch))) => Err(batch),
-            Some(Err(TrySendError::Disconnected(batch))) => {
-                gone(batch);
-                Ok(())
-            }
-            Some(Ok(())) | None => Ok(()),
         }
     }
 }

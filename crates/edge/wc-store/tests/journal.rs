@@ -209,40 +209,6 @@ fn a_snapshot_commits_the_facts_it_stands_on() {
 }
 
 #[test]
-fn truncation_keeps_what_the_older_snapshot_needs() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path()).unwrap();
-    store.journal().append(1, &facts(1, 100)).unwrap();
-    assert_eq!(store.journal().truncate_before(50).unwrap(), 1, "no snapshot, nothing forgotten");
-    store.journal().write_snapshot(40, b"a").unwrap();
-    assert_eq!(store.journal().truncate_before(50).unwrap(), 1, "one snapshot could be damaged");
-    store.journal().write_snapshot(80, b"b").unwrap();
-    assert_eq!(store.journal().truncate_before(81).unwrap(), 41);
-    assert_eq!(replayed(&store, 41), facts(41, 60));
-    assert!(matches!(store.journal().replay(40), Err(JournalError::Truncated { first_seq: 41, .. })));
-    store.journal().append(101, &facts(101, 1)).unwrap();
-    store.journal().commit().unwrap();
-    drop(store);
-    let store = open(dir.path()).unwrap();
-    assert_eq!(replayed(&store, 41), facts(41, 61));
-}
-
-#[test]
-fn an_emptied_journal_goes_on_where_it_was() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path()).unwrap();
-    store.journal().append(1, &facts(1, 10)).unwrap();
-    store.journal().write_snapshot(9, b"a").unwrap();
-    store.journal().write_snapshot(10, b"b").unwrap();
-    store.journal().write_snapshot(10, b"b").unwrap();
-    assert_eq!(store.journal().truncate_before(u64::MAX).unwrap(), 10);
-    drop(store);
-    let store = open(dir.path()).unwrap();
-    assert_eq!(store.journal().next_seq(), Some(11));
-    store.journal().append(11, &facts(11, 1)).unwrap();
-}
-
-#[test]
 fn tables_are_ordered_and_change_all_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).unwrap();

@@ -454,7 +454,8 @@ fn report(agent: &Agent, assignment: &Assignment, stage: &Stage, outcome: TaskOu
                 let bytes = std::fs::read(&file.path).map_err(|error| error.to_string())?;
                 keep(agent, bytes, &mut content)?
             } else {
-                blobs::put_file(&agent.store, &file.path)?
+                let open = std::fs::File::open(&file.path).map_err(|error| error.to_string())?;
+                blobs::put_open(&agent.store, open)?
             };
             usage.output = usage.output.saturating_add(blob.bytes);
             record.outputs.insert(file.name.clone(), blob);

@@ -172,12 +172,27 @@ pub(crate) fn is_here(store: &Store, manifest: &Manifest) -> bool {
     lengths && named(store, manifest).is_ok_and(|cids| cids.iter().all(|cid| blobs::has(store, cid)))
 }
 
-/// Pins what the manifest names until the job's results are no longer wanted.
+/// Who pins what a job reads; what it produces is pinned under the job's own name and stays.
+fn inputs_of(job: &JobId) -> String {
+    format!("{job}/in")
+}
+
+/// Pins what the manifest names while the job runs.
 pub(crate) fn pin(store: &Store, job: &JobId, manifest: &Manifest) {
-    let owner = job.to_string();
+    let owner = inputs_of(job);
     for cid in named(store, manifest).unwrap_or_default() {
         if let Err(error) = blobs::pin(store, &cid, &owner) {
             tracing::warn!(%job, %cid, %error, "blob cannot be pinned");
+        }
+    }
+}
+
+/// Lets go of what the manifest names once the job has ended; it stays until room is needed.
+pub(crate) fn unpin(store: &Store, job: &JobId, manifest: &Manifest) {
+    let owner = inputs_of(job);
+    for cid in named(store, manifest).unwrap_or_default() {
+        if let Err(error) = blobs::unpin(store, &cid, &owner) {
+            tracing::warn!(%job, %cid, %error, "blob cannot be unpinned");
         }
     }
 }

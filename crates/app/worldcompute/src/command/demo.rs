@@ -155,7 +155,12 @@ async fn watch(federation: &Federation, id: JobId, progress: &Progress) -> anyho
                 heard = Instant::now();
                 seen = view.revision;
                 let bar = bar.get_or_insert_with(|| progress.count(&view.name, 0));
-                follow::show(bar, &view, "");
+                // What nodes found against the majority is counted by node, over both jobs.
+                let dissents: u64 = match node.nodes().await {
+                    Ok(nodes) => nodes.iter().map(|node| node.dissented).sum(),
+                    Err(_) => 0,
+                };
+                follow::show(bar, &view, &format!(", {dissents} dissents"));
                 if view.phase.is_final() {
                     bar.stand();
                     return Ok(view);

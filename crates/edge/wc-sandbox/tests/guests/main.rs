@@ -271,7 +271,6 @@ fn a_component_runs() {
         bench.run_once(&component("unreachable"), Limits::default()).exit,
         Exit::Trapped { .. }
     ));
-    assert!(bench.prepare(&component("(i32.const 0)")).is_component());
 }
 
 fn tasks_in_a_batch_end_in_order_with_their_own_outcomes() {

@@ -1,0 +1,4 @@
+//! `blocks` for libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| wc_fuzz::blocks::target(data));
