@@ -16,7 +16,7 @@ use wc_types::manifest::{
     BlobRef, Comparison, Confidentiality, Manifest, Placement, PreemptClass, PriorityClass, Resources, Stage,
     WorkClass, WorkloadType,
 };
-use wc_types::{JobId, Millis, Signed, SigningKey, Timestamp};
+use wc_types::{AccountId, JobId, Millis, NodeId, Signed, SigningKey, Timestamp};
 
 /// Longest wait for anything that should take a moment, on a busy machine.
 pub const SOON: Duration = Duration::from_secs(60);
@@ -90,6 +90,11 @@ impl Node {
             std::thread::sleep(Duration::from_millis(20));
         }
         false
+    }
+
+    /// Returns the number of the node's process.
+    pub fn process(&self) -> u32 {
+        self.child.as_ref().expect("the node runs").id()
     }
 
     /// Returns what the node has logged.
@@ -320,6 +325,54 @@ impl Federation {
     pub async fn finished(&self, job: JobId) -> JobView {
         self.until("the job ends", async || self.job(job).await.phase.is_final()).await;
         self.job(job).await
+    }
+
+    /// Returns what each accepted task of a job's last stage printed, by its index.
+    pub async fn printed(&self, job: JobId) -> BTreeMap<u32, String> {
+        let request = CellRequest::Results { job: job.to_string(), stage: None, from: 0 };
+        let Response::Results { rows, .. } = self.coordinator().cell(request).await else {
+            panic!("the coordinator lists results")
+        };
+        let mut client = self.coordinator().client().await;
+        let mut printed = BTreeMap::new();
+        for row in rows {
+            let read = Request::Read { cid: row.record.stdout.cid };
+            match client.ask(read).await.expect("the node answers") {
+                Response::Bytes(bytes) => {
+                    printed.insert(row.index, String::from_utf8_lossy(&bytes).into_owned())
+                }
+                other => panic!("{other:?}"),
+            };
+        }
+        printed
+    }
+
+    /// Returns the name of the engine that donor 1 runs guests on, which must have run one: it is part of the names of
+    /// the modules that were compiled there.
+    pub fn engine(&self) -> String {
+        let compiled = DataDir::new(&self.nodes[1].dir).expect("data directory").sandbox().join("compiled");
+        let mut names = std::fs::read_dir(&compiled)
+            .unwrap_or_else(|error| panic!("{}: {error}", compiled.display()))
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        names
+            .find_map(|name| Some(name.split_once('-')?.1.rsplit_once('.')?.0.to_owned()))
+            .expect("a module was compiled")
+    }
+
+    /// Returns one node of the cell.
+    pub async fn member(&self, node: NodeId) -> Option<NodeView> {
+        let Response::Nodes(nodes) = self.coordinator().cell(CellRequest::Nodes).await else {
+            panic!("the coordinator lists its nodes")
+        };
+        nodes.into_iter().find(|view| view.node == node)
+    }
+
+    /// Returns an account's balance, in micro-NCU.
+    pub async fn balance(&self, account: AccountId) -> i64 {
+        match self.coordinator().cell(CellRequest::Balance { account }).await {
+            Response::Balance(balance) => balance,
+            other => panic!("{other:?}"),
+        }
     }
 
     /// Returns the cell.
