@@ -74,7 +74,8 @@ pub(crate) trait Performer: Send + 'static {
 struct Decided {
     commands: Vec<(u64, Command)>,
     deliveries: Vec<Delivery>,
-    facts: u64,
+    /// Whether anything here has to be durable before it goes on.
+    commit: bool,
     snapshot: Option<(u64, Vec<u8>)>,
 }
 
@@ -279,8 +280,13 @@ fn decide(
             }
         }
         let first_seq = next_seq;
-        let mut round =
-            Round { cell: &mut cell, next_seq: &mut next_seq, rows: Vec::new(), commands: Vec::new() };
+        let mut round = Round {
+            cell: &mut cell,
+            next_seq: &mut next_seq,
+            rows: Vec::new(),
+            commands: Vec::new(),
+            commit: false,
+        };
         let mut deliveries: Vec<Delivery> = Vec::new();
         for input in batch.drain(..) {
             match input {
@@ -300,8 +306,8 @@ fn decide(
                 Input::Stop => stopping = true,
             }
         }
-        let Round { rows, commands, .. } = round;
-        let mut decided = Decided { commands, deliveries, facts: 0, snapshot: None };
+        let Round { rows, commands, commit, .. } = round;
+        let mut decided = Decided { commands, deliveries, commit, snapshot: None };
         deadline.store(micros(cell.next_deadline()), Ordering::Relaxed);
         watches.retain(|watch| !watch.changed.is_closed());
         let mut index = 0;
@@ -317,11 +323,11 @@ fn decide(
                 index += 1;
             }
         }
-        decided.facts = rows.len() as u64;
         if !rows.is_empty()
             && let Err(error) = journal.append(first_seq, &rows)
         {
             // The committer meets the same poisoned journal and says so; nothing of this batch is performed.
+            decided.commit = true;
             tracing::error!(%error, "facts cannot be appended; the coordinator stops");
         }
         if next_seq - snapshot_seq >= SNAPSHOT_FACTS || (stopping && next_seq > snapshot_seq) {
@@ -344,6 +350,7 @@ struct Round<'a> {
     next_seq: &'a mut u64,
     rows: Vec<Vec<u8>>,
     commands: Vec<(u64, Command)>,
+    commit: bool,
 }
 
 impl Round<'_> {
@@ -354,6 +361,9 @@ impl Round<'_> {
         self.rows.push(to_canonical(&fact));
         let mut commands = Vec::new();
         self.cell.apply(&fact, &mut commands);
+        // A wish for work that could not be granted changes nothing that anybody is told of, and a node that joins
+        // again wishes anew: it becomes durable with whatever comes next.
+        self.commit |= !(matches!(fact.event, Event::WorkWanted { .. }) && commands.is_empty());
         self.commands.extend(commands.into_iter().map(|command| (fact.seq, command)));
     }
 
@@ -384,7 +394,7 @@ fn commit(
     while let Ok(first) = from_decide.recv() {
         let mut waiting = vec![first];
         waiting.extend(from_decide.try_iter());
-        if waiting.iter().any(|decided| decided.facts > 0)
+        if waiting.iter().any(|decided| decided.commit)
             && let Err(error) = journal.commit()
         {
             tracing::error!(%error, "the journal cannot be made durable; the coordinator stops");
