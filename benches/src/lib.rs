@@ -25,9 +25,8 @@ pub fn binary() -> PathBuf {
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/worldcompute"),
         PathBuf::from,
     );
-    path.canonicalize().unwrap_or_else(|_| {
-        panic!("{} is missing: run cargo build --release, or set WC_BIN", path.display())
-    })
+    path.canonicalize()
+        .unwrap_or_else(|_| panic!("{} is missing: run cargo build --release, or set WC_BIN", path.display()))
 }
 
 /// Starts a coordinator that lends nothing and `donors` donors with `slots` slots each; waits until all have joined.
