@@ -308,7 +308,8 @@ impl Blobs {
     /// # Errors
     /// Disk errors.
     pub fn has(&self, cid: &Cid) -> Result<bool, BlobError> {
-        Ok(self.stat(cid)?.is_some_and(|stat| stat.complete))
+        let found = self.inner.find(&key_of(cid)?)?;
+        Ok(found.is_some_and(|(row, assembly)| assembly.is_none_or(|one| one.bytes_present() == row.bytes)))
     }
 
     /// What is known of the blob; `None` when nothing of it is here.

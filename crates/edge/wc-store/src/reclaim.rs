@@ -50,10 +50,15 @@ impl Blobs {
         let key = key_of(cid)?;
         check_owner(owner)?;
         let inner = &*self.inner;
+        let name = index_key(PIN, &[&key, owner.as_bytes()]);
         let mut state = locked(&inner.state);
+        // Many tasks of a job have the same result. Each write would leave a version that a search must step over.
+        if inner.index.contains_key(&name).map_err(read_failed)? {
+            return Ok(());
+        }
         let first = !inner.is_pinned(&key)?;
         let mut batch = inner.shared.db.batch();
-        batch.insert(&inner.index, index_key(PIN, &[&key, owner.as_bytes()]), []);
+        batch.insert(&inner.index, name, []);
         let row = inner.row(&key)?;
         if let (true, Some(row)) = (first, row) {
             batch.remove(&inner.index, access_key(row.accessed, &key));
