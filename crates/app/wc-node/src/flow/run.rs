@@ -494,7 +494,8 @@ fn result_report(
     let success = record.exit.is_success();
     let bytes = to_canonical(&record);
     let cid = cid_of(CODEC_DAG_CBOR, &bytes);
-    if content.is_empty() {
+    // Output that is too large to travel is in the store already, under a CID that no empty content has.
+    if content.is_empty() && record.stdout.bytes.0 == 0 {
         content.push((record.stdout.cid, Vec::new()));
     }
     content.push((cid, bytes));
