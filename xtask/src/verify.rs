@@ -40,7 +40,7 @@ pub const STEPS: &[Step] = &[
     Step { name: "reach", about: "is every public item used on a real path?", run: all_in_reach },
     Step {
         name: "deny",
-        about: "may we ship what we depend on, and does it come from crates.io?",
+        about: "may we ship what we depend on, and does it come from the package registry?",
         run: deny,
     },
     Step { name: "clippy", about: "does the compiler, with clippy, have nothing to say?", run: clippy },
