@@ -10,7 +10,7 @@ use wc_proto::api::{CellRequest, Request, Response};
 use wc_proto::frame::{self, PREFIX_BYTES};
 use wc_proto::limit::{FRAME_BYTES_MAX, WANT_BYTES_MAX};
 use wc_proto::peer::blob::{AnswerHeader, AnswerKind, Want};
-use wc_proto::peer::session::AgentMessage;
+use wc_proto::peer::session::{AgentMessage, Report};
 use wc_proto::version;
 use wc_tests::federation::{Federation, SOON, guest, stage};
 use wc_tests::peer::{Donor, Found, Peer};
@@ -123,56 +123,80 @@ async fn an_enrolment_that_is_not_the_senders_or_not_its_owners_is_refused() {
     assert!(federation.member(peer.node()).await.is_some());
 }
 
+/// Returns whether the coordinator still lets a peer speak.
+async fn is_talked_to(peer: &Peer) -> bool {
+    let Ok(mut stream) = peer.mesh.open(peer.coordinator, version::CONTROL).await else { return false };
+    let request = frame::encode(&CellRequest::Cluster, FRAME_BYTES_MAX).expect("small");
+    let _ = stream.write_all(&request).await;
+    let _ = stream.flush().await;
+    stream.read_exact(&mut [0; PREFIX_BYTES]).await.is_ok()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_forged_or_stale_outcome_earns_nothing_and_harms_no_job() {
     let federation = Federation::start(0).await;
-    let forger = Peer::connect(&federation, 1).await;
     let stranger = SigningKey::from_seed(&[77; 32]);
     let found = Found::printed(b"forged\n");
-    let job = federation.submit(&guest("noop"), |stage| stage.replicas = 1).await;
-
-    let mut session = forger.enrol().await;
-    let first = session.lease().await;
-    let by_another = Signed::seal(session.outcome(&first, &found), &stranger);
-    session.report(by_another, &found).await;
-    session.ended().await;
-
-    let mut session = forger.enrol().await;
-    let second = session.lease().await;
-    assert_ne!(second.term.lease, first.term.lease, "a lost lease is not granted again under its number");
-    let elsewhere = Outcome { cell: CellId([9; 32]), ..session.outcome(&second, &found) };
-    let outcome = session.sign(elsewhere);
-    session.report(outcome, &found).await;
-    session.ended().await;
-
-    let mut session = forger.enrol().await;
-    let lease = session.lease().await;
     let mut swapped = found.clone();
     swapped.blobs[0].bytes = b"other bytes under the same CID\n".to_vec();
-    let outcome = session.sign(session.outcome(&lease, &found));
-    session.report(outcome, &swapped).await;
-    session.ended().await;
+    let job = federation
+        .submit(&guest("noop"), |stage| {
+            stage.replicas = 1;
+            stage.tasks = 4;
+        })
+        .await;
 
+    let mut others = Vec::new();
+    for number in 1..=3 {
+        let forger = Peer::connect(&federation, number).await;
+        let mut session = forger.enrol().await;
+        let lease = session.lease().await;
+        others.push(lease.term.lease);
+        let own = session.outcome(&lease, &found);
+        let (outcome, blobs) = match number {
+            1 => (Signed::seal(own, &stranger), &found),
+            2 => (session.sign(Outcome { cell: CellId([9; 32]), ..own }), &found),
+            _ => (session.sign(own), &swapped),
+        };
+        session.report(outcome, blobs).await;
+        session.ended().await;
+        let begun = Instant::now();
+        while is_talked_to(&forger).await {
+            assert!(begun.elapsed() < SOON, "forger {number} is still talked to");
+        }
+        assert_eq!(federation.balance(forger.owner.account_id()).await, 0);
+    }
+
+    let forger = Peer::connect(&federation, 4).await;
     let mut session = forger.enrol().await;
-    let third = session.lease().await;
-    // The two that were lost, and one that nobody ever had: heard, and forgotten.
-    for lease in [first.term.lease, second.term.lease, LeaseId(1 << 40)] {
-        let stale = Outcome { lease, ..session.outcome(&third, &found) };
+    let first = session.lease().await;
+    session.say(AgentMessage::Return { leases: vec![first.term.lease] }).await;
+    let second = session.lease().await;
+    assert_ne!(second.term.lease, first.term.lease, "a lost lease is not granted again under its number");
+    // One that it gave back, those of others, and one that nobody ever had: heard, and forgotten.
+    for lease in others.into_iter().chain([first.term.lease, LeaseId(1 << 40)]) {
+        let stale = Outcome { lease, ..session.outcome(&second, &found) };
         let outcome = session.sign(stale);
-        session.report(outcome, &found).await;
+        let report = Report { outcome, blobs: found.blobs.clone(), stderr: b"planted".to_vec() };
+        session.say(AgentMessage::Report { reports: vec![report] }).await;
         session.settled(lease).await;
     }
+    let logs = CellRequest::Logs { job: job.to_string(), after: 0 };
+    let Response::Logs(rows) = federation.coordinator().cell(logs).await else { panic!("a log is a log") };
+    assert!(rows.is_empty(), "who holds no lease writes into the job's log: {rows:?}");
     assert!(!federation.job(job).await.phase.is_final(), "a stale lease decides nothing");
-    let other_task = Outcome { index: 7, ..session.outcome(&third, &found) };
+    let other_task = Outcome { index: second.term.index ^ 1, ..session.outcome(&second, &found) };
     let outcome = session.sign(other_task);
     session.report(outcome, &found).await;
-    session.settled(third.term.lease).await;
+    session.settled(second.term.lease).await;
     assert!(!federation.job(job).await.phase.is_final(), "a report about another task decides nothing");
 
-    let honest = Donor::start(Peer::connect(&federation, 2).await, 1, |_| b"true\n".to_vec()).await;
+    let honest = Donor::start(Peer::connect(&federation, 5).await, 4, |_| b"true\n".to_vec()).await;
     let view = federation.finished(job).await;
     assert_eq!(view.phase, Phase::Verified, "{:?}", view.reason);
-    assert_eq!(federation.printed(job).await[&0], "true\n");
+    let printed = federation.printed(job).await;
+    assert_eq!(printed.len(), 4);
+    assert!(printed.values().all(|text| text == "true\n"), "{printed:?}");
     assert_eq!(federation.balance(forger.owner.account_id()).await, 0);
     assert!(federation.balance(honest.peer.owner.account_id()).await > 0);
     let forger = federation.member(forger.node()).await.expect("it has joined");

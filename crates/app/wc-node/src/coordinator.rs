@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::sync::mpsc;
@@ -26,6 +26,8 @@ use crate::link::{self, LinkError};
 
 /// Messages that may wait for one donor. A donor that reads slower than this is cut off and its leases are revoked.
 const OUTBOX_MAX: usize = 4096;
+/// How long a stream may stay open without an enrolment; until then it may hold one frame of memory.
+const ENROL_TIMEOUT: Duration = Duration::from_secs(20);
 /// Donors that may be connected at once.
 const SESSIONS_MAX: usize = 10_000;
 
@@ -125,7 +127,7 @@ impl Sessions {
 
     /// Ends the sessions of nodes that were silent for longer than `silence`, and takes out the nodes that have been
     /// gone for longer than `grace`.
-    pub fn lost(&self, silence: std::time::Duration, grace: std::time::Duration) -> Vec<NodeId> {
+    pub fn lost(&self, silence: Duration, grace: Duration) -> Vec<NodeId> {
         let mut lost = Vec::new();
         lock(&self.live).retain(|node, session| {
             let silent = session.last_heard.elapsed() > silence;
@@ -217,7 +219,7 @@ impl Coordinator {
             }
             Err(SessionError::Brain(error)) => tracing::error!(%node, %error, "session ends"),
         }
-        let _ = tokio::time::timeout(std::time::Duration::from_secs(2), writing).await;
+        let _ = tokio::time::timeout(Duration::from_secs(2), writing).await;
     }
 
     async fn converse(
@@ -226,7 +228,11 @@ impl Coordinator {
         reader: &mut (impl AsyncRead + Unpin),
         outbox: mpsc::Sender<CoordinatorMessage>,
     ) -> Result<(), SessionError> {
-        let AgentMessage::Enrol { enrolment, held } = link::read(reader, FRAME_BYTES_MAX).await? else {
+        let Ok(first) = tokio::time::timeout(ENROL_TIMEOUT, link::read(reader, FRAME_BYTES_MAX)).await else {
+            let reason = format!("no enrolment came within {} s", ENROL_TIMEOUT.as_secs());
+            return Err(SessionError::Refused(Refusal::new(REFUSED_ENROLMENT, reason)));
+        };
+        let AgentMessage::Enrol { enrolment, held } = first? else {
             let refusal =
                 Refusal::new(REFUSED_ENROLMENT, "the first message of a session must be an enrolment");
             let _ = outbox.send(CoordinatorMessage::Refused { refusal: refusal.clone() }).await;

@@ -2,6 +2,7 @@
 //!
 //! So an accepted result is always one that the coordinator holds: no donor can take it away by leaving.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use wc_cell::Event;
@@ -10,7 +11,7 @@ use wc_proto::peer::session::Report;
 use wc_store::{BlobError, Store};
 use wc_types::code::{Class, Code};
 use wc_types::outcome::{Ending, Outcome, ResultRecord};
-use wc_types::{Cid, JobId, NodeId, Refusal, Signed, from_canonical};
+use wc_types::{Cid, JobId, LeaseId, NodeId, Refusal, Signed, TaskId, from_canonical};
 
 use crate::archive::LogRow;
 use crate::blobs;
@@ -32,10 +33,9 @@ pub(crate) async fn ingest(
     if reports.len() > REPORTS_MAX {
         return Err(refused(OVERSIZED, format!("more than {REPORTS_MAX} reports in one message")));
     }
-    let mut outcomes = Vec::with_capacity(reports.len());
-    for report in reports {
-        check(coordinator, node, &report)?;
-        keep_log(coordinator, node, &report);
+    let mut whole = Vec::with_capacity(reports.len());
+    for report in &reports {
+        check(coordinator, node, report)?;
         for blob in &report.blobs {
             match coordinator.store.blobs().put_block(&blob.cid, &blob.bytes) {
                 Ok(_) => {}
@@ -45,7 +45,16 @@ pub(crate) async fn ingest(
                 Err(error) => tracing::error!(%error, cid = %blob.cid, "a result cannot be kept"),
             }
         }
-        if is_complete(&coordinator.store, &report.outcome) {
+        whole.push(is_complete(&coordinator.store, &report.outcome));
+    }
+    let held = held(coordinator, node, &reports, &whole).await?;
+    let mut outcomes = Vec::with_capacity(reports.len());
+    for (report, whole) in reports.into_iter().zip(whole) {
+        let held = held.contains(&report.outcome.lease);
+        if held && has_log(&report) {
+            keep_log(coordinator, node, &report);
+        }
+        if whole || !held {
             outcomes.push(report.outcome.witnessed());
         } else {
             let coordinator = coordinator.clone();
@@ -56,6 +65,39 @@ pub(crate) async fn ingest(
         coordinator.brain.events(vec![Event::Reported { outcomes }]).await?;
     }
     Ok(())
+}
+
+/// Returns the leases, among those whose reports leave a log or need a fetch, that the node holds for the task that it
+/// names. Others are none of the job's business: nobody writes into its log or fills our disk under a lease that it
+/// never had. Reports that are whole and say nothing else skip this look; the cell looks at every one.
+async fn held(
+    coordinator: &Coordinator,
+    node: NodeId,
+    reports: &[Report],
+    whole: &[bool],
+) -> Result<BTreeSet<LeaseId>, SessionError> {
+    let doubtful: Vec<(LeaseId, TaskId)> = reports
+        .iter()
+        .zip(whole)
+        .filter(|&(report, whole)| !whole || has_log(report))
+        .map(|(report, _)| (report.outcome.lease, report.outcome.task()))
+        .collect();
+    if doubtful.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let held = coordinator.brain.query(move |cell, _| {
+        let holds = |lease: LeaseId, task: &TaskId| {
+            let replicas = cell.task(task).map(|task| task.replicas).unwrap_or_default();
+            replicas.iter().any(|replica| replica.lease == lease && replica.node == node)
+        };
+        doubtful.into_iter().filter(|(lease, task)| holds(*lease, task)).map(|(lease, _)| lease).collect()
+    });
+    Ok(held.await?)
+}
+
+/// Returns whether a report has something to say that the result does not.
+fn has_log(report: &Report) -> bool {
+    !matches!(report.outcome.ending, Ending::Result { success: true, .. }) || !report.stderr.is_empty()
 }
 
 fn refused(code: Code, message: impl Into<String>) -> SessionError {
@@ -80,7 +122,6 @@ fn check(coordinator: &Coordinator, node: NodeId, report: &Report) -> Result<(),
 fn keep_log(coordinator: &Coordinator, node: NodeId, report: &Report) {
     let outcome = &report.outcome;
     let ending = match &outcome.ending {
-        Ending::Result { success: true, .. } if report.stderr.is_empty() => return,
         Ending::Result { success: true, .. } => "succeeded".to_owned(),
         Ending::Result { record, success: false } => report
             .blobs
