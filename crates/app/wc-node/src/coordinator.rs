@@ -389,7 +389,8 @@ impl Performer for Hands {
     fn perform(&mut self, seq: u64, command: Command, live: bool) {
         match command {
             Command::Answer { .. } => {}
-            Command::Stage { job } => self.staging.wanted(job),
+            // After a restart whoever is still staging is found in the state; the past wants nothing staged.
+            Command::Stage { job } if live => self.staging.wanted(job),
             Command::Grant(grant) if live => dispatch::send(self, seq, grant),
             Command::AskReveal { node, leases } if live => agree::ask_reveal(self, node, leases),
             Command::Revoke { node, leases } if live => {
