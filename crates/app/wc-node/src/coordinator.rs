@@ -399,7 +399,8 @@ impl Performer for Hands {
             Command::Settled { node, leases } if live => {
                 self.sessions.send(node, CoordinatorMessage::Settled { leases });
             }
-            Command::Grant(_)
+            Command::Stage { .. }
+            | Command::Grant(_)
             | Command::AskReveal { .. }
             | Command::Revoke { .. }
             | Command::Settled { .. } => {}

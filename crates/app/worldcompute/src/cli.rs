@@ -142,7 +142,7 @@ pub struct NodeArgs {
     /// Most room for blobs, such as 10GiB [default: 10GiB]
     #[arg(long, value_name = "SIZE")]
     pub storage_cap: Option<String>,
-    /// Key file of this machine's owner [default: <data dir>/keys/owner.key]
+    /// Key file of this machine's owner [default: keys/owner.key in the data directory]
     #[arg(long, value_name = "FILE")]
     pub owner_key: Option<PathBuf>,
     /// Stop when standard input closes: for a program that starts nodes and must not leave them behind
