@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Write;
+use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -164,19 +164,30 @@ fn status_kib(pid: u32, key: &str) -> u64 {
         .unwrap_or_default()
 }
 
-/// Median of appending 1 KiB to a file beside `dir` and making it durable.
+/// Medians of writing 1 KiB to a file beside `dir` and making it durable: at the end of a file that grows, and inside
+/// one whose blocks are there already, as a journal with preallocated segments has it.
 ///
 /// # Panics
 /// When the disk cannot be written.
-pub fn durable_floor(dir: &Path, rounds: usize) -> Duration {
-    let mut file = File::create(dir.join("floor")).expect("the disk can be written");
-    let times = (0..rounds).map(|_| {
-        let begun = Instant::now();
-        file.write_all(&[7; 1024]).expect("the disk can be written");
-        file.sync_data().expect("the disk can be synchronised");
-        begun.elapsed()
+pub fn durable_floor(dir: &Path, rounds: usize) -> (Duration, Duration) {
+    let append = (0..rounds).map({
+        let mut file = File::create(dir.join("floor-append")).expect("the disk can be written");
+        move |_| synced(&mut file)
     });
-    median(times.collect())
+    let append = median(append.collect());
+    let mut file = File::create(dir.join("floor-overwrite")).expect("the disk can be written");
+    file.write_all(&vec![1; 1024 * rounds]).expect("the disk can be written");
+    file.sync_all().expect("the disk can be synchronised");
+    file.rewind().expect("a file can be rewound");
+    let overwrite = median((0..rounds).map(|_| synced(&mut file)).collect());
+    (append, overwrite)
+}
+
+fn synced(file: &mut File) -> Duration {
+    let begun = Instant::now();
+    file.write_all(&[7; 1024]).expect("the disk can be written");
+    file.sync_data().expect("the disk can be synchronised");
+    begun.elapsed()
 }
 
 /// The middle one.

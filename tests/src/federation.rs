@@ -163,7 +163,8 @@ pub struct Federation {
     /// Removed last.
     pub dir: TempDir,
     binary: PathBuf,
-    network: String,
+    /// The name of their network.
+    pub network: String,
 }
 
 impl Federation {
