@@ -683,7 +683,14 @@ impl Desk {
                 if let Err(cause) = self.fetch(cid).await {
                     return refuse(STORE_REFUSED, cause);
                 }
-                match blobs::read(&self.store, &cid, wc_proto::limit::FRAME_BYTES_MAX / 2) {
+                const READ_BYTES_MAX: usize = wc_proto::limit::FRAME_BYTES_MAX / 2;
+                if let Ok(Some(stat)) = self.store.blobs().stat(&cid)
+                    && stat.bytes > READ_BYTES_MAX as u64
+                {
+                    let large = format!("{cid} has {} bytes; export it to a file", stat.bytes);
+                    return refuse(STORE_REFUSED, large);
+                }
+                match blobs::read(&self.store, &cid, READ_BYTES_MAX) {
                     Ok(bytes) => Response::Bytes(bytes),
                     Err(cause) => refuse(STORE_REFUSED, cause),
                 }
