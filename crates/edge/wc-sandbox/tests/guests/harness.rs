@@ -10,12 +10,19 @@ pub type Test = (&'static str, fn());
 pub fn run(tests: &[Test]) {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.iter().any(|argument| argument == "--list") {
-        tests.iter().for_each(|(name, _)| println!("{name}: test"));
+        // Runners also ask for the tests that are switched off; there are none.
+        if !arguments.iter().any(|argument| argument == "--ignored") {
+            tests.iter().for_each(|(name, _)| println!("{name}: test"));
+        }
         return;
     }
     let filter = arguments.iter().find(|argument| !argument.starts_with('-'));
     let mut failed = Vec::new();
-    let chosen = tests.iter().filter(|(name, _)| filter.is_none_or(|filter| name.contains(filter.as_str())));
+    let exact = arguments.iter().any(|argument| argument == "--exact");
+    let wanted = |name: &str| {
+        filter.is_none_or(|filter| if exact { name == filter } else { name.contains(filter.as_str()) })
+    };
+    let chosen = tests.iter().filter(|(name, _)| wanted(name));
     for (name, test) in chosen {
         let started = Instant::now();
         let outcome = catch_unwind(AssertUnwindSafe(test));
