@@ -35,6 +35,9 @@ use crate::link::{self, LinkError};
 
 /// Leases that one slot may hold ready. Bounds what is granted again elsewhere when this machine disappears.
 const READY_PER_SLOT_MAX: u64 = 256;
+/// Leases held or asked for at the same time, committed and reported ones included. A cell lets a node hold 4096 and
+/// forgets what is asked for beyond; asking past that would leave both sides waiting for each other.
+const HELD_MAX: u64 = 2048;
 /// How much work a slot holds ready: long enough to cover a commit and a round trip under load, short enough that
 /// nobody waits for it.
 const READY_MICROS: u64 = 100_000;
@@ -576,7 +579,11 @@ impl Agent {
         if has * 4 > target * 3 {
             return None;
         }
-        let more = target - has;
+        let held = board.held.len() as u64 + board.wanted;
+        let more = (target - has).min(HELD_MAX.saturating_sub(held));
+        if more == 0 {
+            return None;
+        }
         board.wanted += more;
         u32::try_from(more).ok()
     }
@@ -607,6 +614,8 @@ impl Agent {
                         self.counters.settled.fetch_add(1, Ordering::Relaxed);
                     }
                 }
+                drop(board);
+                self.out(Out::Room);
             }
             CoordinatorMessage::Refused { refusal } => return Err(refusal),
             CoordinatorMessage::Welcome { .. } => {}
