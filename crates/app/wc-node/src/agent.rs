@@ -47,6 +47,8 @@ const BATCH_MAX: usize = 32;
 const BATCH_TASK_MICROS_MAX: u64 = 5_000;
 /// Manifests of different jobs that are kept between grants.
 const MANIFESTS_MAX: usize = 256;
+/// How long a slot keeps the worker of a job that has no more work for it; an idle donor has none.
+const BOUND_IDLE: Duration = Duration::from_secs(30);
 /// Messages that may wait to be written.
 const OUTBOX_MAX: usize = 8192;
 /// How long guests stay frozen after a pause before their leases are given back.
@@ -295,6 +297,10 @@ impl Agent {
         loop {
             let batch = tokio::select! {
                 batch = self.take() => batch,
+                () = tokio::time::sleep(BOUND_IDLE), if bench.is_bound() => {
+                    bench.release();
+                    continue;
+                }
                 _ = stopping.changed() => return,
             };
             let started = Instant::now();

@@ -31,6 +31,9 @@ use crate::finder::{self, Search};
 use crate::flow::{run, schedule, stage, submit};
 use crate::{blobs, clock, control, direct};
 
+/// Locked workers that wait for a guest while there is work: a job of one short task takes one, and a new one needs a
+/// few milliseconds. They go after a minute without work.
+const SPARES: usize = 3;
 /// Room in the pipe between a coordinator and the agent of the same machine.
 const LOCAL_SESSION_BYTES: usize = 1 << 20;
 /// Shortest and longest pause before a lost session is opened again.
@@ -200,7 +203,9 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
     let sandbox = if slots > 0 || config.accept_direct {
         // One place more than the slots when strangers may send modules straight here.
         let places = usize::from(slots) + usize::from(config.accept_direct);
-        Some(Arc::new(Sandbox::open(SandboxConfig::new(dir.sandbox(), places)).await?))
+        let mut sandbox = SandboxConfig::new(dir.sandbox(), places);
+        sandbox.spares = SPARES;
+        Some(Arc::new(Sandbox::open(sandbox).await?))
     } else {
         None
     };

@@ -3,7 +3,7 @@
 //! Everything above this file speaks of settings and requests; everything below is the running node.
 
 use wc_proto::peer::dispatch::DispatchRequest;
-use wc_types::{Signed, SigningKey};
+use wc_types::Signed;
 
 pub use wc_node::{Coordinate, DirectRun, NodeConfig};
 
@@ -24,10 +24,9 @@ pub async fn run(
 /// When the peer cannot be reached, refuses, or contradicts itself.
 pub async fn dispatch(
     executor: &str,
-    secret: &SigningKey,
     network: &str,
     request: Signed<DispatchRequest>,
     module: Vec<u8>,
 ) -> anyhow::Result<DirectRun> {
-    Ok(wc_node::dispatch(executor, secret, network, request, module).await?)
+    Ok(wc_node::dispatch(executor, network, request, module).await?)
 }

@@ -89,6 +89,16 @@ impl Bench {
     pub fn new(number: u16) -> Self {
         Self { number, bound: None }
     }
+
+    /// Returns whether a worker waits here for more of its job.
+    pub fn is_bound(&self) -> bool {
+        self.bound.is_some()
+    }
+
+    /// Ends the worker.
+    pub fn release(&mut self) {
+        self.bound = None;
+    }
 }
 
 /// Why a batch could not run here.

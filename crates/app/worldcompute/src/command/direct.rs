@@ -49,7 +49,7 @@ pub async fn run(
     let network = args.network.clone().unwrap_or_else(|| context.network());
     let begun = Instant::now();
     // What comes back is checked against the peer's signature before it is returned.
-    let run = node::dispatch(executor, &key, &network, request, module).await?;
+    let run = node::dispatch(executor, &network, request, module).await?;
     let took = Millis(u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX));
     let DirectRun { executor, outcome, exit, stdout, stderr } = run;
     if context.json {
