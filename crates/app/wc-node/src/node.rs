@@ -653,6 +653,10 @@ impl Desk {
                 if let Some(agent) = &self.agent {
                     agent.leave().await;
                 }
+                let role = self.role.borrow().clone();
+                if let Role::Member { coordinator, .. } = role {
+                    self.mesh.disconnect(coordinator).await;
+                }
                 let _ = self.ending.send(EndWish::Leave).await;
                 Response::Done
             }
