@@ -335,3 +335,25 @@ async fn a_blob_of_many_blocks_travels_under_the_name_that_ipfs_gives_it() {
     assert_eq!(answer, Response::Done);
     assert_eq!(std::fs::read(&copy).expect("copy"), content);
 }
+
+/// More small blobs at once than a peer may open streams in a second.
+#[tokio::test]
+async fn a_stage_that_reads_hundreds_of_results_gets_them_all() {
+    let federation = Federation::start(1).await;
+    let mut client = federation.coordinator().client().await;
+    let put = Request::PutFile { path: guest("hello").display().to_string() };
+    let Response::Blob(workload) = client.ask(put).await.expect("answer") else { panic!("no module") };
+    let mut first = wc_tests::federation::stage(workload);
+    (first.name, first.tasks, first.replicas) = ("first".into(), 300, 1);
+    let mut second = wc_tests::federation::stage(workload);
+    (second.name, second.replicas) = ("second".into(), 1);
+    let source = wc_types::manifest::InputSource::Stage(0);
+    second.inputs.push(wc_types::manifest::Input { name: "parts".into(), source });
+    let manifest = Box::new(federation.manifest(vec![first, second]));
+    let submit = CellRequest::Submit { manifest, holders: Vec::new(), dry_run: false };
+    let Response::Submitted { job, .. } = client.ask(Request::Cell(submit)).await.expect("answer") else {
+        panic!("the job is admitted")
+    };
+    let view = federation.finished(job).await;
+    assert_eq!(view.phase, Phase::Verified, "{view:?}\n{}", federation.logs());
+}

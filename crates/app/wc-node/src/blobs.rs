@@ -3,14 +3,20 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use wc_mesh::Mesh;
 use wc_mesh::blob::{BlockRejected, Blocks, FetchLimits};
 use wc_store::{BlobError, Durability, Store};
-use wc_types::cid::CODEC_DAG_CBOR;
+use wc_types::cid::{CODEC_DAG_CBOR, CODEC_DAG_PB};
 use wc_types::manifest::BlobRef;
 use wc_types::{Cid, NodeId};
+
+/// Tries at one blob before whoever wants it is told that it cannot be had: a holder may be busy or on its way back.
+const FETCH_TRIES: u32 = 4;
+/// Pause after the first try; doubles.
+const FETCH_PAUSE: Duration = Duration::from_millis(100);
 
 /// The store as the mesh's blob transfer sees it.
 pub(crate) struct StoreBlocks(pub Store);
@@ -90,7 +96,21 @@ pub(crate) async fn fetch(mesh: &Mesh, store: &Store, cid: Cid, holders: &[NodeI
         return Err("nobody who has it is known".to_owned());
     }
     let blocks: Arc<dyn Blocks> = Arc::new(StoreBlocks(store.clone()));
-    wc_mesh::blob::fetch(mesh, cid, &holders, blocks, FetchLimits::default())
+    let mut limits = FetchLimits::default();
+    if cid.codec() != CODEC_DAG_PB {
+        // One block: more streams would only be opened and closed.
+        limits.streams_per_holder = 1;
+    }
+    let mut pause = FETCH_PAUSE;
+    for _ in 1..FETCH_TRIES {
+        match wc_mesh::blob::fetch(mesh, cid, &holders, blocks.clone(), limits).await {
+            Ok(_) => return Ok(()),
+            Err(error) => tracing::debug!(%cid, %error, "a blob is fetched once more"),
+        }
+        tokio::time::sleep(pause).await;
+        pause *= 2;
+    }
+    wc_mesh::blob::fetch(mesh, cid, &holders, blocks, limits)
         .await
         .map(drop)
         .map_err(|error| error.to_string())

@@ -63,7 +63,14 @@ impl Drop for BlobServer {
 /// # Errors
 /// [`AcceptError::Taken`] if blobs are served already.
 pub fn serve(mesh: &Mesh, blocks: Arc<dyn Blocks>, limits: ServeLimits) -> Result<BlobServer, AcceptError> {
-    let stream_limits = StreamLimits { per_peer_max: limits.streams_per_peer_max, ..StreamLimits::default() };
+    // A task that gathers the results of a stage opens a stream for each small blob; how many are open at once, and how
+    // much memory they hold, is bounded elsewhere.
+    let stream_limits = StreamLimits {
+        per_peer_max: limits.streams_per_peer_max,
+        per_peer_rate_per_second: 1_000,
+        per_peer_burst: 2_000,
+        ..StreamLimits::default()
+    };
     let mut incoming = mesh.accept_within(BLOB, stream_limits)?;
     let mesh = mesh.clone();
     let room = Arc::new(Semaphore::new(limits.streams_max));
