@@ -54,7 +54,31 @@ pub(crate) struct Spawner {
 
 struct SpawnRequest {
     dir: PathBuf,
-    reply: tokio::sync::oneshot::Sender<Result<(Child, StdUnixStream), SandboxError>>,
+    reply: tokio::sync::oneshot::Sender<Result<Newborn, SandboxError>>,
+}
+
+/// A process that was started and nobody took charge of yet; it is ended and cleared away when nobody does, as when the
+/// sandbox closes while a spare starts.
+#[derive(Debug)]
+struct Newborn {
+    started: Option<(Child, StdUnixStream)>,
+    dir: PathBuf,
+    reaper: Reaper,
+}
+
+impl Newborn {
+    fn take(mut self) -> Option<(Child, StdUnixStream)> {
+        self.started.take()
+    }
+}
+
+impl Drop for Newborn {
+    fn drop(&mut self) {
+        let Some((mut child, _stream)) = self.started.take() else { return };
+        let _ = child.kill();
+        let dir = std::mem::take(&mut self.dir);
+        self.reaper.clear(Remains { pidfd: None, first: Some(child), dir, group: None, _cgroups: None });
+    }
 }
 
 /// Waits for killed workers and removes what they leave, on a thread of its own.
@@ -69,15 +93,25 @@ struct Remains {
     dir: PathBuf,
     group: Option<WorkerGroup>,
     /// Kept so that the hierarchy is removed after its last worker.
-    _cgroups: Arc<Cgroups>,
+    _cgroups: Option<Arc<Cgroups>>,
 }
 
 impl Spawner {
-    pub fn new(command: WorkerCommand, user_id: Option<u32>) -> io::Result<Self> {
+    pub fn new(command: WorkerCommand, user_id: Option<u32>, reaper: Reaper) -> io::Result<Self> {
         let (requests, inbox) = mpsc::channel::<SpawnRequest>();
         std::thread::Builder::new().name("wc-sandbox-spawn".into()).spawn(move || {
-            for request in inbox {
-                let _ = request.reply.send(start(&command, user_id, &request.dir));
+            for SpawnRequest { dir, reply } in inbox {
+                if reply.is_closed() {
+                    continue;
+                }
+                let newborn = match start(&command, user_id, &dir) {
+                    Ok(started) => Ok(Newborn { started: Some(started), dir, reaper: reaper.clone() }),
+                    Err(error) => {
+                        remove_worker_dir(&dir);
+                        Err(error)
+                    }
+                };
+                let _ = reply.send(newborn);
             }
         })?;
         Ok(Self { requests })
@@ -86,7 +120,7 @@ impl Spawner {
     async fn spawn(&self, dir: PathBuf) -> Result<(Child, StdUnixStream), SandboxError> {
         let (reply, answer) = tokio::sync::oneshot::channel();
         self.requests.send(SpawnRequest { dir, reply }).map_err(|_| SandboxError::Closed)?;
-        answer.await.map_err(|_| SandboxError::Closed)?
+        answer.await.map_err(|_| SandboxError::Closed)??.take().ok_or(SandboxError::Closed)
     }
 }
 
@@ -111,7 +145,9 @@ fn start(
             .map_err(SandboxError::files("hand over", dir))?;
     }
     let directory = fs::File::open(dir).map_err(SandboxError::files("open", dir))?;
-    let (ours, theirs) = StdUnixStream::pair().map_err(|source| SandboxError::Spawn { source })?;
+    let spawn_error = |source| SandboxError::Spawn { source };
+    let (ours, theirs) = StdUnixStream::pair().map_err(spawn_error)?;
+    ours.set_nonblocking(true).map_err(spawn_error)?;
     let child = Command::new(&command.program)
         .args(&command.args)
         .env_clear()
@@ -119,7 +155,7 @@ fn start(
         .stdout(Stdio::from(directory))
         .stderr(Stdio::null())
         .spawn()
-        .map_err(|source| SandboxError::Spawn { source })?;
+        .map_err(spawn_error)?;
     Ok((child, ours))
 }
 
@@ -140,6 +176,11 @@ impl Reaper {
             }
         })?;
         Ok(Self { remains })
+    }
+
+    fn clear(&self, remains: Remains) {
+        // The thread ends only with its last sender, so this arrives.
+        let _ = self.remains.send(remains);
     }
 }
 
@@ -200,7 +241,6 @@ impl Worker {
     pub async fn launch(launch: Launch<'_>) -> Result<Self, SandboxError> {
         let (child, stream) = launch.spawner.spawn(launch.dir.clone()).await?;
         let spawn_error = |source| SandboxError::Spawn { source };
-        stream.set_nonblocking(true).map_err(spawn_error)?;
         let mut worker = Self {
             stream: UnixStream::from_std(stream).map_err(spawn_error)?,
             inbox: Inbox::default(),
@@ -428,12 +468,12 @@ impl Drop for Worker {
         if !self.dead {
             self.kill();
         }
-        let _ = self.reaper.remains.send(Remains {
+        self.reaper.clear(Remains {
             pidfd: self.pidfd.take().filter(|_| !self.dead).map(AsyncFd::into_inner),
             first: self.first.take(),
             dir: std::mem::take(&mut self.dir),
             group: self.group.take(),
-            _cgroups: self.cgroups.clone(),
+            _cgroups: Some(self.cgroups.clone()),
         });
     }
 }

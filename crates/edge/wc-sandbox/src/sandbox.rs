@@ -145,8 +145,8 @@ impl Sandbox {
             let _ = fs::remove_dir_all(entry.path());
         }
         let spawn_error = |source| SandboxError::Spawn { source };
-        let spawner = Spawner::new(config.worker.clone(), user_id).map_err(spawn_error)?;
         let reaper = Reaper::new().map_err(spawn_error)?;
+        let spawner = Spawner::new(config.worker.clone(), user_id, reaper.clone()).map_err(spawn_error)?;
         let mut inner = Inner {
             freezer: Freezer::new(),
             slots: Arc::new(Semaphore::new(config.slots)),

@@ -56,6 +56,7 @@ fn main() {
         spares_leave_when_nobody_needs_them,
         a_compiled_module_is_found_again_by_the_next_agent,
         a_damaged_artifact_is_not_run,
+        a_spare_that_was_just_starting_when_the_sandbox_closed_leaves_nothing,
         nothing_is_left_when_the_sandbox_closes,
     ]);
 }
@@ -915,6 +916,26 @@ fn a_damaged_artifact_is_not_run() {
     file.set_len(100).unwrap();
     let slot = bench.runtime.block_on(bench.sandbox.slot([1; 32], &prepared, Limits::default()));
     assert!(slot.is_err());
+}
+
+fn a_spare_that_was_just_starting_when_the_sandbox_closed_leaves_nothing() {
+    for delay_us in (0..4_000).step_by(250) {
+        let bench = Bench::with(|config| config.spares = 4);
+        let Bench { runtime, sandbox, dir } = bench;
+        let warming = sandbox.clone();
+        runtime.spawn(async move { warming.warm().await });
+        std::thread::sleep(Duration::from_micros(delay_us));
+        drop((sandbox, runtime));
+        let started = Instant::now();
+        let left = || fs::read_dir(dir.path().join("worker")).unwrap().count();
+        while left() > 0 {
+            assert!(started.elapsed() < Duration::from_secs(5), "{} left after {delay_us} us", left());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        // Looked at again, because the spawning thread may have been about to make one.
+        std::thread::sleep(Duration::from_millis(20));
+        assert_eq!(left(), 0, "after {delay_us} us");
+    }
 }
 
 fn nothing_is_left_when_the_sandbox_closes() {
