@@ -334,10 +334,10 @@ pub enum ReceiptCommand {
     /// Check a receipt without a network
     #[command(after_help = "Examples:\n  \
         worldcompute receipt verify receipts/0-00000000.receipt\n  \
-        worldcompute receipt verify receipts/*.receipt --checkpoint seen.checkpoint --log /srv/log\n\n\
+        worldcompute receipt verify receipts/*.receipt --checkpoint seen.checkpoint --ledger /srv/log\n\n\
         Exit codes: 0 every receipt is valid, and of one history with the checkpoint if one was given; 1 a receipt is \
         not valid, or its history is another; 2 wrong usage; 3 valid by itself, but nothing here proves that it and \
-        the checkpoint are of one history: give --log.")]
+        the checkpoint are of one history: give --ledger.")]
     Verify {
         /// Receipt files
         #[arg(value_name = "FILE", required = true)]
@@ -347,7 +347,7 @@ pub enum ReceiptCommand {
         checkpoint: Option<PathBuf>,
         /// Published ledger to take the proof from, and the checkpoint if none is given: a directory or http://…
         #[arg(long, value_name = "DIR|URL")]
-        log: Option<String>,
+        ledger: Option<String>,
     },
 }
 
@@ -356,13 +356,13 @@ pub enum ReceiptCommand {
 pub enum LedgerCommand {
     /// The newest published checkpoint: size, root, who signed, who cosigned
     #[command(
-        after_help = "Examples:\n  worldcompute ledger head\n  worldcompute ledger head --log http://203.0.113.7:8080\n  \
+        after_help = "Examples:\n  worldcompute ledger head\n  worldcompute ledger head --ledger http://203.0.113.7:8080\n  \
         worldcompute ledger head --save seen.checkpoint"
     )]
     Head {
         /// Published ledger to read instead of asking this machine's node: a directory or http://…
         #[arg(long, value_name = "DIR|URL")]
-        log: Option<String>,
+        ledger: Option<String>,
         /// Keep the signed checkpoint in this file, for `receipt verify --checkpoint`
         #[arg(long, value_name = "FILE")]
         save: Option<PathBuf>,

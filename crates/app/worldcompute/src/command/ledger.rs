@@ -30,7 +30,7 @@ const ROUNDS_MAX: usize = 4096;
 /// Does what the command says.
 pub async fn run(context: &Context, command: &LedgerCommand) -> anyhow::Result<()> {
     match command {
-        LedgerCommand::Head { log, save } => head(context, log.as_deref(), save.as_deref()).await,
+        LedgerCommand::Head { ledger, save } => head(context, ledger.as_deref(), save.as_deref()).await,
         LedgerCommand::Verify { log, checkpoint } => verify(context, log, checkpoint.as_deref()).await,
         LedgerCommand::Evidence { file } => evidence(context, file),
     }

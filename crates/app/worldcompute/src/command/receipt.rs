@@ -35,9 +35,9 @@ enum Place {
 /// A receipt's ledger is another than the one that was seen.
 const REWRITTEN: Code = Code::new("WC-CLI-011", Class::Peer);
 
-/// Does what the command says. Needs no node, and no network unless `--log` names a URL.
+/// Does what the command says. Needs no node, and no network unless `--ledger` names a URL.
 pub async fn run(context: &Context, command: &ReceiptCommand) -> anyhow::Result<()> {
-    let ReceiptCommand::Verify { files, checkpoint, log } = command;
+    let ReceiptCommand::Verify { files, checkpoint, ledger: log } = command;
     let mut refusals = Vec::new();
     let mut reports = Vec::new();
     let mut unproved = 0usize;
@@ -85,7 +85,7 @@ pub async fn run(context: &Context, command: &ReceiptCommand) -> anyhow::Result<
                 "{} valid, but nothing here proves that {unproved} of them and the checkpoint are of one history",
                 say::count(files.len() as u64, "receipt")
             ),
-            hint: "give --log with the published ledger, as a directory or http://…".to_owned(),
+            hint: "give --ledger with the published ledger, as a directory or http://…".to_owned(),
         }
         .into());
     }
