@@ -230,14 +230,15 @@ impl Publication {
             else {
                 return Ok(());
             };
-            // A newer cosignature of the same witness takes the place of its older one.
-            let note = published.note.retaining(|other| other.name != line.name);
-            let others =
-                cosignatures(&note, &published.checkpoint.origin).map_err(|error| error.to_string())?;
-            if others.0.len() >= COSIGNATURES_MAX {
+            let witnesses = published.witnesses();
+            // One line of each is enough; taking every newer one would let a node keep the disk busy.
+            if witnesses.contains(&found.witness) {
+                return Ok(());
+            }
+            if witnesses.len() >= COSIGNATURES_MAX {
                 return Err(format!("{COSIGNATURES_MAX} witnesses have cosigned already"));
             }
-            published.note = note.with(line).map_err(|error| error.to_string())?;
+            published.note = published.note.with(line).map_err(|error| error.to_string())?;
             newest.then(|| published.note.to_string())
         };
         let Some(text) = text else { return Ok(()) };

@@ -10,6 +10,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,7 +32,9 @@ const HEAD_BYTES_MAX: usize = 16 << 10;
 /// Time for a request's head to come, and for a connection to say something again.
 const HEAD_WITHIN: Duration = Duration::from_secs(15);
 /// Longest that one connection is served; an audit opens another.
-const CONNECTION_MAX: Duration = Duration::from_secs(600);
+const CONNECTION_MAX: Duration = Duration::from_secs(120);
+/// Time for the answer that is on its way then.
+const LAST_ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// Largest file that is served: a full bundle of the longest entries.
 const FILE_BYTES_MAX: u64 = 256 * (0xffff + 2);
 /// Time for a whole answer to come.
@@ -64,9 +67,17 @@ pub async fn serve(listener: TcpListener, dir: PathBuf) {
                 .header_read_timeout(HEAD_WITHIN)
                 .max_buf_size(HEAD_BYTES_MAX)
                 .serve_connection(TokioIo::new(stream), answer);
-            match tokio::time::timeout(CONNECTION_MAX, connection).await {
-                Ok(Err(error)) => tracing::debug!(%error, "a reader of the log went away"),
-                Ok(Ok(())) | Err(_) => {}
+            let mut connection = pin!(connection);
+            let ended = tokio::select! {
+                ended = connection.as_mut() => Ok(ended),
+                () = tokio::time::sleep(CONNECTION_MAX) => {
+                    // The answer that is on its way still gets there; a reader that goes on opens another connection.
+                    connection.as_mut().graceful_shutdown();
+                    tokio::time::timeout(LAST_ANSWER_WITHIN, connection).await
+                }
+            };
+            if let Ok(Err(error)) = ended {
+                tracing::debug!(%error, "a reader of the log went away");
             }
             drop(permit);
         });
