@@ -375,7 +375,7 @@ pub enum LedgerCommand {
     Verify {
         /// Directory or http://…
         #[arg(value_name = "DIR|URL")]
-        log: String,
+        ledger: String,
         /// Checkpoint that was seen before: the ledger must continue it
         #[arg(long, value_name = "FILE")]
         checkpoint: Option<PathBuf>,

@@ -31,7 +31,7 @@ const ROUNDS_MAX: usize = 4096;
 pub async fn run(context: &Context, command: &LedgerCommand) -> anyhow::Result<()> {
     match command {
         LedgerCommand::Head { ledger, save } => head(context, ledger.as_deref(), save.as_deref()).await,
-        LedgerCommand::Verify { log, checkpoint } => verify(context, log, checkpoint.as_deref()).await,
+        LedgerCommand::Verify { ledger, checkpoint } => verify(context, ledger, checkpoint.as_deref()).await,
         LedgerCommand::Evidence { file } => evidence(context, file),
     }
 }
