@@ -12,6 +12,7 @@ pub mod frames;
 pub mod ids;
 pub mod ledger;
 pub mod mutate;
+pub mod published;
 pub mod records;
 pub mod sample;
 
@@ -31,5 +32,6 @@ pub const TARGETS: &[Target] = &[
     Target { name: "frames", run: frames::target, seeds: frames::seeds },
     Target { name: "ids", run: ids::target, seeds: ids::seeds },
     Target { name: "ledger", run: ledger::target, seeds: ledger::seeds },
+    Target { name: "published", run: published::target, seeds: published::seeds },
     Target { name: "records", run: records::target, seeds: records::seeds },
 ];

@@ -178,6 +178,11 @@ impl Archive {
         Ok(())
     }
 
+    /// Returns the canonical bytes of an entry: its leaf.
+    pub fn entry_bytes(&self, index: u64) -> Result<Option<Vec<u8>>, ArchiveError> {
+        Ok(self.entries.get(&index.to_be_bytes())?)
+    }
+
     /// Returns an entry.
     pub fn entry(&self, index: u64) -> Result<Option<Entry>, ArchiveError> {
         let Some(bytes) = self.entries.get(&index.to_be_bytes())? else { return Ok(None) };

@@ -33,6 +33,8 @@ const AMBIGUOUS_JOB: Code = Code::new("WC-NODE-031", Class::Caller);
 const UNKNOWN_STAGE: Code = Code::new("WC-NODE-032", Class::Caller);
 const UNREADABLE: Code = Code::new("WC-NODE-033", Class::Ours);
 const STOPPED: Code = Code::new("WC-NODE-034", Class::Ours);
+const UNPUBLISHED: Code = Code::new("WC-NODE-036", Class::Host);
+const NOT_COSIGNED: Code = Code::new("WC-NODE-037", Class::Caller);
 const UNREACHABLE: Code = Code::new("WC-NODE-035", Class::Host);
 
 /// Either an answer or the refusal that takes its place.
@@ -148,6 +150,20 @@ async fn route(coordinator: &Arc<Coordinator>, request: CellRequest) -> Answered
                     .map_err(unreadable)?;
             Response::Receipts { receipts, next }
         }
+        CellRequest::Checkpoint { since } => {
+            let publication = coordinator.publication.clone();
+            let coordinator = coordinator.clone();
+            let answered = tokio::task::spawn_blocking(move || publication.answer(&coordinator, since)).await;
+            match answered.map_err(unreadable)? {
+                Ok(published) => Response::Checkpoint(Box::new(published)),
+                Err(reason) => return Err(Refusal::new(UNPUBLISHED, reason).into()),
+            }
+        }
+        CellRequest::Cosign { size, line } => {
+            let taken = coordinator.publication.take(coordinator, size, &line).await;
+            taken.map_err(|reason| Refusal::new(NOT_COSIGNED, reason))?;
+            Response::Done
+        }
         CellRequest::Cluster => Response::Cluster(cluster(coordinator).await?),
         CellRequest::Nodes => {
             let mut nodes: Vec<NodeView> =
@@ -258,6 +274,7 @@ async fn cluster(coordinator: &Arc<Coordinator>) -> Result<ClusterView, Refused>
     let founding = coordinator.founding.clone();
     let (cell, node, online) = (coordinator.cell, coordinator.node(), coordinator.sessions.count());
     let commits = coordinator.brain.commits();
+    let (published_size, witnesses, log_alarms) = coordinator.publication.view();
     Ok(coordinator
         .brain
         .query(move |state, facts| {
@@ -278,6 +295,9 @@ async fn cluster(coordinator: &Arc<Coordinator>) -> Result<ClusterView, Refused>
                 commits,
                 state_hash: view::hex(&state.state_hash()),
                 founded_at: founding.founded_at,
+                published_size,
+                witnesses,
+                log_alarms,
             }
         })
         .await?)

@@ -52,6 +52,11 @@ impl Checkpoint {
         let note = LogCheckpoint::new(&coordinator.cell, size, root).sign(&coordinator.key)?;
         Ok(Self { size, note: note.to_string() })
     }
+
+    /// Returns the signed note.
+    pub fn into_note(self) -> String {
+        self.note
+    }
 }
 
 /// Writes the receipt of one accepted task; `None` if it has not been accepted.
@@ -73,6 +78,11 @@ pub(crate) fn write(
         issued_at: clock::now(),
     };
     let receipt = issue(parts).map_err(|error| ReceiptError::Inconsistent { reason: error.to_string() })?;
+    // A checkpoint that witnesses have cosigned says more than a fresh one.
+    let cosigned = coordinator.publication.cosigned(entry.index);
+    let cosigned = cosigned
+        .map(|published| Checkpoint { size: published.checkpoint.size, note: published.note.to_string() });
+    let checkpoint = cosigned.as_ref().unwrap_or(checkpoint);
     let path = inclusion_proof(entry.index, checkpoint.size, |level, index| {
         coordinator.archive.tree_hash(level, index).ok().flatten()
     })
