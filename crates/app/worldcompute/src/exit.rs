@@ -51,6 +51,10 @@ pub fn refusals(error: &anyhow::Error) -> Vec<Refusal> {
             vec![error.to_refusal()]
         } else if let Some(error) = cause.downcast_ref::<wc_host::KeyError>() {
             vec![error.to_refusal()]
+        } else if let Some(refusal) =
+            cause.downcast_ref::<wc_node::NodeError>().and_then(wc_node::NodeError::to_refusal)
+        {
+            vec![refusal]
         } else if let Some(usage) = cause.downcast_ref::<Usage>() {
             let code = Code::new("WC-CLI-002", Class::Caller);
             vec![Refusal::new(code, usage.message.clone()).hint(usage.hint.clone())]
