@@ -41,10 +41,13 @@ async fn status(context: &Context, node: &mut Node) -> anyhow::Result<()> {
         ("trusted", if cluster.nodes_trusted { "yes, by the owner's word" } else { "no" }.to_owned()),
         ("jobs", format!("{} open, {} ended", cluster.jobs_open, cluster.jobs_ended)),
         ("ledger", format!("{} entries, root {}", cluster.ledger_size, cluster.ledger_root)),
-        ("journal", format!(
-            "{} facts, {} commits since the start, state {}",
-            cluster.facts, cluster.commits, cluster.state_hash
-        )),
+        (
+            "journal",
+            format!(
+                "{} facts, {} commits since the start, state {}",
+                cluster.facts, cluster.commits, cluster.state_hash
+            ),
+        ),
         (
             "published",
             format!("{} entries, cosigned by {} witnesses", cluster.published_size, cluster.witnesses.len()),
