@@ -1,6 +1,6 @@
 //! A machine as the cell sees it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use wc_scheduler::{Candidate, Site};
@@ -8,6 +8,9 @@ use wc_trust::{Evidence, TrustRecord};
 use wc_types::manifest::WorkClass;
 use wc_types::node::{Capabilities, Enrolment, Locality, TrustTier};
 use wc_types::{AccountId, LeaseId, NodeId, PartsPerMillion, Timestamp};
+
+use crate::economy::Unverified;
+use crate::pairs;
 
 /// Most leases that one node may hold or be owed: bounds what a single machine can lock up.
 pub(crate) const NODE_LEASES_MAX: u32 = 4096;
@@ -30,6 +33,11 @@ pub(crate) struct Node {
     pub(crate) online: bool,
     pub(crate) paused: bool,
     pub(crate) trust: TrustRecord,
+    /// Whether its owner withdrew it.
+    pub(crate) left: bool,
+    /// What it earned, by owner, since it was last checked and agreed.
+    #[serde(with = "pairs")]
+    pub(crate) unverified: BTreeMap<AccountId, Unverified>,
     /// Replicas that it asked for and has not been granted.
     pub(crate) credit: u32,
     /// Leases that it owes a report for.
@@ -57,6 +65,8 @@ impl Node {
             online: true,
             paused: false,
             trust: TrustRecord::new(at),
+            left: false,
+            unverified: BTreeMap::new(),
             credit: 0,
             leases: BTreeSet::new(),
             returned: false,

@@ -21,6 +21,8 @@
 pub mod book;
 pub mod chain;
 pub mod checkpoint;
+pub mod earnings;
+pub mod fade;
 pub mod issue;
 pub mod merkle;
 pub mod note;
@@ -29,12 +31,13 @@ pub mod price;
 pub mod proof;
 pub mod verify;
 
-pub use book::{Book, PostError, Totals};
+pub use book::{Book, Fading, PostError, Totals};
 pub use chain::{LinkFault, check_link, leaf_bytes, leaf_hash};
 pub use checkpoint::{Checkpoint, CheckpointError, cell_key, origin};
+pub use fade::{Acceleration, Retained};
 pub use issue::{ReceiptParts, VerdictFault, award_postings, issue};
 pub use merkle::{EMPTY_ROOT, Hash, Tree, hash_leaf, hash_node};
 pub use note::{Note, NoteError, NoteSignature, VerifierKey};
-pub use price::price;
+pub use price::{Compute, Work, price};
 pub use proof::{ProofError, consistency_proof, inclusion_proof, verify_consistency, verify_inclusion};
 pub use verify::{Anchors, ReceiptFault, ReceiptReport, Seen, Step, decode_receipt, verify_receipt};
