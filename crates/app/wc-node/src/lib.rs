@@ -12,11 +12,13 @@ mod clock;
 mod config;
 mod control;
 mod coordinator;
+mod credits;
 mod direct;
 mod finder;
 mod flow;
 mod link;
 mod node;
+mod replay;
 mod view;
 
 pub use brain::BrainError;
@@ -24,3 +26,4 @@ pub use config::{Coordinate, NodeConfig};
 pub use direct::{DirectError, DirectRun, dispatch};
 pub use link::LinkError;
 pub use node::{NodeError, run};
+pub use replay::{ReplayError, ReplayReport, replay};

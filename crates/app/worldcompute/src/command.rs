@@ -1,6 +1,7 @@
 //! One file per noun; here is what they share: a runtime, a log, and the way to a noun's file.
 
 mod cluster;
+mod credits;
 mod demo;
 mod direct;
 mod donor;
@@ -9,6 +10,7 @@ mod follow;
 mod job;
 mod map;
 mod receipt;
+mod replay;
 mod run;
 
 use std::collections::BTreeMap;
@@ -16,7 +18,7 @@ use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
-use crate::cli::{Cli, Command, DonorCommand, NodeCommand};
+use crate::cli::{Cli, Command, DonorCommand, LedgerCommand, NodeCommand};
 use crate::config::Context;
 use crate::exit::Usage;
 
@@ -56,6 +58,7 @@ async fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
         Command::Map(args) => map::run(context, &args).await,
         Command::Cluster(command) => cluster::run(context, &command).await,
         Command::Receipt(command) => receipt::run(context, &command),
+        Command::Ledger(LedgerCommand::Replay) => replay::run(context),
     }
 }
 

@@ -13,6 +13,9 @@ pub const ERROR: u8 = 1;
 /// Not understood: the command line is wrong. clap exits with the same code by itself.
 pub const USAGE: u8 = 2;
 
+/// Checked, and not what it must be: `donor credits --verify` and `ledger replay` say FAIL.
+pub const UNVERIFIED: u8 = 4;
+
 /// An error that no part of the system has named.
 const UNNAMED: Code = Code::new("WC-CLI-001", Class::Ours);
 
@@ -26,6 +29,11 @@ pub struct Usage {
     pub hint: String,
 }
 
+/// Something was checked and is not what it must be.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.iter().map(|refusal| refusal.message.as_str()).collect::<Vec<_>>().join("; "))]
+pub struct Unverified(pub Vec<Refusal>);
+
 /// Prints the error, if there is one, and returns the exit code.
 pub fn finish(result: anyhow::Result<()>) -> ExitCode {
     let Err(error) = result else { return ExitCode::from(OK) };
@@ -36,7 +44,13 @@ pub fn finish(result: anyhow::Result<()>) -> ExitCode {
         return ExitCode::from(OK);
     }
     eprint!("{}", render(&refusals(&error)));
-    ExitCode::from(if error.is::<Usage>() { USAGE } else { ERROR })
+    ExitCode::from(if error.is::<Usage>() {
+        USAGE
+    } else if error.is::<Unverified>() {
+        UNVERIFIED
+    } else {
+        ERROR
+    })
 }
 
 /// Returns every refusal inside an error; the contexts around it become part of the sentence.
@@ -45,6 +59,8 @@ pub fn refusals(error: &anyhow::Error) -> Vec<Refusal> {
     for cause in error.chain() {
         let found = if let Some(failure) = cause.downcast_ref::<Failure>() {
             failure.0.clone()
+        } else if let Some(unverified) = cause.downcast_ref::<Unverified>() {
+            unverified.0.clone()
         } else if let Some(refusal) = cause.downcast_ref::<Refusal>() {
             vec![refusal.clone()]
         } else if let Some(error) = cause.downcast_ref::<wc_api::ApiError>() {
