@@ -257,6 +257,23 @@ async fn a_coordinator_that_dies_mid_array_loses_and_doubles_nothing() {
 }
 
 #[tokio::test]
+async fn a_task_with_three_replicas_needs_three_commits_of_the_journal() {
+    let federation = Federation::start(3).await;
+    let mut commits = Vec::new();
+    for _ in 0..9 {
+        let before = federation.cluster().await.commits;
+        let job = federation.submit(&guest("noop"), |stage| stage.replicas = 3).await;
+        assert_eq!(federation.finished(job).await.phase, Phase::Verified, "{}", federation.logs());
+        commits.push(federation.cluster().await.commits - before);
+    }
+    // The submission, the last commitment and the deciding report; the report of the slowest replica may be a fourth, which
+    // nobody waits for.
+    commits.sort_unstable();
+    assert_eq!(commits[0], 3, "{commits:?}");
+    assert!(commits[4] <= 4, "{commits:?}");
+}
+
+#[tokio::test]
 async fn a_job_outlives_the_command_that_submitted_it() {
     let federation = Federation::start(3).await;
     let manifest = federation.dir.path().join("job.yaml");

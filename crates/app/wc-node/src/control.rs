@@ -76,15 +76,19 @@ async fn route(coordinator: &Arc<Coordinator>, request: CellRequest) -> Answered
         }
         CellRequest::Cancel(cancel) => admit::cancel(coordinator, *cancel).await?,
         CellRequest::Job { job } => {
-            let job = find(coordinator, job).await?;
+            let job = find_or_trust(coordinator, job).await?;
             Response::Job(Box::new(job_now(coordinator, job).await?))
         }
         CellRequest::WatchJob { job, seen } => {
-            let job = find(coordinator, job).await?;
+            let job = find_or_trust(coordinator, job).await?;
             let (changed, change) = oneshot::channel();
             brain.watch(Watch { job, seen, changed }).await?;
-            let _ = tokio::time::timeout(WATCH_MAX, change).await;
-            Response::Job(Box::new(job_now(coordinator, job).await?))
+            let view = match tokio::time::timeout(WATCH_MAX, change).await {
+                Ok(Ok(Some(changed))) => changed,
+                Ok(Ok(None)) => return Err(unknown_job(&job.to_string()).into()),
+                Ok(Err(_)) | Err(_) => job_now(coordinator, job).await?,
+            };
+            Response::Job(Box::new(view))
         }
         CellRequest::Jobs { limit } => {
             let limit = (limit as usize).min(PAGE_ROWS_MAX / 10);
@@ -130,14 +134,16 @@ async fn route(coordinator: &Arc<Coordinator>, request: CellRequest) -> Answered
             )
         }
         CellRequest::Receipts { job, stage, from } => {
-            let job = find(coordinator, job).await?;
+            let job = find_or_trust(coordinator, job).await?;
             let found = brain
                 .query(move |cell, _| {
                     let tasks = cell.job(&job)?.stages.get(usize::from(stage))?.tasks;
                     Some((tasks, cell.ledger_size(), cell.ledger_root()))
                 })
                 .await?;
-            let (tasks, size, root) = found.ok_or_else(|| no_stage(stage))?;
+            let Some((tasks, size, root)) = found else {
+                return Err(no_job_or_stage(coordinator, job, stage).await);
+            };
             let checkpoint = receipt::Checkpoint::sign(coordinator, size, root).map_err(unreadable)?;
             let (receipts, next) =
                 receipt::page(coordinator, job, stage, from, tasks, RECEIPTS_PER_PAGE, &checkpoint)
@@ -182,13 +188,25 @@ fn unknown_job(text: &str) -> Refusal {
         .hint("list the jobs with 'worldcompute job list'")
 }
 
-fn no_stage(stage: u16) -> Refusal {
-    Refusal::new(UNKNOWN_STAGE, format!("the job has no stage {stage}")).field("stage")
+/// Returns what is missing: the whole job, or this stage of it.
+async fn no_job_or_stage(coordinator: &Arc<Coordinator>, job: JobId, stage: u16) -> Refused {
+    match job_now(coordinator, job).await {
+        Ok(_) => Refusal::new(UNKNOWN_STAGE, format!("the job has no stage {stage}")).field("stage").into(),
+        Err(refused) => refused,
+    }
 }
 
 fn unreadable(error: impl std::fmt::Display) -> Refusal {
     tracing::error!(%error, "the archive cannot be read");
     Refusal::new(UNREADABLE, error.to_string())
+}
+
+/// Like [`find`], but takes a whole id at its word: the caller's next look at the state tells whether there is such a job.
+async fn find_or_trust(coordinator: &Arc<Coordinator>, text: String) -> Result<JobId, Refused> {
+    match text.parse() {
+        Ok(whole) => Ok(whole),
+        Err(_) => find(coordinator, text).await,
+    }
 }
 
 /// Finds a job by its id or an unambiguous beginning of it.
@@ -217,7 +235,7 @@ async fn results(
     stage: Option<u16>,
     from: u32,
 ) -> Result<Response, Refused> {
-    let job = find(coordinator, job.to_owned()).await?;
+    let job = find_or_trust(coordinator, job.to_owned()).await?;
     let page = coordinator
         .brain
         .query(move |cell, _| {
@@ -229,7 +247,9 @@ async fn results(
             })
         })
         .await?;
-    let Some(page) = page else { return Err(no_stage(stage.unwrap_or(0)).into()) };
+    let Some(page) = page else {
+        return Err(no_job_or_stage(coordinator, job, stage.unwrap_or(0)).await);
+    };
     let full = page.len() == PAGE_ROWS_MAX / 10;
     let mut rows = Vec::with_capacity(page.len());
     let mut bytes = 0;
@@ -254,6 +274,7 @@ async fn cluster(coordinator: &Arc<Coordinator>) -> Result<ClusterView, Refused>
     let founding = coordinator.founding.clone();
     let (cell, node, online) = (coordinator.cell, coordinator.node(), coordinator.sessions.count());
     let (published_size, witnesses, log_alarms) = coordinator.publication.view();
+    let commits = coordinator.brain.commits();
     Ok(coordinator
         .brain
         .query(move |state, facts| {
@@ -271,6 +292,7 @@ async fn cluster(coordinator: &Arc<Coordinator>) -> Result<ClusterView, Refused>
                 ledger_size: state.ledger_size(),
                 ledger_root: view::hex(&state.ledger_root()),
                 facts,
+                commits,
                 state_hash: view::hex(&state.state_hash()),
                 founded_at: founding.founded_at,
                 published_size,

@@ -45,7 +45,13 @@ async fn status(context: &Context, node: &mut Node) -> anyhow::Result<()> {
             "published",
             format!("{} entries, cosigned by {} witnesses", cluster.published_size, cluster.witnesses.len()),
         ),
-        ("journal", format!("{} facts, state {}", cluster.facts, cluster.state_hash)),
+        (
+            "journal",
+            format!(
+                "{} facts, {} commits since the start, state {}",
+                cluster.facts, cluster.commits, cluster.state_hash
+            ),
+        ),
     ])?;
     say::data("")?;
     let heading =

@@ -175,6 +175,8 @@ pub struct ClusterView {
     pub ledger_root: String,
     /// Facts in the journal.
     pub facts: u64,
+    /// How often the journal was made durable since the coordinator started; one commit may cover many facts.
+    pub commits: u64,
     /// SHA-256 of the cell's state, in hexadecimal.
     pub state_hash: String,
     /// Entries under the newest published checkpoint.

@@ -911,7 +911,10 @@ fn a_compiled_module_is_found_again_by_the_next_agent() {
 fn a_damaged_artifact_is_not_run() {
     let bench = Bench::new();
     let prepared = bench.prepare(NO_OP);
-    let path = fs::read_dir(bench.dir.path().join("compiled")).unwrap().next().unwrap().unwrap().path();
+    let compiled = fs::read_dir(bench.dir.path().join("compiled")).unwrap();
+    let name = prepared.cid().to_string();
+    let mut artifacts = compiled.map(|entry| entry.unwrap().path());
+    let path = artifacts.find(|path| path.to_string_lossy().contains(&name)).unwrap();
     let file = fs::File::options().write(true).open(path).unwrap();
     file.set_len(100).unwrap();
     let slot = bench.runtime.block_on(bench.sandbox.slot([1; 32], &prepared, Limits::default()));
