@@ -12,12 +12,12 @@ use wc_proto::api::{CellRequest, Response, ResultRow};
 use wc_proto::limit::{FRAME_BYTES_MAX, PAGE_ROWS_MAX};
 use wc_proto::version;
 use wc_types::code::{Class, Code};
-use wc_types::{JobId, NodeId, Refusal, TaskId, from_canonical};
+use wc_types::{Cid, JobId, NodeId, Refusal, TaskId, from_canonical};
 
 use crate::blobs;
 use crate::brain::{BrainError, Watch};
 use crate::coordinator::Coordinator;
-use crate::flow::{admit, receipt, submit};
+use crate::flow::{admit, receipt, report, submit};
 use crate::link;
 use crate::view;
 
@@ -92,20 +92,19 @@ async fn route(coordinator: &Arc<Coordinator>, request: CellRequest) -> Answered
         }
         CellRequest::Jobs { limit } => {
             let limit = (limit as usize).min(PAGE_ROWS_MAX / 10);
-            Response::Jobs(
-                brain
-                    .query(move |cell, _| {
-                        cell.jobs().take(limit).map(|found| view::job(found, cell)).collect()
-                    })
-                    .await?,
-            )
+            let jobs: Vec<_> = brain
+                .query(move |cell, _| cell.jobs().take(limit).map(|found| view::job(found, cell)).collect())
+                .await?;
+            Response::Jobs(jobs.into_iter().map(|(job, failed)| told(coordinator, job, failed)).collect())
         }
         CellRequest::Explain { job } => {
             let job = find(coordinator, job).await?;
             let explained = brain
                 .query(move |cell, _| cell.explain(&job).map(|found| view::explained(found, cell)))
                 .await?;
-            Response::Explain(explained.ok_or_else(|| unknown_job(&job.to_string()))?)
+            let (mut explained, failed) = explained.ok_or_else(|| unknown_job(&job.to_string()))?;
+            explained.job = told(coordinator, explained.job, failed);
+            Response::Explain(explained)
         }
         CellRequest::Results { job, stage, from } => results(coordinator, &job, stage, from).await?,
         CellRequest::Task { job, stage, index } => {
@@ -226,7 +225,17 @@ async fn find(coordinator: &Arc<Coordinator>, text: String) -> Result<JobId, Ref
 async fn job_now(coordinator: &Arc<Coordinator>, job: JobId) -> Result<JobView, Refused> {
     let view =
         coordinator.brain.query(move |cell, _| cell.job(&job).map(|found| view::job(found, cell))).await?;
-    Ok(view.ok_or_else(|| unknown_job(&job.to_string()))?)
+    let (view, failed) = view.ok_or_else(|| unknown_job(&job.to_string()))?;
+    Ok(told(coordinator, view, failed))
+}
+
+/// Completes a job's reason with how its guest ended, where a record says so and is still here.
+fn told(coordinator: &Coordinator, mut job: JobView, failed_result: Option<Cid>) -> JobView {
+    let record = failed_result.and_then(|cid| report::result_record(&coordinator.store, &cid, false));
+    if let Some(record) = record {
+        view::add_ending(&mut job, &record.exit);
+    }
+    job
 }
 
 async fn results(
@@ -273,8 +282,8 @@ async fn results(
 async fn cluster(coordinator: &Arc<Coordinator>) -> Result<ClusterView, Refused> {
     let founding = coordinator.founding.clone();
     let (cell, node, online) = (coordinator.cell, coordinator.node(), coordinator.sessions.count());
-    let (published_size, witnesses, log_alarms) = coordinator.publication.view();
     let commits = coordinator.brain.commits();
+    let (published_size, witnesses, log_alarms) = coordinator.publication.view();
     Ok(coordinator
         .brain
         .query(move |state, facts| {

@@ -101,11 +101,32 @@ pub enum NodeError {
         source: std::io::Error,
     },
     /// The journal failed while the node ran.
-    #[error("the coordinator stopped: {reason}")]
+    #[error("the coordinator stopped: what happens cannot be kept under {}", store.display())]
     JournalFailed {
+        /// Where the journal lies.
+        store: PathBuf,
         /// Why.
-        reason: String,
+        source: Box<wc_store::JournalError>,
     },
+}
+
+impl NodeError {
+    /// Returns what to tell the owner, when it is more than the error itself: a journal that failed is a matter of the
+    /// machine's disk.
+    pub fn to_refusal(&self) -> Option<Refusal> {
+        let Self::JournalFailed { source, .. } = self else { return None };
+        let mut message = self.to_string();
+        let mut cause: Option<&dyn std::error::Error> = Some(source.as_ref());
+        while let Some(error) = cause {
+            message = format!("{message}: {error}");
+            cause = error.source();
+        }
+        Some(
+            Refusal::new(source.code(), message).hint(
+                "free or repair the disk and start the node again; nothing that was acknowledged is lost",
+            ),
+        )
+    }
 }
 
 /// How a run ended.
@@ -401,7 +422,9 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
             Some(EndWish::Leave) => Ended::Left,
             Some(EndWish::Stop) | None => Ended::Stopped,
         }),
-        reason = wait(&mut journal_failed) => Err(NodeError::JournalFailed { reason }),
+        error = wait(&mut journal_failed) => {
+            Err(NodeError::JournalFailed { store: dir.store(), source: Box::new(error) })
+        }
         () = wait_unit(&mut yielded) => Ok(Ended::Yielded),
     };
     if let Some(agent) = &agent {
@@ -420,10 +443,12 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
     ended
 }
 
-async fn wait(failed: &mut Option<tokio::sync::oneshot::Receiver<wc_store::JournalError>>) -> String {
+async fn wait(
+    failed: &mut Option<tokio::sync::oneshot::Receiver<wc_store::JournalError>>,
+) -> wc_store::JournalError {
     match failed {
         Some(receiver) => match receiver.await {
-            Ok(error) => error.to_string(),
+            Ok(error) => error,
             Err(_) => std::future::pending().await,
         },
         None => std::future::pending().await,

@@ -71,6 +71,10 @@ pub fn refusals(error: &anyhow::Error) -> Vec<Refusal> {
         } else if let Some(unproved) = cause.downcast_ref::<Unproved>() {
             let code = Code::new("WC-CLI-003", Class::Caller);
             vec![Refusal::new(code, unproved.message.clone()).hint(unproved.hint.clone())]
+        } else if let Some(refusal) =
+            cause.downcast_ref::<wc_node::NodeError>().and_then(wc_node::NodeError::to_refusal)
+        {
+            vec![refusal]
         } else if let Some(usage) = cause.downcast_ref::<Usage>() {
             let code = Code::new("WC-CLI-002", Class::Caller);
             vec![Refusal::new(code, usage.message.clone()).hint(usage.hint.clone())]

@@ -42,15 +42,15 @@ async fn status(context: &Context, node: &mut Node) -> anyhow::Result<()> {
         ("jobs", format!("{} open, {} ended", cluster.jobs_open, cluster.jobs_ended)),
         ("ledger", format!("{} entries, root {}", cluster.ledger_size, cluster.ledger_root)),
         (
-            "published",
-            format!("{} entries, cosigned by {} witnesses", cluster.published_size, cluster.witnesses.len()),
-        ),
-        (
             "journal",
             format!(
                 "{} facts, {} commits since the start, state {}",
                 cluster.facts, cluster.commits, cluster.state_hash
             ),
+        ),
+        (
+            "published",
+            format!("{} entries, cosigned by {} witnesses", cluster.published_size, cluster.witnesses.len()),
         ),
     ])?;
     say::data("")?;
