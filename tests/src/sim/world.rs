@@ -335,6 +335,7 @@ impl World {
             | Command::Keep { .. }
             | Command::Publish { .. }
             | Command::Decide { .. }
+            | Command::Forget { .. }
             | Command::JobEnded { .. } => {}
         }
     }

@@ -33,6 +33,7 @@ const AMBIGUOUS_JOB: Code = Code::new("WC-NODE-031", Class::Caller);
 const UNKNOWN_STAGE: Code = Code::new("WC-NODE-032", Class::Caller);
 const UNREADABLE: Code = Code::new("WC-NODE-033", Class::Ours);
 const STOPPED: Code = Code::new("WC-NODE-034", Class::Ours);
+const FORGOTTEN: Code = Code::new("WC-NODE-036", Class::Caller);
 const UNREACHABLE: Code = Code::new("WC-NODE-035", Class::Host);
 
 /// Either an answer or the refusal that takes its place.
@@ -111,6 +112,7 @@ async fn route(coordinator: &Arc<Coordinator>, request: CellRequest) -> Answered
         }
         CellRequest::Logs { job, after } => {
             let job = find(coordinator, job).await?;
+            still_kept(coordinator, job).await?;
             let rows = coordinator.archive.logs(&job, after, 500).map_err(unreadable)?;
             Response::Logs(
                 rows.into_iter()
@@ -128,6 +130,7 @@ async fn route(coordinator: &Arc<Coordinator>, request: CellRequest) -> Answered
         }
         CellRequest::Receipts { job, stage, from } => {
             let job = find(coordinator, job).await?;
+            still_kept(coordinator, job).await?;
             let found = brain
                 .query(move |cell, _| {
                     let tasks = cell.job(&job)?.stages.get(usize::from(stage))?.tasks;
@@ -195,6 +198,23 @@ async fn job_now(coordinator: &Arc<Coordinator>, job: JobId) -> Result<JobView, 
     Ok(told(coordinator, view, failed))
 }
 
+/// Refuses when what a job left behind is not kept any longer.
+async fn still_kept(coordinator: &Arc<Coordinator>, job: JobId) -> Result<(), Refused> {
+    let forgotten =
+        coordinator.brain.query(move |cell, _| cell.job(&job).is_some_and(|job| job.forgotten)).await?;
+    if !forgotten {
+        return Ok(());
+    }
+    let hours = coordinator.founding.charter.retention.0 / 3_600_000;
+    Err(Refusal::new(
+        FORGOTTEN,
+        format!("{job} has ended, and this cell keeps results and logs for {hours} hours"),
+    )
+    .field("job")
+    .hint("receipts and results that you fetched before stay valid; the ledger keeps what was earned")
+    .into())
+}
+
 /// Completes a job's reason with how its guest ended, where a record says so and is still here.
 fn told(coordinator: &Coordinator, mut job: JobView, failed_result: Option<Cid>) -> JobView {
     let record = failed_result.and_then(|cid| report::result_record(&coordinator.store, &cid, false));
@@ -211,6 +231,7 @@ async fn results(
     from: u32,
 ) -> Result<Response, Refused> {
     let job = find(coordinator, job.to_owned()).await?;
+    still_kept(coordinator, job).await?;
     let page = coordinator
         .brain
         .query(move |cell, _| {

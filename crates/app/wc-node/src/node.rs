@@ -29,6 +29,7 @@ use crate::config::{Coordinate, NodeConfig};
 use crate::coordinator::{Coordinator, Hands, Sessions, lock};
 use crate::finder::{self, Search};
 use crate::flow::{run, schedule, stage, submit};
+use crate::retention::Forgetter;
 use crate::{blobs, clock, control, direct};
 
 /// Locked workers that wait for a guest while there is work: a job of one short task takes one, and a new one needs a
@@ -437,6 +438,15 @@ struct Starter<'a> {
 }
 
 impl Starter<'_> {
+    /// Returns the numbers of a cell that this node founds.
+    fn charter(&self) -> Charter {
+        let mut charter = Charter { nodes_trusted: self.config.trusted, ..Charter::default() };
+        if let Some(retention) = self.config.keep_results {
+            charter.retention = retention;
+        }
+        charter
+    }
+
     async fn begin(&self, resumed: bool) -> Result<Begun, NodeError> {
         if !resumed && self.config.coordinate != Coordinate::Always {
             match finder::search(&self.mesh, self.introduction).await {
@@ -458,6 +468,8 @@ impl Starter<'_> {
             sessions: sessions.clone(),
             key: self.key.clone(),
             staging: staging.clone(),
+            forgetter: Forgetter::start(archive.clone(), self.store.clone())
+                .map_err(|source| NodeError::DataDir { path: self.config.data_dir.clone(), source })?,
             entries: Vec::new(),
         };
         let journal = self.store.journal().clone();
@@ -481,7 +493,7 @@ impl Starter<'_> {
                     network: self.config.network.clone(),
                     coordinator: self.key.node_id(),
                     owner: self.owner,
-                    charter: Charter { nodes_trusted: self.config.trusted, ..Charter::default() },
+                    charter: self.charter(),
                     founded_at: clock::now(),
                 },
                 &self.key,

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use wc_host::DataDir;
 use wc_types::manifest::WorkClass;
-use wc_types::{Bytes, Class, Code, Refusal};
+use wc_types::{Bytes, Class, Code, Millis, Refusal};
 
 use crate::amount;
 use crate::cli::{Global, NodeArgs};
@@ -25,7 +25,7 @@ pub const HOME: &str = "WORLDCOMPUTE_HOME";
 const PREFIX: &str = "WORLDCOMPUTE_";
 
 /// Every environment variable and its meaning. Lists are separated by commas.
-pub const VARIABLES: [(&str, &str); 12] = [
+pub const VARIABLES: [(&str, &str); 13] = [
     (HOME, "data directory"),
     ("WORLDCOMPUTE_LOG", "what to log, as --log"),
     ("WORLDCOMPUTE_NETWORK", "name of the network"),
@@ -35,13 +35,14 @@ pub const VARIABLES: [(&str, &str); 12] = [
     ("WORLDCOMPUTE_CONSENT", "classes of work to consent to"),
     ("WORLDCOMPUTE_COORDINATE", "auto, always or never"),
     ("WORLDCOMPUTE_TRUSTED", "true if the nodes of a cell that this node founds are trusted"),
+    ("WORLDCOMPUTE_KEEP_RESULTS", "how long a cell that this node founds keeps results, such as 36h"),
     ("WORLDCOMPUTE_ACCEPT_DIRECT", "true to run modules that others send straight to this node"),
     ("WORLDCOMPUTE_STORAGE_CAP", "most room for blobs"),
     ("WORLDCOMPUTE_OWNER_KEY", "key file of this machine's owner"),
 ];
 
 /// Keys of `config.toml`.
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 12] = [
     "log",
     "network",
     "listen",
@@ -50,6 +51,7 @@ const KEYS: [&str; 11] = [
     "consent",
     "coordinate",
     "trusted",
+    "keep_results",
     "accept_direct",
     "storage_cap",
     "owner_key",
@@ -95,6 +97,8 @@ pub struct Settings {
     pub coordinate: Coordinate,
     /// Whether the nodes of such a cell are trusted.
     pub trusted: bool,
+    /// How long such a cell keeps results, if the owner chose.
+    pub keep_results: Option<Millis>,
     /// Whether direct dispatch is accepted.
     pub accept_direct: bool,
     /// Most bytes of blobs.
@@ -114,6 +118,7 @@ struct Layer {
     consents: Option<Vec<WorkClass>>,
     coordinate: Option<Coordinate>,
     trusted: Option<bool>,
+    keep_results: Option<Millis>,
     accept_direct: Option<bool>,
     storage_cap: Option<Bytes>,
     owner_key: Option<PathBuf>,
@@ -131,6 +136,7 @@ impl Layer {
             consents: self.consents.or(below.consents),
             coordinate: self.coordinate.or(below.coordinate),
             trusted: self.trusted.or(below.trusted),
+            keep_results: self.keep_results.or(below.keep_results),
             accept_direct: self.accept_direct.or(below.accept_direct),
             storage_cap: self.storage_cap.or(below.storage_cap),
             owner_key: self.owner_key.or(below.owner_key),
@@ -187,6 +193,7 @@ impl Context {
             consents: layer.consents.unwrap_or_else(|| WorkClass::ALL.to_vec()),
             coordinate: layer.coordinate.unwrap_or(Coordinate::Auto),
             trusted: layer.trusted.unwrap_or(false),
+            keep_results: layer.keep_results,
             accept_direct: layer.accept_direct.unwrap_or(false),
             storage_cap: layer.storage_cap.unwrap_or(STORAGE_CAP_DEFAULT),
             owner_key: layer.owner_key,
@@ -279,6 +286,7 @@ fn flags(args: &NodeArgs) -> Result<Layer, Usage> {
         consents: read("consent", args.consent.as_ref(), consents)?,
         coordinate: read("coordinate", args.coordinate.as_ref(), coordinate)?,
         trusted: args.trusted.then_some(true),
+        keep_results: read("keep-results", args.keep_results.as_ref(), amount::duration)?,
         accept_direct: args.accept_direct.then_some(true),
         storage_cap: read("storage-cap", args.storage_cap.as_ref(), amount::size)?,
         owner_key: args.owner_key.clone(),
@@ -320,6 +328,7 @@ fn environment(variables: &BTreeMap<String, String>) -> Result<Layer, Failure> {
         consents: read(variables, "WORLDCOMPUTE_CONSENT", &mut wrong, consents),
         coordinate: read(variables, "WORLDCOMPUTE_COORDINATE", &mut wrong, coordinate),
         trusted: read(variables, "WORLDCOMPUTE_TRUSTED", &mut wrong, flag),
+        keep_results: read(variables, "WORLDCOMPUTE_KEEP_RESULTS", &mut wrong, amount::duration),
         accept_direct: read(variables, "WORLDCOMPUTE_ACCEPT_DIRECT", &mut wrong, flag),
         storage_cap: read(variables, "WORLDCOMPUTE_STORAGE_CAP", &mut wrong, amount::size),
         owner_key: text("WORLDCOMPUTE_OWNER_KEY").map(PathBuf::from),
@@ -363,6 +372,7 @@ fn file(path: &Path) -> Result<Layer, Failure> {
             }),
             coordinate: fields.choice("coordinate", &COORDINATES, &mut faults),
             trusted: fields.flag("trusted", &mut faults),
+            keep_results: fields.amount("keep_results", amount::duration, &mut faults),
             accept_direct: fields.flag("accept_direct", &mut faults),
             storage_cap: fields.amount("storage_cap", amount::size, &mut faults),
             owner_key: fields.text("owner_key", &mut faults).map(PathBuf::from),

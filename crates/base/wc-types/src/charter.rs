@@ -38,6 +38,19 @@ pub struct Charter {
     pub ageing_share: PartsPerMillion,
     /// Weights of the composite priority (SCH-20), in the order ncu, vote, size, age, cool.
     pub priority_weights: [PartsPerMillion; 5],
+    /// How long the results, verdicts and logs of a job are kept after its end (DAT-10). What the ledger says stays. Not
+    /// written when it is the default, so that cells that were founded without it keep their id.
+    #[serde(default = "retention_default", skip_serializing_if = "is_retention_default")]
+    pub retention: Millis,
+}
+
+/// Seven days: a submitter may be away for a week.
+fn retention_default() -> Millis {
+    Millis(7 * 24 * 3_600_000)
+}
+
+fn is_retention_default(retention: &Millis) -> bool {
+    *retention == retention_default()
 }
 
 impl Default for Charter {
@@ -64,6 +77,7 @@ impl Default for Charter {
                 PartsPerMillion(150_000),
                 PartsPerMillion(100_000),
             ],
+            retention: retention_default(),
         }
     }
 }

@@ -145,6 +145,7 @@ impl Cell {
                 Due::Lease(lease) => self.expire(lease, turn),
                 Due::Reveal { job, stage, index } => self.reveal_due(job, stage, index, turn),
                 Due::Job(job) => self.deadline_passed(job, turn),
+                Due::Retention(job) => self.forget(job, turn),
             }
         }
     }

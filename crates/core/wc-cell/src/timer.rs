@@ -16,6 +16,8 @@ pub(crate) enum Due {
     Reveal { job: JobNo, stage: u16, index: u32 },
     /// A job's result stops being useful.
     Job(JobNo),
+    /// The results of a job that has ended are not kept any longer.
+    Retention(JobNo),
 }
 
 /// Everything that is due, soonest first.
