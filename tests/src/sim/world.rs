@@ -370,6 +370,7 @@ impl World {
             | Command::Keep { .. }
             | Command::Publish { .. }
             | Command::Decide { .. }
+            | Command::Forget { .. }
             | Command::JobEnded { .. } => {}
         }
     }

@@ -13,7 +13,7 @@ use wc_store::{Change, Store, StoreError, Table};
 use wc_types::entry::{Entry, EntryKind, Holder};
 use wc_types::manifest::Manifest;
 use wc_types::receipt::Verdict;
-use wc_types::{AccountId, JobId, NodeId, Sealed, Signed, TaskId, Timestamp, to_canonical};
+use wc_types::{AccountId, Cid, JobId, NodeId, Sealed, Signed, TaskId, Timestamp, to_canonical};
 
 use crate::coordinator::lock;
 
@@ -82,6 +82,7 @@ pub(crate) struct Archive {
     accounts: Table,
     /// Who set something aside for a job.
     payers: Table,
+    forgetting: Table,
 }
 
 fn task_key(task: &TaskId) -> [u8; 38] {
@@ -130,6 +131,7 @@ impl Archive {
             logs: store.table("logs")?,
             accounts: store.table("accounts")?,
             payers: store.table("payers")?,
+            forgetting: store.table("forgetting")?,
         })
     }
 
@@ -298,6 +300,40 @@ impl Archive {
             rows.push((position, row));
         }
         Ok(rows)
+    }
+
+    /// Notes that a job is to be forgotten, with the records that were kept for it.
+    pub fn put_forgetting(&self, job: &JobId, records: &[Cid]) -> Result<(), ArchiveError> {
+        Ok(self.forgetting.put(&job.0, &to_canonical(&records))?)
+    }
+
+    /// Returns the jobs that are to be forgotten, with their records.
+    pub fn forgetting(&self) -> Result<Vec<(JobId, Vec<Cid>)>, ArchiveError> {
+        let corrupt = || ArchiveError::Corrupt { table: "forgetting" };
+        let decode = |row: Result<(Vec<u8>, Vec<u8>), StoreError>| {
+            let (job, records) = row?;
+            let job = JobId(job.try_into().map_err(|_| corrupt())?);
+            Ok((job, wc_proto::frame::decode(&records).map_err(|_| corrupt())?))
+        };
+        self.forgetting.range(&[]).map(decode).collect()
+    }
+
+    /// Hands every result of a job to `let_go`, then removes its verdicts, its log and its manifest, and at last the
+    /// note that it is to be forgotten.
+    pub fn forget(&self, job: &JobId, mut let_go: impl FnMut(&Cid)) -> Result<(), ArchiveError> {
+        for row in self.verdicts.range(&job.0) {
+            let (key, bytes) = row?;
+            let decision: Decision =
+                wc_proto::frame::decode(&bytes).map_err(|_| ArchiveError::Corrupt { table: "verdicts" })?;
+            let_go(&decision.verdict.result);
+            self.verdicts.remove(&key)?;
+        }
+        for row in self.logs.range(&job.0) {
+            self.logs.remove(&row?.0)?;
+        }
+        self.manifests.remove(&job.0)?;
+        lock(&self.recent).retain(|(recent, _)| recent != job);
+        Ok(self.forgetting.remove(&job.0)?)
     }
 
     /// Returns how many log rows the job has.

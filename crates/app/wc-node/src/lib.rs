@@ -21,6 +21,7 @@ mod logtree;
 mod node;
 mod publish;
 mod replay;
+mod retention;
 mod view;
 mod witness;
 

@@ -139,6 +139,9 @@ pub struct NodeArgs {
     /// Declare the nodes of a cell that this node founds trusted, so that three replicas are enough without attestation
     #[arg(long)]
     pub trusted: bool,
+    /// How long a cell that this node founds keeps results and logs of jobs that have ended, such as 36h [default: 7 days]
+    #[arg(long, value_name = "TIME")]
+    pub keep_results: Option<String>,
     /// Run modules that others send straight to this node (`job submit --executor`)
     #[arg(long)]
     pub accept_direct: bool,

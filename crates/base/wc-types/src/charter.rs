@@ -42,6 +42,19 @@ pub struct Charter {
     /// books that it was founded with: nothing decays, is reversed or expires there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub economy: Option<Economy>,
+    /// How long the results, verdicts and logs of a job are kept after its end (DAT-10). What the ledger says stays. Not
+    /// written when it is the default, so that cells that were founded without it keep their id.
+    #[serde(default = "retention_default", skip_serializing_if = "is_retention_default")]
+    pub retention: Millis,
+}
+
+/// Seven days: a submitter may be away for a week.
+fn retention_default() -> Millis {
+    Millis(7 * 24 * 3_600_000)
+}
+
+fn is_retention_default(retention: &Millis) -> bool {
+    *retention == retention_default()
 }
 
 impl Default for Charter {
@@ -69,6 +82,7 @@ impl Default for Charter {
                 PartsPerMillion(100_000),
             ],
             economy: Some(Economy::default()),
+            retention: retention_default(),
         }
     }
 }

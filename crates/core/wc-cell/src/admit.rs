@@ -41,6 +41,7 @@ impl Cell {
             awarded: MicroNcu(0),
             rank: None,
             failed: None,
+            forgotten: false,
         };
         self.jobs.push(job);
         self.job_numbers.insert(id, no);

@@ -155,6 +155,7 @@ impl Cell {
                 Due::Job(job) => self.deadline_passed(job, turn),
                 Due::Day => self.day_begins(turn),
                 Due::Expiry(account) => self.expire_credit(account, turn),
+                Due::Retention(job) => self.forget(job, turn),
             }
         }
     }

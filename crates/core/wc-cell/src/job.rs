@@ -59,6 +59,10 @@ pub(crate) struct Job {
     pub(crate) rank: Option<u32>,
     /// The task that failed for good.
     pub(crate) failed: Option<(u16, u32)>,
+    /// Whether its results, verdicts and logs are kept no longer. The job itself stays, so that it cannot be submitted
+    /// again.
+    #[serde(default)]
+    pub(crate) forgotten: bool,
 }
 
 impl Job {

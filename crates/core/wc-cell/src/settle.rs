@@ -243,6 +243,8 @@ impl Cell {
         if let Some(at) = deadline {
             self.timers.cancel(at, Due::Job(no));
         }
+        let retention = self.charter().map_or_else(Default::default, |charter| charter.retention);
+        self.timers.set(turn.at.plus(retention), Due::Retention(no));
         if end != JobEnd::Completed {
             self.clear_tasks(no, turn);
         }
@@ -261,6 +263,20 @@ impl Cell {
         };
         self.post(EntryKind::JobEnded { job: id, end }, postings, turn);
         turn.events.push(Command::JobEnded { job: id, end, reason });
+    }
+
+    /// Lets go of what was kept of a job that ended long ago. The ledger keeps what it says, and receipts that somebody
+    /// holds stay as good as they were.
+    pub(crate) fn forget(&mut self, no: JobNo, turn: &mut Turn) {
+        let Some(job) = self.job_at_mut(no) else { return };
+        if !job.has_ended() || std::mem::replace(&mut job.forgotten, true) {
+            return;
+        }
+        let records = job.stages.iter().filter_map(|tasks| match tasks.phase {
+            StagePhase::Complete { gather } => gather,
+            StagePhase::Open | StagePhase::Waiting => None,
+        });
+        turn.events.push(Command::Forget { job: job.id, records: records.collect() });
     }
 
     /// Revokes every live lease of a job and forgets what was reported and not decided.

@@ -20,6 +20,8 @@ pub(crate) enum Due {
     Day,
     /// A withdrawn donor's credit expires.
     Expiry(AccountId),
+    /// The results of a job that has ended are not kept any longer.
+    Retention(JobNo),
 }
 
 /// Everything that is due, soonest first.

@@ -84,6 +84,8 @@ pub struct JobView {
     /// CID of the result record that failed it: its guest ended unsuccessfully wherever it ran, and how it ended is in
     /// there.
     pub failed_result: Option<Cid>,
+    /// Whether its results, verdicts and logs are kept no longer.
+    pub forgotten: bool,
 }
 
 /// Where a task is.
@@ -391,6 +393,7 @@ impl Cell {
             awarded: job.awarded,
             reserved: MicroNcu(u64::try_from(reserved).unwrap_or(0)),
             reason,
+            forgotten: job.forgotten,
             failed_result: job.failed.and_then(|(stage, index)| job.tasks(stage)?.results.get(index)),
         }
     }

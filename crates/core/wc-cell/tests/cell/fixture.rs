@@ -179,6 +179,7 @@ impl World {
                 | Command::Stage { .. }
                 | Command::Keep { .. }
                 | Command::Decide { .. }
+                | Command::Forget { .. }
                 | Command::JobEnded { .. } => {}
             }
         }
