@@ -182,10 +182,45 @@ impl World {
             self.now = at;
             self.happen(happening)?;
             if self.healed && self.is_over() {
+                self.months()?;
                 return self.end();
             }
         }
         Err(self.unfinished())
+    }
+
+    /// Lets months pass after the last job, in leaps: credit fades, owners withdraw, some come back, the coordinator
+    /// restarts between.
+    fn months(&mut self) -> Result<(), String> {
+        for _ in 0..self.chance.between(0, 8) {
+            for _ in 0..self.chance.between(0, 4) {
+                let last = self.donors.len() as u64 - 1;
+                let number = usize::try_from(self.chance.between(0, last)).unwrap_or(0);
+                let donor = &self.donors[number];
+                let event = if donor.gone {
+                    Event::NodeJoined(donor.enrolment.clone())
+                } else {
+                    Event::NodeLeft { node: donor.node }
+                };
+                self.donors[number].gone = !donor.gone;
+                self.tell(event)?;
+            }
+            let leap = Millis(self.chance.between(1, 60 * 24) * 3_600_000);
+            self.now = self.now.plus(leap);
+            while let Some(due) = self.cell.next_deadline().filter(|due| *due <= self.now) {
+                // A coordinator that sleeps through midnight sees it late, each tick a moment after the other.
+                self.tell(Event::Tick)?;
+                if self.cell.next_deadline() == Some(due) {
+                    return Err(format!("a tick at {due} does nothing"));
+                }
+                let next = self.cell.next_deadline().filter(|due| *due <= Timestamp(self.now.0 + 1));
+                self.now = next.map_or(self.now, |next| self.now.max(next));
+            }
+            if self.chance.percent(30) {
+                self.replay()?;
+            }
+        }
+        Ok(())
     }
 
     /// Returns whether every job ended and every donor may forget what it held.

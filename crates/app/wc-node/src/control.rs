@@ -1,6 +1,7 @@
 //! Requests about the cell, answered by its coordinator; the same words whether they come from this machine or over
 //! the mesh.
 
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use wc_types::{Cid, JobId, NodeId, Refusal, TaskId, from_canonical};
 use crate::blobs;
 use crate::brain::{BrainError, Watch};
 use crate::coordinator::Coordinator;
+use crate::credits::{self, CreditsError};
 use crate::flow::{admit, receipt, report, submit};
 use crate::link;
 use crate::view;
@@ -48,6 +50,18 @@ enum Refused {
 impl From<BrainError> for Refused {
     fn from(error: BrainError) -> Self {
         Self::Brain(error)
+    }
+}
+
+impl From<CreditsError> for Refused {
+    fn from(error: CreditsError) -> Self {
+        match error {
+            CreditsError::Brain(error) => Self::Brain(error),
+            error => {
+                let cause = error.source().map_or_else(String::new, |cause| format!(": {cause}"));
+                Self::Refusal(unreadable(format!("{error}{cause}")))
+            }
+        }
     }
 }
 
@@ -84,7 +98,7 @@ async fn route(coordinator: &Arc<Coordinator>, request: CellRequest) -> Answered
             let (changed, change) = oneshot::channel();
             brain.watch(Watch { job, seen, changed }).await?;
             let view = match tokio::time::timeout(WATCH_MAX, change).await {
-                Ok(Ok(Some(changed))) => changed,
+                Ok(Ok(Some((view, failed)))) => told(coordinator, view, failed),
                 Ok(Ok(None)) => return Err(unknown_job(&job.to_string()).into()),
                 Ok(Err(_)) | Err(_) => job_now(coordinator, job).await?,
             };
@@ -177,6 +191,13 @@ async fn route(coordinator: &Arc<Coordinator>, request: CellRequest) -> Answered
         CellRequest::Balance { account } => {
             let balance = brain.query(move |cell, _| cell.balance(&account)).await?;
             Response::Balance(i64::try_from(balance.0).unwrap_or(i64::MAX))
+        }
+        CellRequest::Account { account, since } => credits::statement(coordinator, account, since).await?,
+        CellRequest::Credits { account, before, limit } => {
+            credits::history(coordinator, account, before, limit).await?
+        }
+        CellRequest::CreditProofs { account, from, size } => {
+            credits::proofs(coordinator, account, from, size).await?
         }
     })
 }

@@ -1,5 +1,6 @@
 //! From a manifest to a job, and a job's way out before its results.
 
+use wc_ledger::Work;
 use wc_policy::{AdmissionContext, admit, code};
 use wc_types::entry::{EntryKind, Holder, JobEnd, Posting};
 use wc_types::manifest::Manifest;
@@ -77,7 +78,7 @@ impl Cell {
             let time = Fuel(stage.resources.wall_clock.0.saturating_mul(FUEL_PER_MS_MAX));
             let fuel = stage.resources.fuel.map_or(time, |fuel| fuel.min(time));
             let replicas = u64::from(stage.tasks) * u64::from(stage.replicas);
-            wc_ledger::price(fuel, charter).0.saturating_mul(replicas)
+            wc_ledger::price(&Work::wasm(fuel, 0), charter).0.saturating_mul(replicas)
         });
         let most = MicroNcu(tasks.fold(0, u64::saturating_add));
         manifest.max_total.map_or(most, |limit| limit.min(most))

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use wc_ledger::award_postings;
+use wc_ledger::{Work, award_postings};
 use wc_quorum::required;
 use wc_types::entry::{EntryKind, Holder, JobEnd, Posting};
 use wc_types::grant::GatherList;
@@ -60,9 +60,11 @@ impl Cell {
             tasks.live.remove(&index);
         }
 
-        let fuel =
-            agreeing.iter().filter_map(|lease| Some(votes.get(lease)?.2.fuel)).min().unwrap_or_default();
-        let award = self.charter().map_or(MicroNcu(0), |charter| wc_ledger::price(fuel, charter));
+        let reports = || agreeing.iter().filter_map(|lease| Some(&votes.get(lease)?.2));
+        let fuel = reports().map(|report| report.fuel).min().unwrap_or_default();
+        let output = reports().map(|report| report.output).min().unwrap_or_default();
+        let work = Work::wasm(fuel, output.0);
+        let award = self.charter().map_or(MicroNcu(0), |charter| wc_ledger::price(&work, charter));
         let vote = |lease: &LeaseId, awarded: MicroNcu| {
             let (node, owner, report) = votes.get(lease)?;
             let node = self.node_id(*node);
@@ -84,6 +86,13 @@ impl Cell {
             charged: MicroNcu(0),
         };
         let entry = self.pay(no, &mut verdict, turn);
+        // What several people's machines found alike, somebody vouches for; what one person's found, nobody does.
+        let checked = verdict.spread.owners > 1;
+        for vote in &verdict.agreeing {
+            if let Some((node, owner, _)) = votes.get(&vote.lease) {
+                self.note_earning(*node, *owner, vote.awarded, checked, turn);
+            }
+        }
         let mut leases = agreeing.iter().chain(dissenting);
         let outcomes: Vec<Sealed> =
             leases.by_ref().filter_map(|lease| Some(votes.get(lease)?.2.sealed.clone())).collect();
@@ -99,6 +108,9 @@ impl Cell {
             for (lease, agreed) in judged.chain(dissenting.iter().map(|lease| (lease, false))) {
                 if let Some((node, _, _)) = votes.get(lease) {
                     self.judge(*node, agreed, turn);
+                    if agreed && checked {
+                        self.vouch(*node);
+                    }
                 }
             }
         } else if let Some(node) =

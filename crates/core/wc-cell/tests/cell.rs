@@ -156,7 +156,7 @@ fn an_expired_lease_is_revoked_when_its_deadline_ticks() {
     world.at = deadline;
     world.tell(Event::Tick);
     assert_eq!(world.revoked.len(), 1);
-    assert_eq!(world.cell.next_deadline(), None);
+    assert_eq!(world.cell.next_deadline(), Some(midnight()), "nothing but the day");
     world.want(0, 1);
     assert_eq!(world.take(0).len(), 1, "the first lease");
     assert!(world.grants.is_empty(), "the node that let it expire waits for the other");
@@ -365,7 +365,7 @@ fn an_unsuccessful_exit_on_which_all_agree_fails_the_job() {
         assert!(world.revoked.contains(&(node_id(0), lease)));
     }
     assert_eq!(world.cell.balance(&owner_key(replicas[0].0).account_id()), MicroNcu(5), "the work was done");
-    assert_eq!(world.cell.next_deadline(), None);
+    assert_eq!(world.cell.next_deadline(), Some(midnight()), "nothing but the day");
     world.check_replay();
 }
 
@@ -617,7 +617,7 @@ fn a_deadline_ends_a_job_that_is_not_done() {
     world.pass(Millis(1000));
     world.tell(Event::Tick);
     assert_eq!((phase(&world, job), reason(&world, job).as_str()), (JobPhase::Failed, "its deadline passed"));
-    assert_eq!(world.cell.next_deadline(), None);
+    assert_eq!(world.cell.next_deadline(), Some(midnight()), "nothing but the day");
     world.check_replay();
 }
 
