@@ -40,6 +40,6 @@ pub use history::{Audit, HistoryFault, HistoryReport, Remembered};
 pub use issue::{ReceiptParts, VerdictFault, award_postings, issue};
 pub use merkle::{EMPTY_ROOT, Hash, Tree, hash_leaf, hash_node};
 pub use note::{Note, NoteError, NoteSignature, VerifierKey};
-pub use price::{Compute, Work, price};
+pub use price::{Compute, Work, downgrade_refund, price};
 pub use proof::{ProofError, consistency_proof, inclusion_proof, verify_consistency, verify_inclusion};
 pub use verify::{Anchors, ReceiptFault, ReceiptReport, Seen, Step, decode_receipt, verify_receipt};
