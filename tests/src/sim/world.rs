@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use wc_cell::{Cell, Command, Event, Fact, JobPhase};
 use wc_types::charter::Founding;
+use wc_types::entry::EntryKind;
 use wc_types::grant::Grant;
 use wc_types::outcome::{Commitment, Ending, Failure, Outcome, Usage};
 use wc_types::{
@@ -78,6 +79,8 @@ pub struct Ran {
     pub quarantined: usize,
     /// How often the coordinator came back from its snapshot.
     pub restarts: usize,
+    /// Entries by which credit faded, was taken back, or expired.
+    pub faded: [u64; 3],
     /// The state at the end.
     pub hash: [u8; 32],
 }
@@ -105,6 +108,7 @@ pub struct World {
     invariants: Vec<Box<dyn Invariant>>,
     healed: bool,
     granted: u64,
+    faded: [u64; 3],
     tick_at: Option<Timestamp>,
 }
 
@@ -141,6 +145,7 @@ impl World {
             invariants: invariant::all(),
             healed: false,
             granted: 0,
+            faded: [0; 3],
             tick_at: None,
         };
         for number in 0..world.donors.len() {
@@ -264,6 +269,7 @@ impl World {
                 .filter(|node| node.standing == wc_types::entry::Standing::Quarantined)
                 .count(),
             restarts: self.restarts,
+            faded: self.faded,
             hash: self.cell.state_hash(),
         })
     }
@@ -368,10 +374,19 @@ impl World {
             }
             Command::Answer { .. }
             | Command::Keep { .. }
-            | Command::Publish { .. }
             | Command::Decide { .. }
             | Command::Forget { .. }
             | Command::JobEnded { .. } => {}
+            Command::Publish { entries } => {
+                for entry in entries {
+                    match entry.kind {
+                        EntryKind::CreditDecayed { .. } => self.faded[0] += 1,
+                        EntryKind::CreditReversed { .. } => self.faded[1] += 1,
+                        EntryKind::CreditExpired { .. } => self.faded[2] += 1,
+                        _ => {}
+                    }
+                }
+            }
         }
     }
 

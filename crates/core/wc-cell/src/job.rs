@@ -106,6 +106,7 @@ impl Job {
             cpu_millicores: stage.resources.cpu_millicores,
             replicas: stage.replicas,
             placement: self.manifest.placement,
+            caliber_min: stage.resources.caliber.filter(|wish| !wish.lower_accepted).map(|wish| wish.class),
             t0_replicas_min: if charter.nodes_trusted { 1 } else { charter.t0_replicas_min },
         }
     }

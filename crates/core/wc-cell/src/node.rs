@@ -119,6 +119,7 @@ impl Node {
             tier: self.tier(at),
             slots: self.capabilities.slots,
             cpu_cores: self.capabilities.cpu_cores,
+            caliber: self.capabilities.caliber,
             guest_memory_max: self.capabilities.guest_memory_max,
             consents: &self.consents,
         }

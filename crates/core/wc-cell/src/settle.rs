@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use wc_ledger::{Work, award_postings};
+use wc_ledger::{Work, award_postings, downgrade_refund};
 use wc_quorum::required;
 use wc_types::entry::{EntryKind, Holder, JobEnd, Posting};
 use wc_types::grant::GatherList;
@@ -156,7 +156,8 @@ impl Cell {
     fn pay(&mut self, no: JobNo, verdict: &mut Verdict, turn: &mut Turn) -> u64 {
         let total = verdict.agreeing.iter().fold(0u64, |sum, vote| sum.saturating_add(vote.awarded.0));
         let reserved = self.ledger.book.balance(&Holder::Reserve(verdict.job));
-        verdict.charged = MicroNcu(u64::try_from(reserved).unwrap_or(0).min(total));
+        let charged = u64::try_from(reserved).unwrap_or(0).min(total);
+        verdict.charged = MicroNcu(charged - self.downgrade_refund(no, verdict, charged));
         let kind = |verdict: &Verdict| EntryKind::TaskAccepted {
             job: verdict.job,
             stage: verdict.stage,
@@ -184,6 +185,18 @@ impl Cell {
         let submitter = job.submitter();
         self.accounts.entry(submitter).or_default().use_up(total, turn.at);
         index
+    }
+
+    /// Returns what of a charge a redeeming donor is let off, because the machines that agreed were of a lower class
+    /// than it asked for. It is not charged in the first place: the issuance pays the difference.
+    fn downgrade_refund(&self, no: JobNo, verdict: &Verdict, charged: u64) -> u64 {
+        let wish = self.job_at(no).and_then(|job| job.spec(verdict.stage)?.resources.caliber);
+        let (Some(wish), Some(economy)) = (wish, self.economy()) else { return 0 };
+        let nodes = verdict.agreeing.iter().filter_map(|vote| self.node_numbers.get(&vote.node));
+        let used = nodes.filter_map(|&no| Some(self.node_at(no)?.capabilities.caliber)).min();
+        used.map_or(0, |used| {
+            downgrade_refund(MicroNcu(charged), wish.class, used, economy.downgrade_refund).0
+        })
     }
 
     /// Returns how different some nodes and their owners are.

@@ -8,7 +8,8 @@ use fixture::*;
 use wc_cell::{Cell, Event, JobPhase};
 use wc_types::charter::Charter;
 use wc_types::entry::{Entry, EntryKind, Holder};
-use wc_types::manifest::{Manifest, Placement};
+use wc_types::manifest::{CaliberWish, Manifest, Placement};
+use wc_types::node::CaliberClass;
 use wc_types::*;
 
 const DAY: Millis = Millis(24 * 3_600_000);
@@ -403,4 +404,55 @@ fn a_snapshot_in_the_middle_of_a_day_goes_on_where_it_was() {
     let restored = Cell::restore(&world.cell.snapshot()).expect("own snapshot");
     assert_eq!(restored.state_hash(), world.cell.state_hash());
     assert_eq!(restored.next_deadline(), world.cell.next_deadline());
+}
+
+#[test]
+fn a_donor_redeems_its_own_class_or_takes_a_lower_one_for_part_of_the_charge() {
+    let me = submitter_key().account_id();
+    let of_class = |number: u8, class| {
+        let mut enrolment = enrolment(number, number);
+        enrolment.capabilities.caliber = class;
+        enrolment
+    };
+    let mut world = World::new(charter());
+    let mut mine = of_class(0, CaliberClass::C1);
+    let delegation = node::Delegation { owner: me, node: node_id(0), issued_at: START };
+    mine.delegation = Signed::seal(delegation, &submitter_key());
+    world.enrol(mine, 0);
+    world.enrol(of_class(1, CaliberClass::C0), 1);
+    let wish = |class, lower_accepted| {
+        let mut work = manifest(vec![stage("only", 1, 1)]);
+        work.stages[0].resources.caliber = Some(CaliberWish { class, lower_accepted });
+        work.name = format!("{class:?}-{lower_accepted}");
+        work
+    };
+    let (_, refusals) = world.submit(wish(CaliberClass::C0, false));
+    assert_eq!(refusals[0].code, "WC-POLICY-017", "without credit there is nothing to redeem");
+    earn(&mut world, 0, "earn", &[1_000_000_000]);
+    let (_, refusals) = world.submit(wish(CaliberClass::C2, true));
+    assert_eq!(refusals[0].code, "WC-POLICY-017", "it gave no such hardware");
+
+    let job = world.run(wish(CaliberClass::C1, false));
+    world.want(1, 1);
+    assert_eq!(world.take(1), [], "no silent downgrade");
+    world.want(0, 1);
+    let at = world.take(0)[0];
+    world.report(0, world.result(0, at, "x"));
+    assert_eq!(
+        world.cell.job(&job).expect("known").charged,
+        MicroNcu(5),
+        "its own class costs the whole price"
+    );
+
+    let job = world.run(wish(CaliberClass::C1, true));
+    world.want(1, 1);
+    let at = world.take(1)[0];
+    world.report(1, world.result(1, at, "x"));
+    let view = world.cell.job(&job).expect("known");
+    assert_eq!(
+        (view.charged, view.awarded),
+        (MicroNcu(4), MicroNcu(5)),
+        "three tenths of 5, rounded down, come back"
+    );
+    world.check_replay();
 }

@@ -46,7 +46,7 @@ pub use history::{Audit, HistoryFault, HistoryReport, Remembered};
 pub use issue::{ReceiptParts, VerdictFault, award_postings, issue};
 pub use merkle::{EMPTY_ROOT, Hash, Tree, hash_leaf, hash_node};
 pub use note::{Note, NoteError, NoteSignature, VerifierKey};
-pub use price::{Compute, Work, price};
+pub use price::{Compute, Work, downgrade_refund, price};
 pub use proof::{
     ProofError, consistency_proof, inclusion_proof, root_at, verify_consistency, verify_inclusion,
 };

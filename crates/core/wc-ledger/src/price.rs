@@ -1,7 +1,8 @@
 //! What validated work is worth.
 
 use wc_types::charter::Charter;
-use wc_types::{Fuel, MicroNcu};
+use wc_types::node::CaliberClass;
+use wc_types::{Fuel, MicroNcu, PartsPerMillion};
 
 /// Bytes in a GiB.
 const GIB: u128 = 1 << 30;
@@ -75,6 +76,23 @@ pub fn price(work: &Work, charter: &Charter) -> MicroNcu {
     MicroNcu(u64::try_from(most).unwrap_or(u64::MAX).max(1))
 }
 
+/// Returns what comes back of a charge when a donor who gave hardware of class `donated` is served by class `used`:
+/// `step` of the charge for each class below, and never more than the charge. A higher class is free.
+///
+/// # Source
+/// CRD-08: the refund has the multiplier `1 + (donated − used) · 0.3`, which is one where nothing was lost. What exceeds
+/// one is given back.
+pub fn downgrade_refund(
+    charged: MicroNcu,
+    donated: CaliberClass,
+    used: CaliberClass,
+    step: PartsPerMillion,
+) -> MicroNcu {
+    let classes = (donated as u32).saturating_sub(used as u32);
+    let share = PartsPerMillion(step.0.saturating_mul(classes)).min(PartsPerMillion::ONE);
+    MicroNcu(share.of_floor(charged.0))
+}
+
 fn compute(compute: Compute, charter: &Charter) -> u128 {
     let fuel = match compute {
         Compute::Fuel(fuel) => u128::from(fuel.0),
@@ -124,6 +142,17 @@ mod tests {
         assert_eq!(earned(1_000_000, u64::MAX), 5000, "a benchmark beyond belief counts as a fast core");
         assert_eq!(earned(u64::MAX, 0), 1);
         assert_eq!(earned(u64::MAX, u64::MAX), u64::MAX / 200);
+    }
+
+    #[test]
+    fn a_lower_class_than_was_donated_gives_three_tenths_of_the_charge_back_for_each_step() {
+        use CaliberClass::{C0, C1, C2, C4};
+        let refund =
+            |donated, used| downgrade_refund(MicroNcu(1001), donated, used, PartsPerMillion(300_000)).0;
+        let table = [(C1, C1, 0), (C1, C0, 300), (C4, C2, 600), (C4, C1, 900), (C4, C0, 1001), (C0, C4, 0)];
+        for (donated, used, expected) in table {
+            assert_eq!(refund(donated, used), expected, "{donated:?} to {used:?}");
+        }
     }
 
     #[test]
