@@ -8,6 +8,7 @@
 //!                                               └──► inclusion, consistency            what a stranger recomputes
 //!
 //! issue: Verdict + Entry ──► Receipt            verify: ReceiptFile ──► every step that was proved
+//! anchor: Note ──► entry of an outside log (rekor) ──► AnchorFile      what even the cell cannot take back
 //! ```
 //!
 //! The log is an RFC 6962 Merkle tree, its checkpoints are C2SP signed notes and its hashes are cut into C2SP tiles, so
@@ -18,6 +19,7 @@
 //! with any of its bytes changed.
 #![forbid(unsafe_code)]
 
+pub mod anchor;
 pub mod book;
 pub mod chain;
 pub mod checkpoint;
@@ -27,8 +29,10 @@ pub mod note;
 mod pairs;
 pub mod price;
 pub mod proof;
+pub mod rekor;
 pub mod verify;
 
+pub use anchor::{AnchorFile, AnchorKey, AnchorReport, verify_anchor};
 pub use book::{Book, PostError, Totals};
 pub use chain::{LinkFault, check_link, leaf_bytes, leaf_hash};
 pub use checkpoint::{Checkpoint, CheckpointError, cell_key, origin};
@@ -37,4 +41,5 @@ pub use merkle::{EMPTY_ROOT, Hash, Tree, hash_leaf, hash_node};
 pub use note::{Note, NoteError, NoteSignature, VerifierKey};
 pub use price::price;
 pub use proof::{ProofError, consistency_proof, inclusion_proof, verify_consistency, verify_inclusion};
+pub use rekor::{LogEntry, RekorError, TrustedRoot, verify_entry};
 pub use verify::{Anchors, ReceiptFault, ReceiptReport, Seen, Step, decode_receipt, verify_receipt};
