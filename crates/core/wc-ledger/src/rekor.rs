@@ -26,6 +26,7 @@ mod check;
 mod entry;
 mod key;
 mod root;
+mod tiles;
 
 pub use body::{Api, HashedRekord, Signer, request_json};
 pub use check::{CLOCK_SKEW_MAX, LogProof, verify_entry};
@@ -34,6 +35,7 @@ pub use entry::{EntryProof, LogEntry};
 pub(crate) use key::P256_PREFIX;
 pub use key::{KeyAlgorithm, LogKey};
 pub use root::{TrustedLog, TrustedRoot};
+pub use tiles::{bundle_of, checkpoint_size, entry_from_tiles};
 
 /// Longest entry or trusted root that is read, in bytes. A published trusted root has about 8 KiB.
 pub const DOCUMENT_BYTES_MAX: usize = 256 * 1024;

@@ -13,7 +13,7 @@ use data_encoding::{BASE64, HEXLOWER};
 use fixture::log::TestLog;
 use serde_json::Value;
 use wc_ledger::anchor::check_body;
-use wc_ledger::rekor::{Api, HashedRekord, Signer};
+use wc_ledger::rekor::{Api, HashedRekord, Signer, bundle_of, checkpoint_size, entry_from_tiles};
 use wc_ledger::{
     AnchorFile, AnchorKey, Checkpoint, LogEntry, RekorError, TrustedRoot, cell_key, verify_anchor,
     verify_entry,
@@ -385,5 +385,46 @@ fn a_trusted_root_takes_what_it_knows_and_says_what_it_passed_over() {
     ] {
         assert!(text.contains(from), "{from}");
         assert!(TrustedRoot::from_json(text.replace(from, to).as_bytes()).is_err(), "{from} as {to}");
+    }
+}
+
+#[test]
+fn an_entry_is_put_together_from_tiles_wherever_it_is() {
+    let key = AnchorKey::from_seed(&[5; 32]);
+    for size in [1u64, 2, 200, 256, 257, 700, 66_000] {
+        let mut log = TestLog::new(Api::V2, 11);
+        let ours = size / 3;
+        let mut index = 0;
+        for number in 0..size {
+            if number == ours {
+                let note = Checkpoint::new(&CellId([3; 32]), 1, [1; 32])
+                    .sign(&SigningKey::from_seed(&[4; 32]))
+                    .expect("signs")
+                    .to_string();
+                let body = log.body_of_request(&key.request(Api::V2, &note)).expect("a request");
+                index = log.append(body, 0);
+            } else {
+                log.append(number.to_be_bytes().to_vec(), 0);
+            }
+        }
+        let root = TrustedRoot::from_json(&log.trusted_root("2020-01-01T00:00:00Z", None)).expect("reads");
+        let checkpoint = log.checkpoint();
+        assert_eq!(checkpoint_size(&checkpoint), Ok(log.size()));
+        let (number, width) = bundle_of(index, log.size()).expect("it is there");
+        let bundle = log.bundle(number, width).expect("it is there");
+        let tile = |level, index, width| log.tile(level, index, width);
+        let entry = entry_from_tiles(log.key_id(), index, &checkpoint, &bundle, tile).expect("put together");
+        let proof = verify_entry(&entry, &root, NOW).unwrap_or_else(|error| panic!("size {size}: {error:?}"));
+        assert_eq!((proof.log_index, proof.tree_size), (index, log.size()));
+
+        let answer = serde_json::to_vec(&log.answer_v2(index)).expect("JSON");
+        assert_eq!(LogEntry::from_json(&answer).expect("reads"), entry, "the same as the log's own answer");
+        if size > 2 {
+            let missing = entry_from_tiles(log.key_id(), index, &checkpoint, &bundle, |_, _, _| None);
+            assert!(matches!(missing, Err(RekorError::Inclusion(_))));
+        }
+        let cut = entry_from_tiles(log.key_id(), index, &checkpoint, &bundle[..bundle.len() - 1], tile);
+        assert!(matches!(cut, Err(RekorError::Malformed { .. })));
+        assert!(bundle_of(log.size(), log.size()).is_err());
     }
 }
