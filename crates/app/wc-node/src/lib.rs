@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod anchor;
 mod archive;
 mod blobs;
 mod brain;
@@ -20,7 +21,7 @@ mod node;
 mod view;
 
 pub use brain::BrainError;
-pub use config::{Coordinate, NodeConfig};
+pub use config::{AnchoringConfig, Coordinate, NodeConfig};
 pub use direct::{DirectError, DirectRun, dispatch};
 pub use link::LinkError;
 pub use node::{NodeError, run};

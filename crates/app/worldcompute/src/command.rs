@@ -7,6 +7,7 @@ mod donor;
 mod fetch;
 mod follow;
 mod job;
+mod ledger;
 mod map;
 mod receipt;
 mod run;
@@ -56,6 +57,7 @@ async fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
         Command::Map(args) => map::run(context, &args).await,
         Command::Cluster(command) => cluster::run(context, &command).await,
         Command::Receipt(command) => receipt::run(context, &command),
+        Command::Ledger(command) => ledger::run(context, command).await,
     }
 }
 

@@ -52,6 +52,11 @@ impl Checkpoint {
         let note = LogCheckpoint::new(&coordinator.cell, size, root).sign(&coordinator.key)?;
         Ok(Self { size, note: note.to_string() })
     }
+
+    /// Returns the note, as receipts carry it and as it is anchored.
+    pub fn note(&self) -> &str {
+        &self.note
+    }
 }
 
 /// Writes the receipt of one accepted task; `None` if it has not been accepted.
