@@ -13,6 +13,7 @@ pub mod ids;
 pub mod ledger;
 pub mod mutate;
 pub mod records;
+pub mod rekor;
 pub mod sample;
 
 /// A decoder under attack.
@@ -32,4 +33,5 @@ pub const TARGETS: &[Target] = &[
     Target { name: "ids", run: ids::target, seeds: ids::seeds },
     Target { name: "ledger", run: ledger::target, seeds: ledger::seeds },
     Target { name: "records", run: records::target, seeds: records::seeds },
+    Target { name: "rekor", run: rekor::target, seeds: rekor::seeds },
 ];

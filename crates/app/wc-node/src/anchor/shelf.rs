@@ -117,9 +117,10 @@ impl Shelf {
         self.table.get(STANDING)?.map_or_else(|| Ok(Standing::default()), |bytes| decode(&bytes))
     }
 
-    /// Keeps how anchoring stands. Not durable at once: what is lost is found again by trying.
+    /// Keeps how anchoring stands, so that a restart ends no alarm.
     pub fn set_standing(&self, standing: &Standing) -> Result<(), ShelfError> {
-        Ok(self.table.put(STANDING, &to_canonical(standing))?)
+        self.table.put(STANDING, &to_canonical(standing))?;
+        Ok(self.store.sync()?)
     }
 
     fn next_id(&self) -> Result<u64, ShelfError> {
