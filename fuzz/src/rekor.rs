@@ -9,7 +9,8 @@ use wc_types::Timestamp;
 const V1: &[u8] = include_bytes!("../../crates/core/wc-ledger/tests/data/rekor/v1-production-own-key.json");
 const V2: &[u8] = include_bytes!("../../crates/core/wc-ledger/tests/data/rekor/v2-production.json");
 const ANSWER: &[u8] = include_bytes!("../../crates/core/wc-ledger/tests/data/rekor/v1-staging-api.json");
-const ROOT: &[u8] = include_bytes!("../../crates/core/wc-ledger/tests/data/rekor/trusted-root-production.json");
+const ROOT: &[u8] =
+    include_bytes!("../../crates/core/wc-ledger/tests/data/rekor/trusted-root-production.json");
 const NOW: Timestamp = Timestamp(1_787_184_000_000_000);
 
 /// Reads the bytes as every document of a log. What is believed under the pinned keys is one of the real entries, whatever
@@ -41,7 +42,8 @@ pub fn target(data: &[u8]) {
     if let Ok(text) = std::str::from_utf8(data)
         && checkpoint_size(text).is_ok()
     {
-        let _ = entry_from_tiles([1; 32], 7, text, data, |_, _, width| Some(vec![0; 32 * usize::from(width)]));
+        let _ =
+            entry_from_tiles([1; 32], 7, text, data, |_, _, width| Some(vec![0; 32 * usize::from(width)]));
     }
 }
 
