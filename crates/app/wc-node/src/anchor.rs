@@ -238,12 +238,13 @@ async fn attempt(
         Err(failure) => failure,
     };
     let text = failure.to_string();
-    tracing::warn!(
-        failure = text,
-        failures = schedule.failures() + 1,
-        size,
-        "the checkpoint is not anchored yet"
-    );
+    let failures = schedule.failures().saturating_add(1);
+    // An outage of a day is hundreds of failures and is told about ten times; the alarms are apart from this.
+    if failures.is_power_of_two() {
+        tracing::warn!(failure = text, failures, size, "the checkpoint is not anchored yet");
+    } else {
+        tracing::debug!(failure = text, failures, size, "the checkpoint is not anchored yet");
+    }
     match &failure {
         TryError::Client(error) => schedule.failed(now, seed, error.wait()),
         TryError::NoProof | TryError::Dropped => schedule.failed(now, seed, None),
