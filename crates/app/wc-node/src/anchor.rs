@@ -187,7 +187,7 @@ async fn keep_anchoring(coordinator: &Arc<Coordinator>, anchoring: &Arc<Anchorin
         schedule.offer(size, now);
         let step = schedule.step(now);
         if step == Step::Try {
-            let note = receipt::Checkpoint::sign(coordinator, size, root)?.note().to_owned();
+            let note = receipt::Checkpoint::sign(coordinator, size, root)?.into_note();
             attempt(coordinator, anchoring, &mut schedule, (size, root, note)).await?;
         }
         anchoring.observe(&mut schedule, clock::now());

@@ -24,6 +24,7 @@ use crate::archive::Archive;
 use crate::brain::{Brain, BrainError, Performer};
 use crate::flow::{agree, dispatch, post, report, stage};
 use crate::link::{self, LinkError};
+use crate::publish::Publication;
 
 /// Messages that may wait for one donor. A donor that reads slower than this is cut off and its leases are revoked.
 const OUTBOX_MAX: usize = 4096;
@@ -168,6 +169,8 @@ pub(crate) struct Coordinator {
     pub sessions: Arc<Sessions>,
     /// Jobs being staged: who has their blobs.
     pub staging: Arc<stage::Staging>,
+    /// The published ledger.
+    pub publication: Arc<Publication>,
     /// Where each job's log goes on.
     pub log_positions: Mutex<HashMap<JobId, u64>>,
     /// The anchors of its checkpoints.

@@ -17,11 +17,16 @@ mod direct;
 mod finder;
 mod flow;
 mod link;
+mod logtree;
 mod node;
+mod publish;
 mod view;
+mod witness;
 
+pub use archive::ArchiveError;
 pub use brain::BrainError;
 pub use config::{AnchoringConfig, Coordinate, NodeConfig};
 pub use direct::{DirectError, DirectRun, dispatch};
 pub use link::LinkError;
+pub use logtree::{LogSource, LogTree, LogTreeError};
 pub use node::{NodeError, run};

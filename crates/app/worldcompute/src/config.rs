@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read as _};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use wc_host::DataDir;
@@ -28,7 +29,7 @@ pub const HOME: &str = "WORLDCOMPUTE_HOME";
 const PREFIX: &str = "WORLDCOMPUTE_";
 
 /// Every environment variable and its meaning. Lists are separated by commas.
-pub const VARIABLES: [(&str, &str); 18] = [
+pub const VARIABLES: [(&str, &str); 20] = [
     (HOME, "data directory"),
     ("WORLDCOMPUTE_LOG", "what to log, as --log"),
     ("WORLDCOMPUTE_NETWORK", "name of the network"),
@@ -39,6 +40,8 @@ pub const VARIABLES: [(&str, &str); 18] = [
     ("WORLDCOMPUTE_COORDINATE", "auto, always or never"),
     ("WORLDCOMPUTE_TRUSTED", "true if the nodes of a cell that this node founds are trusted"),
     ("WORLDCOMPUTE_ACCEPT_DIRECT", "true to run modules that others send straight to this node"),
+    ("WORLDCOMPUTE_WITNESS", "true to cosign the growth of the cell's ledger"),
+    ("WORLDCOMPUTE_LOG_LISTEN", "address at which the published ledger is served over http"),
     ("WORLDCOMPUTE_STORAGE_CAP", "most room for blobs"),
     ("WORLDCOMPUTE_OWNER_KEY", "key file of this machine's owner"),
     ("WORLDCOMPUTE_ANCHOR", "rekor-v1, rekor-v2 or off"),
@@ -50,7 +53,7 @@ pub const VARIABLES: [(&str, &str); 18] = [
 ];
 
 /// Keys of `config.toml`.
-const KEYS: [&str; 17] = [
+const KEYS: [&str; 19] = [
     "log",
     "network",
     "listen",
@@ -60,6 +63,8 @@ const KEYS: [&str; 17] = [
     "coordinate",
     "trusted",
     "accept_direct",
+    "witness",
+    "log_listen",
     "storage_cap",
     "owner_key",
     "anchor",
@@ -122,6 +127,10 @@ pub struct Settings {
     pub trusted: bool,
     /// Whether direct dispatch is accepted.
     pub accept_direct: bool,
+    /// Whether this node witnesses its cell's ledger.
+    pub witness: bool,
+    /// Where the published ledger is served over HTTP.
+    pub log_listen: Option<SocketAddr>,
     /// Most bytes of blobs.
     pub storage_cap: Bytes,
     /// The owner's key file, if not in the data directory.
@@ -153,6 +162,8 @@ struct Layer {
     coordinate: Option<Coordinate>,
     trusted: Option<bool>,
     accept_direct: Option<bool>,
+    witness: Option<bool>,
+    log_listen: Option<SocketAddr>,
     storage_cap: Option<Bytes>,
     owner_key: Option<PathBuf>,
     // The outer option says whether anybody said anything, the inner one whether it is on.
@@ -177,6 +188,8 @@ impl Layer {
             coordinate: self.coordinate.or(below.coordinate),
             trusted: self.trusted.or(below.trusted),
             accept_direct: self.accept_direct.or(below.accept_direct),
+            witness: self.witness.or(below.witness),
+            log_listen: self.log_listen.or(below.log_listen),
             storage_cap: self.storage_cap.or(below.storage_cap),
             owner_key: self.owner_key.or(below.owner_key),
             anchor: self.anchor.or(below.anchor),
@@ -239,6 +252,8 @@ impl Context {
             coordinate: layer.coordinate.unwrap_or(Coordinate::Auto),
             trusted: layer.trusted.unwrap_or(false),
             accept_direct: layer.accept_direct.unwrap_or(false),
+            witness: layer.witness.unwrap_or(false),
+            log_listen: layer.log_listen,
             storage_cap: layer.storage_cap.unwrap_or(STORAGE_CAP_DEFAULT),
             owner_key: layer.owner_key,
             anchoring: layer.anchor.flatten().map(|api| AnchorSettings {
@@ -381,6 +396,10 @@ fn interval(text: &str) -> Result<Millis, String> {
     if (ANCHOR_INTERVAL.0..=ANCHOR_INTERVAL.1).contains(&interval) { Ok(interval) } else { Err(rule()) }
 }
 
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "must be an address and a port, such as 127.0.0.1:8080".to_owned())
+}
+
 fn list(text: &str) -> Vec<String> {
     text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
 }
@@ -414,6 +433,8 @@ fn flags(args: &NodeArgs) -> Result<Layer, Usage> {
         coordinate: read("coordinate", args.coordinate.as_ref(), coordinate)?,
         trusted: args.trusted.then_some(true),
         accept_direct: args.accept_direct.then_some(true),
+        witness: args.witness.then_some(true),
+        log_listen: read("log-listen", args.log_listen.as_ref(), address)?,
         storage_cap: read("storage-cap", args.storage_cap.as_ref(), amount::size)?,
         owner_key: args.owner_key.clone(),
         anchor: read("anchor", args.anchor.as_ref(), anchor)?,
@@ -461,6 +482,8 @@ fn environment(variables: &BTreeMap<String, String>) -> Result<Layer, Failure> {
         coordinate: read(variables, "WORLDCOMPUTE_COORDINATE", &mut wrong, coordinate),
         trusted: read(variables, "WORLDCOMPUTE_TRUSTED", &mut wrong, flag),
         accept_direct: read(variables, "WORLDCOMPUTE_ACCEPT_DIRECT", &mut wrong, flag),
+        witness: read(variables, "WORLDCOMPUTE_WITNESS", &mut wrong, flag),
+        log_listen: read(variables, "WORLDCOMPUTE_LOG_LISTEN", &mut wrong, address),
         storage_cap: read(variables, "WORLDCOMPUTE_STORAGE_CAP", &mut wrong, amount::size),
         owner_key: text("WORLDCOMPUTE_OWNER_KEY").map(PathBuf::from),
         anchor: read(variables, "WORLDCOMPUTE_ANCHOR", &mut wrong, anchor),
@@ -510,6 +533,8 @@ fn file(path: &Path) -> Result<Layer, Failure> {
             coordinate: fields.choice("coordinate", &COORDINATES, &mut faults),
             trusted: fields.flag("trusted", &mut faults),
             accept_direct: fields.flag("accept_direct", &mut faults),
+            witness: fields.flag("witness", &mut faults),
+            log_listen: fields.amount("log_listen", address, &mut faults),
             storage_cap: fields.amount("storage_cap", amount::size, &mut faults),
             owner_key: fields.text("owner_key", &mut faults).map(PathBuf::from),
             anchor: fields.choice("anchor", &ANCHORS, &mut faults),

@@ -53,9 +53,9 @@ impl Checkpoint {
         Ok(Self { size, note: note.to_string() })
     }
 
-    /// Returns the note, as receipts carry it and as it is anchored.
-    pub fn note(&self) -> &str {
-        &self.note
+    /// Returns the signed note.
+    pub fn into_note(self) -> String {
+        self.note
     }
 }
 
@@ -78,6 +78,11 @@ pub(crate) fn write(
         issued_at: clock::now(),
     };
     let receipt = issue(parts).map_err(|error| ReceiptError::Inconsistent { reason: error.to_string() })?;
+    // A checkpoint that witnesses have cosigned says more than a fresh one.
+    let cosigned = coordinator.publication.cosigned(entry.index);
+    let cosigned = cosigned
+        .map(|published| Checkpoint { size: published.checkpoint.size, note: published.note.to_string() });
+    let checkpoint = cosigned.as_ref().unwrap_or(checkpoint);
     let path = inclusion_proof(entry.index, checkpoint.size, |level, index| {
         coordinator.archive.tree_hash(level, index).ok().flatten()
     })

@@ -36,6 +36,8 @@ pub async fn run(context: &Context, args: &NodeArgs, manner: Manner) -> anyhow::
         accept_direct: settings.accept_direct,
         slots: settings.slots,
         consents: settings.consents,
+        witness: settings.witness,
+        log_listen: settings.log_listen,
         storage_cap: settings.storage_cap,
         owner_key: settings.owner_key,
         anchoring: settings.anchoring.as_ref().map(AnchorSettings::read).transpose()?,

@@ -21,22 +21,22 @@ use crate::exit::Usage;
 use crate::{fields, identity, json, say};
 
 /// Does what the command says.
-pub async fn run(context: &Context, args: AnchorsArgs) -> anyhow::Result<()> {
-    match args.command {
+pub async fn run(context: &Context, args: &AnchorsArgs) -> anyhow::Result<()> {
+    match &args.command {
         None => list(context, args.limit).await,
         Some(AnchorsCommand::Verify { files, trusted_root, cell_key, at }) => {
             let root = config::trusted_root(trusted_root.as_deref())?;
-            let signer =
-                cell_key.as_deref().map(str::parse::<VerifierKey>).transpose().map_err(|error| Usage {
-                    message: format!("--cell-key is not a key: {error}"),
-                    hint: "such as worldcompute.org/cell/cell_…+1a2b3c4d+AQ…".to_owned(),
-                })?;
+            let signer = cell_key.as_deref().map(str::parse::<VerifierKey>).transpose();
+            let signer = signer.map_err(|error| Usage {
+                message: format!("--cell-key is not a key: {error}"),
+                hint: "the line `key` of 'worldcompute ledger head'".to_owned(),
+            })?;
             let at = at.as_deref().map(moment).transpose()?.unwrap_or_else(identity::now);
-            verify(context, &files, &root, signer.as_ref(), at)
+            verify(context, files, &root, signer.as_ref(), at)
         }
-        Some(AnchorsCommand::Export { id, output }) => export(context, id, &output).await,
+        Some(AnchorsCommand::Export { id, output }) => export(context, *id, output).await,
         Some(AnchorsCommand::Clear { id }) => {
-            Node::connect(&context.dir).await?.tell(Request::ClearAnchor { id }).await?;
+            Node::connect(&context.dir).await?.tell(Request::ClearAnchor { id: *id }).await?;
             say::talk(format!("anchor {id} is cleared"));
             Ok(())
         }
