@@ -16,6 +16,7 @@ pub mod ledger;
 pub mod mutate;
 pub mod published;
 pub mod records;
+pub mod rekor;
 pub mod sample;
 
 /// A decoder under attack.
@@ -38,4 +39,5 @@ pub const TARGETS: &[Target] = &[
     Target { name: "ledger", run: ledger::target, seeds: ledger::seeds },
     Target { name: "published", run: published::target, seeds: published::seeds },
     Target { name: "records", run: records::target, seeds: records::seeds },
+    Target { name: "rekor", run: rekor::target, seeds: rekor::seeds },
 ];

@@ -44,6 +44,11 @@ pub const STEPS: &[Step] = &[
         run: deny,
     },
     Step { name: "clippy", about: "does the compiler, with clippy, have nothing to say?", run: clippy },
+    Step {
+        name: "pins",
+        about: "does a production build refuse an empty trusted root, and only that?",
+        run: pins,
+    },
     Step { name: "docs", about: "does the documentation build, with every link?", run: docs },
     Step { name: "guests", about: "are the committed guest modules what their sources build?", run: guests },
     Step { name: "tests", about: "do all tests pass?", run: tests },
@@ -167,6 +172,23 @@ fn clippy(root: &Path) -> Result<Outcome> {
         ["clippy", "--manifest-path", "fuzz/Cargo.toml", "--all-targets", "--all-features", "--locked"];
     run(program(root, "cargo", &[&fuzz[..], &warnings].concat()))?;
     passed()
+}
+
+/// Compiles the one crate that pins keys, with the keys and without. The message is that of its own assertion, so that
+/// another reason not to compile does not pass for it.
+fn pins(root: &Path) -> Result<Outcome> {
+    const REFUSAL: &str = "a production build needs a trusted root";
+    let check = |features: &str| {
+        program(root, "cargo", &["check", "-p", "wc-ledger", "--locked", "--features", features])
+    };
+    run(check("production"))?;
+    let mut said = false;
+    let good = run_watched(check("production,unpinned"), |line| said |= line.contains(REFUSAL))?;
+    match (good, said) {
+        (false, true) => passed(),
+        (true, _) => bail!("a production build without a pinned log compiles"),
+        (false, false) => bail!("a production build without a pinned log fails for another reason"),
+    }
 }
 
 fn docs(root: &Path) -> Result<Outcome> {

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use wc_ledger::TrustedRoot;
+use wc_ledger::rekor::Api;
 use wc_types::manifest::WorkClass;
 use wc_types::{Bytes, Millis};
 
@@ -48,4 +50,23 @@ pub struct NodeConfig {
     pub storage_cap: Bytes,
     /// The owner's key file, if it is not in the data directory.
     pub owner_key: Option<PathBuf>,
+    /// Whether, and where, the checkpoints of a cell that this node coordinates are anchored.
+    pub anchoring: Option<AnchoringConfig>,
+}
+
+/// Where checkpoints are anchored, and whom to believe about it.
+#[derive(Clone, Debug)]
+pub struct AnchoringConfig {
+    /// The protocol of the log.
+    pub api: Api,
+    /// Where it is.
+    pub url: String,
+    /// Which logs are believed.
+    pub trusted_root: TrustedRoot,
+    /// From one anchor to the next.
+    pub interval: Millis,
+    /// Certificates in PEM that the log's must come from, instead of the public authorities.
+    pub authorities_pem: Option<Vec<u8>>,
+    /// An HTTP proxy to go through.
+    pub proxy: Option<String>,
 }

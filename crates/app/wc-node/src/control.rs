@@ -8,13 +8,14 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use wc_cell::Cell;
 use wc_mesh::{Mesh, MeshStream};
-use wc_proto::api::view::{ClusterView, JobView, LogView, NodeView};
+use wc_proto::api::view::{AnchoringView, ClusterView, JobView, LogView, NodeView};
 use wc_proto::api::{CellRequest, Response, ResultRow};
 use wc_proto::limit::{FRAME_BYTES_MAX, PAGE_ROWS_MAX};
 use wc_proto::version;
 use wc_types::code::{Class, Code};
 use wc_types::{Cid, JobId, NodeId, Refusal, TaskId, from_canonical};
 
+use crate::anchor;
 use crate::blobs;
 use crate::brain::{BrainError, Watch};
 use crate::coordinator::Coordinator;
@@ -191,6 +192,11 @@ async fn route(coordinator: &Arc<Coordinator>, request: CellRequest) -> Answered
             }
             Response::Nodes(nodes)
         }
+        CellRequest::Anchors { before } => {
+            let (rows, next) = anchor::page(&coordinator.anchors, before).map_err(unreadable)?;
+            Response::Anchors { anchoring: anchoring(coordinator)?, rows, next }
+        }
+        CellRequest::Anchor { id } => Response::Bytes(coordinator.anchors.file(id).map_err(unreadable)??),
         CellRequest::Balance { account } => {
             let balance = brain.query(move |cell, _| cell.balance(&account)).await?;
             Response::Balance(i64::try_from(balance.0).unwrap_or(i64::MAX))
@@ -327,6 +333,7 @@ async fn results(
 async fn cluster(coordinator: &Arc<Coordinator>) -> Result<ClusterView, Refused> {
     let founding = coordinator.founding.clone();
     let (cell, node, online) = (coordinator.cell, coordinator.node(), coordinator.sessions.count());
+    let anchoring = anchoring(coordinator)?;
     let commits = coordinator.brain.commits();
     let (published_size, witnesses, log_alarms) = coordinator.publication.view();
     Ok(coordinator
@@ -349,12 +356,29 @@ async fn cluster(coordinator: &Arc<Coordinator>) -> Result<ClusterView, Refused>
                 commits,
                 state_hash: view::hex(&state.state_hash()),
                 founded_at: founding.founded_at,
+                anchoring,
                 published_size,
                 witnesses,
                 log_alarms,
             }
         })
         .await?)
+}
+
+/// Returns how anchoring stands, if this cell anchors.
+fn anchoring(coordinator: &Coordinator) -> Result<Option<AnchoringView>, Refusal> {
+    let Some(anchoring) = &coordinator.anchoring else { return Ok(None) };
+    let flagged = coordinator.anchors.flagged().map_err(unreadable)?;
+    Ok(Some(anchoring.view(flagged.into_iter().collect())))
+}
+
+/// Takes note that the operator of this machine has looked at a flagged anchor.
+pub(crate) fn clear_anchor(coordinator: &Coordinator, id: u64) -> Response {
+    match coordinator.anchors.clear(id) {
+        Ok(Ok(())) => Response::Done,
+        Ok(Err(refusal)) => Response::Refused(vec![refusal]),
+        Err(error) => Response::Refused(vec![unreadable(error)]),
+    }
 }
 
 /// Guests that the connected nodes can run at the same time.

@@ -19,6 +19,7 @@ use wc_types::entry::JobEnd;
 use wc_types::node::Enrolment;
 use wc_types::{CellId, JobId, LeaseId, NodeId, Refusal, Signed, SigningKey};
 
+use crate::anchor::{Anchoring, Shelf};
 use crate::archive::Archive;
 use crate::brain::{Brain, BrainError, Performer};
 use crate::flow::{agree, dispatch, post, report, stage};
@@ -173,6 +174,10 @@ pub(crate) struct Coordinator {
     pub publication: Arc<Publication>,
     /// Where each job's log goes on.
     pub log_positions: Mutex<HashMap<JobId, u64>>,
+    /// The anchors of its checkpoints.
+    pub anchors: Shelf,
+    /// How they are made, if they are.
+    pub anchoring: Option<Arc<Anchoring>>,
 }
 
 impl Coordinator {

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod anchor;
 mod archive;
 mod blobs;
 mod brain;
@@ -27,7 +28,7 @@ mod witness;
 
 pub use archive::ArchiveError;
 pub use brain::BrainError;
-pub use config::{Coordinate, NodeConfig};
+pub use config::{AnchoringConfig, Coordinate, NodeConfig};
 pub use direct::{DirectError, DirectRun, dispatch};
 pub use link::LinkError;
 pub use logtree::{LogSource, LogTree, LogTreeError};

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use wc_api::{ApiError, Server};
 use wc_host::{DataDir, KeyError, KeyFile, LoadSampler, Machine};
+use wc_ledger::AnchorKey;
 use wc_mesh::blob::ServeLimits;
 use wc_mesh::{LanDiscovery, Mesh, MeshConfig, MeshEvent, MeshEvents, Multiaddr};
 use wc_proto::api::view::{DefenceView, DonorView, PeerView};
@@ -23,6 +24,7 @@ use wc_types::node::{Capabilities, Delegation, Enrolment, Locality};
 use wc_types::{NodeId, Refusal, Signed, SigningKey};
 
 use crate::agent::{Agent, SessionEnd};
+use crate::anchor::{self, Anchoring, Shelf};
 use crate::archive::Archive;
 use crate::brain::{self, Brain, BrainError};
 use crate::config::{Coordinate, NodeConfig};
@@ -47,6 +49,7 @@ const LOOK_FOR_OLDER: Duration = Duration::from_secs(2);
 
 const NO_CELL: Code = Code::new("WC-NODE-040", Class::Host);
 const NOT_A_DONOR: Code = Code::new("WC-NODE-041", Class::Caller);
+const NOT_COORDINATOR: Code = Code::new("WC-NODE-043", Class::Caller);
 const STORE_REFUSED: Code = Code::new("WC-NODE-042", Class::Host);
 
 /// The node cannot start, or has to stop.
@@ -83,6 +86,9 @@ pub enum NodeError {
     /// The mesh.
     #[error("the mesh cannot start")]
     Mesh(#[from] wc_mesh::StartError),
+    /// The log that checkpoints are to be anchored in.
+    #[error("the log to anchor in cannot be used")]
+    Anchor(#[from] wc_anchor::ClientError),
     /// An address in the configuration.
     #[error("`{text}` is not a multiaddr such as /ip4/192.168.1.10/tcp/19999")]
     Address {
@@ -245,6 +251,14 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
     let key = Arc::new(KeyFile::load_or_create(&dir.node_key())?);
     let owner_path = config.owner_key.clone().unwrap_or_else(|| dir.owner_key());
     let owner = KeyFile::load_or_create(&owner_path)?;
+    let anchoring = config
+        .anchoring
+        .as_ref()
+        .map(|anchoring| -> Result<_, NodeError> {
+            let seed = KeyFile::load_or_create(&dir.anchor_key())?.to_seed();
+            Ok(Arc::new(Anchoring::new(anchoring.clone(), AnchorKey::from_seed(&seed))?))
+        })
+        .transpose()?;
     let store =
         Store::open(StoreConfig::new(dir.store(), config.storage_cap.0, Arc::new(|| clock::now().0)))?;
     let machine = Machine::detect(dir.path())?;
@@ -348,6 +362,7 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
         store: store.clone(),
         mesh: mesh.clone(),
         introduction: &introduction,
+        anchoring: anchoring.clone(),
     };
     let mut coordinating = None;
     let mut journal_failed = None;
@@ -388,6 +403,9 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
             if let Some(listener) = log_listener {
                 tracing::info!(address = ?listener.local_addr().ok(), "the ledger is served over http");
                 tasks.spawn(wc_api::log::serve(listener, dir.log()));
+            }
+            if let Some(anchoring) = anchoring {
+                tasks.spawn(anchor::run(coordinator.clone(), anchoring));
             }
             if config.coordinate == Coordinate::Auto && !resumed {
                 let (found, yielding) = tokio::sync::oneshot::channel();
@@ -484,6 +502,7 @@ struct Starter<'a> {
     store: Store,
     mesh: Mesh,
     introduction: &'a finder::Introduction,
+    anchoring: Option<Arc<Anchoring>>,
 }
 
 impl Starter<'_> {
@@ -572,6 +591,8 @@ impl Starter<'_> {
             staging,
             publication,
             log_positions: Mutex::default(),
+            anchors: Shelf::open(&self.store)?,
+            anchoring: self.anchoring.clone(),
         });
         tokio::spawn(stage::run(coordinator.clone(), jobs));
         Ok(Begun::Coordinating(coordinator, threads, failed))
@@ -753,6 +774,13 @@ impl Desk {
                 Response::Done
             }
             Request::Peers => Response::Peers(self.peers().await),
+            Request::ClearAnchor { id } => match self.role.borrow().clone() {
+                Role::Coordinating(coordinator) => control::clear_anchor(&coordinator, id),
+                Role::Searching | Role::Member { .. } => refuse(
+                    NOT_COORDINATOR,
+                    "only the operator of the coordinator clears an anchor, on its own machine".to_owned(),
+                ),
+            },
             Request::PutFile { path } => {
                 let store = self.store.clone();
                 let kept =

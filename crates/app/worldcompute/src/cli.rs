@@ -157,6 +157,24 @@ pub struct NodeArgs {
     /// Key file of this machine's owner [default: keys/owner.key in the data directory]
     #[arg(long, value_name = "FILE")]
     pub owner_key: Option<PathBuf>,
+    /// Anchor the checkpoints of a cell that this node coordinates: rekor-v1, rekor-v2 or off [default: off]
+    #[arg(long, value_name = "LOG")]
+    pub anchor: Option<String>,
+    /// Where that log is [default: the public one]
+    #[arg(long, value_name = "URL")]
+    pub anchor_url: Option<String>,
+    /// From one anchor to the next [default: 10m]
+    #[arg(long, value_name = "DURATION")]
+    pub anchor_interval: Option<String>,
+    /// Certificates in PEM that the log's must come from, instead of the public authorities
+    #[arg(long, value_name = "FILE")]
+    pub anchor_authorities: Option<PathBuf>,
+    /// HTTP proxy to reach the log through
+    #[arg(long, value_name = "URL")]
+    pub anchor_proxy: Option<String>,
+    /// Logs and keys to believe, such as Sigstore's trusted_root.json [default: the logs that this binary pins]
+    #[arg(long, value_name = "FILE")]
+    pub trusted_root: Option<PathBuf>,
     /// Stop when standard input closes: for a program that starts nodes and must not leave them behind
     #[arg(long, hide = true)]
     pub until_stdin_closes: bool,
@@ -420,4 +438,67 @@ pub enum LedgerCommand {
         log and balances. Exit codes: 0 everything is what the journal gives, 1 the journal cannot be read, and the \
         message names the row, 2 wrong usage, 4 something differs.")]
     Replay,
+    /// Anchors: checkpoints of the ledger in a log outside of the cell
+    #[command(
+        long_about = "Anchors: checkpoints of the ledger in a transparency log outside of the cell, which the cell cannot \
+            take back. Without a verb, lists them.",
+        args_conflicts_with_subcommands = true,
+        after_help = "Examples:\n  \
+            worldcompute ledger anchors\n  \
+            worldcompute ledger anchors export 12 --output anchor.json\n  \
+            worldcompute ledger anchors verify anchor.json\n  \
+            worldcompute ledger anchors clear 13"
+    )]
+    Anchors(AnchorsArgs),
+}
+
+/// `ledger anchors`
+#[derive(Debug, Args)]
+pub struct AnchorsArgs {
+    /// What to do with them
+    #[command(subcommand)]
+    pub command: Option<AnchorsCommand>,
+    /// At most this many
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub limit: u32,
+}
+
+/// `ledger anchors …`
+#[derive(Debug, Subcommand)]
+pub enum AnchorsCommand {
+    /// Check an anchor file without a network
+    #[command(
+        long_about = "Check an anchor file without a network: that a log which the trusted root names holds it, by the \
+            log's own signatures, and that it is about the checkpoint in the file.\n\n\
+            Entries of rekor-v2 hold no moment; the key of the log then has to be valid now, or at the moment of --at."
+    )]
+    Verify {
+        /// Anchor files
+        #[arg(value_name = "FILE", required = true)]
+        files: Vec<PathBuf>,
+        /// Trusted root, such as Sigstore's trusted_root.json [default: the logs that this binary pins]
+        #[arg(long, value_name = "FILE")]
+        trusted_root: Option<PathBuf>,
+        /// Key that must have signed the checkpoint, as name+id+key
+        #[arg(long, value_name = "KEY")]
+        cell_key: Option<String>,
+        /// Moment at which the anchor is known to have existed, such as 2026-08-20T12:00:00Z [default: now]
+        #[arg(long, value_name = "MOMENT")]
+        at: Option<String>,
+    },
+    /// Write an anchor to a file that anybody can check offline
+    Export {
+        /// Number of the anchor
+        #[arg(value_name = "ID")]
+        id: u64,
+        /// Where it goes
+        #[arg(long, value_name = "FILE")]
+        output: PathBuf,
+    },
+    /// Say that a flagged anchor was looked at; for the operator of the coordinator
+    Clear {
+        /// Number of the anchor
+        #[arg(value_name = "ID")]
+        id: u64,
+    },
 }

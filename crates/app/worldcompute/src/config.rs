@@ -5,11 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use wc_host::DataDir;
+use wc_ledger::anchor::AnchorPolicy;
+use wc_ledger::rekor::{Api, DOCUMENT_BYTES_MAX};
+use wc_ledger::{RekorError, TrustedRoot};
 use wc_types::manifest::WorkClass;
 use wc_types::{Bytes, Class, Code, Millis, Refusal};
 
@@ -19,14 +22,14 @@ use crate::client::Failure;
 use crate::document::{self, Format};
 use crate::exit::Usage;
 use crate::fields::{self, Faults, Fields, nearest, syntax_refusal};
-use crate::node::Coordinate;
+use crate::node::{AnchoringConfig, Coordinate};
 
 /// Where the data directory is, unless `--data-dir` says so.
 pub const HOME: &str = "WORLDCOMPUTE_HOME";
 const PREFIX: &str = "WORLDCOMPUTE_";
 
 /// Every environment variable and its meaning. Lists are separated by commas.
-pub const VARIABLES: [(&str, &str); 15] = [
+pub const VARIABLES: [(&str, &str); 21] = [
     (HOME, "data directory"),
     ("WORLDCOMPUTE_LOG", "what to log, as --log"),
     ("WORLDCOMPUTE_NETWORK", "name of the network"),
@@ -42,10 +45,16 @@ pub const VARIABLES: [(&str, &str); 15] = [
     ("WORLDCOMPUTE_LOG_LISTEN", "address at which the published ledger is served over http"),
     ("WORLDCOMPUTE_STORAGE_CAP", "most room for blobs"),
     ("WORLDCOMPUTE_OWNER_KEY", "key file of this machine's owner"),
+    ("WORLDCOMPUTE_ANCHOR", "rekor-v1, rekor-v2 or off"),
+    ("WORLDCOMPUTE_ANCHOR_URL", "where the log is that checkpoints are anchored in; also REKOR_URL"),
+    ("WORLDCOMPUTE_ANCHOR_INTERVAL", "from one anchor to the next"),
+    ("WORLDCOMPUTE_ANCHOR_AUTHORITIES", "certificates that the log's must come from"),
+    ("WORLDCOMPUTE_ANCHOR_PROXY", "HTTP proxy to reach the log through"),
+    ("WORLDCOMPUTE_TRUSTED_ROOT", "file of the logs and keys to believe"),
 ];
 
 /// Keys of `config.toml`.
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 20] = [
     "log",
     "network",
     "listen",
@@ -60,6 +69,12 @@ const KEYS: [&str; 14] = [
     "log_listen",
     "storage_cap",
     "owner_key",
+    "anchor",
+    "anchor_url",
+    "anchor_interval",
+    "anchor_authorities",
+    "anchor_proxy",
+    "trusted_root",
 ];
 
 /// Network of everybody who did not choose another.
@@ -67,6 +82,16 @@ pub const NETWORK_DEFAULT: &str = "worldcompute";
 const STORAGE_CAP_DEFAULT: Bytes = Bytes(10 << 30);
 const COORDINATES: [(&str, Coordinate); 3] =
     [("auto", Coordinate::Auto), ("always", Coordinate::Always), ("never", Coordinate::Never)];
+const ANCHORS: [(&str, Option<Api>); 3] =
+    [("rekor-v1", Some(Api::V1)), ("rekor-v2", Some(Api::V2)), ("off", None)];
+/// The public log of each protocol. That of v2 changes about twice a year: then `anchor_url` and a trusted root name the
+/// next one.
+const PUBLIC_LOGS: [(Api, &str); 2] =
+    [(Api::V1, "https://rekor.sigstore.dev"), (Api::V2, "https://log2025-1.rekor.sigstore.dev")];
+/// Shortest and longest time between two anchors.
+const ANCHOR_INTERVAL: (Millis, Millis) = (Millis(1000), Millis(7 * 24 * 60 * 60 * 1000));
+/// The log's address under the name that other programs use; it counts less than ours.
+const REKOR_URL: &str = "REKOR_URL";
 /// Most guests at the same time.
 const SLOTS_MAX: u16 = 1024;
 
@@ -114,6 +139,19 @@ pub struct Settings {
     pub storage_cap: Bytes,
     /// The owner's key file, if not in the data directory.
     pub owner_key: Option<PathBuf>,
+    /// Where checkpoints are anchored, if they are.
+    pub anchoring: Option<AnchorSettings>,
+}
+
+/// Settings of anchoring; the files that they name are not read yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AnchorSettings {
+    api: Api,
+    url: Option<String>,
+    interval: Millis,
+    authorities: Option<PathBuf>,
+    proxy: Option<String>,
+    trusted_root: Option<PathBuf>,
 }
 
 /// What one source of settings says.
@@ -133,6 +171,13 @@ struct Layer {
     log_listen: Option<SocketAddr>,
     storage_cap: Option<Bytes>,
     owner_key: Option<PathBuf>,
+    // The outer option says whether anybody said anything, the inner one whether it is on.
+    anchor: Option<Option<Api>>,
+    anchor_url: Option<String>,
+    anchor_interval: Option<Millis>,
+    anchor_authorities: Option<PathBuf>,
+    anchor_proxy: Option<String>,
+    trusted_root: Option<PathBuf>,
 }
 
 impl Layer {
@@ -153,6 +198,12 @@ impl Layer {
             log_listen: self.log_listen.or(below.log_listen),
             storage_cap: self.storage_cap.or(below.storage_cap),
             owner_key: self.owner_key.or(below.owner_key),
+            anchor: self.anchor.or(below.anchor),
+            anchor_url: self.anchor_url.or(below.anchor_url),
+            anchor_interval: self.anchor_interval.or(below.anchor_interval),
+            anchor_authorities: self.anchor_authorities.or(below.anchor_authorities),
+            anchor_proxy: self.anchor_proxy.or(below.anchor_proxy),
+            trusted_root: self.trusted_root.or(below.trusted_root),
         }
     }
 }
@@ -212,8 +263,80 @@ impl Context {
             log_listen: layer.log_listen,
             storage_cap: layer.storage_cap.unwrap_or(STORAGE_CAP_DEFAULT),
             owner_key: layer.owner_key,
+            anchoring: layer.anchor.flatten().map(|api| AnchorSettings {
+                api,
+                url: layer.anchor_url,
+                interval: layer.anchor_interval.unwrap_or(AnchorPolicy::DEFAULT.interval),
+                authorities: layer.anchor_authorities,
+                proxy: layer.anchor_proxy,
+                trusted_root: layer.trusted_root,
+            }),
         })
     }
+}
+
+impl AnchorSettings {
+    /// Reads the files that the settings name.
+    ///
+    /// # Errors
+    /// When one cannot be read, or nobody said where the log is.
+    pub fn read(&self) -> anyhow::Result<AnchoringConfig> {
+        let trusted_root = trusted_root(self.trusted_root.as_deref())?;
+        let authorities_pem = self.authorities.as_deref().map(small_file).transpose()?;
+        let public = PUBLIC_LOGS.iter().find(|(api, _)| *api == self.api).map(|(_, url)| *url);
+        // The public log is the default where it is believed; a trusted root of one's own with one log names it.
+        let believed = public.filter(|url| trusted_root.logs().iter().any(|log| log.base_url == *url));
+        let url = match (&self.url, believed, trusted_root.logs()) {
+            (Some(url), ..) => url.clone(),
+            (None, Some(url), _) => url.to_owned(),
+            (None, None, [only]) => only.base_url.clone(),
+            (None, None, _) => {
+                return Err(Usage {
+                    message: "where is the log to anchor in? The trusted root does not name the public one"
+                        .to_owned(),
+                    hint: "give --anchor-url".to_owned(),
+                }
+                .into());
+            }
+        };
+        Ok(AnchoringConfig {
+            api: self.api,
+            url,
+            trusted_root,
+            interval: self.interval,
+            authorities_pem,
+            proxy: self.proxy.clone(),
+        })
+    }
+}
+
+/// Reads a trusted root, or returns the pinned one.
+///
+/// # Errors
+/// When the file cannot be read, or no log can be believed.
+pub fn trusted_root(path: Option<&Path>) -> anyhow::Result<TrustedRoot> {
+    let root = match path {
+        Some(path) => TrustedRoot::from_json(&small_file(path)?),
+        None => Ok(TrustedRoot::pinned()),
+    };
+    let root =
+        root.and_then(|root| if root.logs().is_empty() { Err(RekorError::EmptyRoot) } else { Ok(root) });
+    root.map_err(|error| {
+        let name = path.map_or_else(|| "this build".to_owned(), |path| path.display().to_string());
+        let refusal = Refusal::new(error.code(), format!("{name}: {error}"));
+        Failure(vec![refusal.hint("give a trusted root such as Sigstore's trusted_root.json")]).into()
+    })
+}
+
+fn small_file(path: &Path) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)
+        .and_then(|file| file.take(DOCUMENT_BYTES_MAX as u64 + 1).read_to_end(&mut bytes))
+        .map_err(|error| {
+            let message = format!("{} cannot be read: {error}", path.display());
+            Failure(vec![Refusal::new(fields::FILE, message)])
+        })?;
+    Ok(bytes)
 }
 
 /// Reads one class by name.
@@ -269,6 +392,17 @@ fn flag(text: &str) -> Result<bool, String> {
     }
 }
 
+fn anchor(text: &str) -> Result<Option<Api>, String> {
+    let found = ANCHORS.iter().find(|(name, _)| *name == text);
+    found.map(|(_, api)| *api).ok_or_else(|| "must be rekor-v1, rekor-v2 or off".to_owned())
+}
+
+fn interval(text: &str) -> Result<Millis, String> {
+    let interval = amount::duration(text)?;
+    let rule = || "must be from 1s to 7d".to_owned();
+    if (ANCHOR_INTERVAL.0..=ANCHOR_INTERVAL.1).contains(&interval) { Ok(interval) } else { Err(rule()) }
+}
+
 fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "must be an address and a port, such as 127.0.0.1:8080".to_owned())
 }
@@ -311,6 +445,12 @@ fn flags(args: &NodeArgs) -> Result<Layer, Usage> {
         log_listen: read("log-listen", args.log_listen.as_ref(), address)?,
         storage_cap: read("storage-cap", args.storage_cap.as_ref(), amount::size)?,
         owner_key: args.owner_key.clone(),
+        anchor: read("anchor", args.anchor.as_ref(), anchor)?,
+        anchor_url: args.anchor_url.clone(),
+        anchor_interval: read("anchor-interval", args.anchor_interval.as_ref(), interval)?,
+        anchor_authorities: args.anchor_authorities.clone(),
+        anchor_proxy: args.anchor_proxy.clone(),
+        trusted_root: args.trusted_root.clone(),
     })
 }
 
@@ -355,6 +495,12 @@ fn environment(variables: &BTreeMap<String, String>) -> Result<Layer, Failure> {
         log_listen: read(variables, "WORLDCOMPUTE_LOG_LISTEN", &mut wrong, address),
         storage_cap: read(variables, "WORLDCOMPUTE_STORAGE_CAP", &mut wrong, amount::size),
         owner_key: text("WORLDCOMPUTE_OWNER_KEY").map(PathBuf::from),
+        anchor: read(variables, "WORLDCOMPUTE_ANCHOR", &mut wrong, anchor),
+        anchor_url: text("WORLDCOMPUTE_ANCHOR_URL").or_else(|| text(REKOR_URL)),
+        anchor_interval: read(variables, "WORLDCOMPUTE_ANCHOR_INTERVAL", &mut wrong, interval),
+        anchor_authorities: text("WORLDCOMPUTE_ANCHOR_AUTHORITIES").map(PathBuf::from),
+        anchor_proxy: text("WORLDCOMPUTE_ANCHOR_PROXY"),
+        trusted_root: text("WORLDCOMPUTE_TRUSTED_ROOT").map(PathBuf::from),
     };
     if wrong.is_empty() { Ok(layer) } else { Err(Failure(wrong)) }
 }
@@ -401,6 +547,12 @@ fn file(path: &Path) -> Result<Layer, Failure> {
             log_listen: fields.amount("log_listen", address, &mut faults),
             storage_cap: fields.amount("storage_cap", amount::size, &mut faults),
             owner_key: fields.text("owner_key", &mut faults).map(PathBuf::from),
+            anchor: fields.choice("anchor", &ANCHORS, &mut faults),
+            anchor_url: fields.text("anchor_url", &mut faults).map(str::to_owned),
+            anchor_interval: fields.amount("anchor_interval", interval, &mut faults),
+            anchor_authorities: fields.text("anchor_authorities", &mut faults).map(PathBuf::from),
+            anchor_proxy: fields.text("anchor_proxy", &mut faults).map(str::to_owned),
+            trusted_root: fields.text("trusted_root", &mut faults).map(PathBuf::from),
         }
     });
     match layer {
@@ -486,6 +638,36 @@ mod tests {
         assert_eq!(resolve(None, &both).expect("b"), Path::new("/nowhere/env"));
         assert_eq!(resolve(None, &both[1..]).expect("c"), Path::new("/nowhere/home/.worldcompute"));
         assert!(resolve(None, &[]).expect_err("no home").is::<Usage>());
+    }
+
+    #[test]
+    fn anchoring_is_off_until_somebody_turns_it_on() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let settings = |pairs: &[(&str, &str)], args: NodeArgs| {
+            let context = Context::resolve(&global(dir.path()), &variables(pairs)).expect("resolves");
+            context.settings(&args).expect("resolves").anchoring
+        };
+        let url = [("REKOR_URL", "https://log.example")];
+        assert_eq!(settings(&url, NodeArgs::default()), None, "an address alone turns nothing on");
+        let on = |pairs: &[(&str, &str)]| {
+            let args = NodeArgs { anchor: Some("rekor-v1".to_owned()), ..NodeArgs::default() };
+            settings(pairs, args).expect("on")
+        };
+        assert_eq!(on(&url).url.as_deref(), Some("https://log.example"));
+        let both = [url[0], ("WORLDCOMPUTE_ANCHOR_URL", "https://ours.example")];
+        assert_eq!(on(&both).url.as_deref(), Some("https://ours.example"), "our own name counts more");
+        assert_eq!(on(&[]).interval, Millis(600_000));
+        assert_eq!(on(&[]).read().expect("pinned").url, "https://rekor.sigstore.dev");
+        let off = NodeArgs { anchor: Some("off".to_owned()), ..NodeArgs::default() };
+        assert_eq!(settings(&[("WORLDCOMPUTE_ANCHOR", "rekor-v2")], off), None);
+
+        let context = Context::resolve(&global(dir.path()), &variables(&[])).expect("resolves");
+        for args in [
+            NodeArgs { anchor: Some("bitcoin".to_owned()), ..NodeArgs::default() },
+            NodeArgs { anchor_interval: Some("1ms".to_owned()), ..NodeArgs::default() },
+        ] {
+            assert!(context.settings(&args).expect_err("wrong").is::<Usage>());
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@
 use wc_proto::peer::dispatch::DispatchRequest;
 use wc_types::Signed;
 
-pub use wc_node::{Coordinate, DirectRun, NodeConfig};
+pub use wc_node::{AnchoringConfig, Coordinate, DirectRun, NodeConfig};
 
 /// Runs a node until `shutdown` completes.
 ///

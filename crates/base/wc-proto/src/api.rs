@@ -12,7 +12,8 @@ use wc_types::{AccountId, Cid, JobId, NodeId, Refusal, Signed, Timestamp};
 pub mod view;
 
 use view::{
-    AccountView, ClusterView, DonorView, ExplainView, JobView, LogView, NodeView, PeerView, TaskView,
+    AccountView, AnchorView, AnchoringView, ClusterView, DonorView, ExplainView, JobView, LogView, NodeView,
+    PeerView, TaskView,
 };
 
 /// A request to one's own node.
@@ -57,6 +58,11 @@ pub enum Request {
     Read {
         /// Content id.
         cid: Cid,
+    },
+    /// An operator has looked at a flagged anchor. For the coordinator's own operator only, so it is not passed on.
+    ClearAnchor {
+        /// Its number.
+        id: u64,
     },
 }
 
@@ -177,6 +183,16 @@ pub enum CellRequest {
         /// Size of the log whose root the paths lead to.
         size: u64,
     },
+    /// Its anchors, newest first.
+    Anchors {
+        /// Only those with lower numbers.
+        before: Option<u64>,
+    },
+    /// One anchor as a file that anybody can check offline.
+    Anchor {
+        /// Its number.
+        id: u64,
+    },
 }
 
 /// A submitter's wish to stop its job.
@@ -263,6 +279,15 @@ pub enum Response {
     Bytes(#[serde(with = "serde_bytes")] Vec<u8>),
     /// Micro-NCU.
     Balance(i64),
+    /// Anchors, newest first.
+    Anchors {
+        /// How anchoring stands, if the cell anchors.
+        anchoring: Option<AnchoringView>,
+        /// A page of them.
+        rows: Vec<AnchorView>,
+        /// Where to go on, if there is more.
+        next: Option<u64>,
+    },
     /// An account.
     Account(Box<AccountStatement>),
     /// Entries that concern an account.

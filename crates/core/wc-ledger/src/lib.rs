@@ -8,6 +8,7 @@
 //!                                               └──► inclusion, consistency            what a stranger recomputes
 //!
 //! issue: Verdict + Entry ──► Receipt            verify: ReceiptFile ──► every step that was proved
+//! anchor: Note ──► entry of an outside log (rekor) ──► AnchorFile      what even the cell cannot take back
 //! ```
 //!
 //! The log is an RFC 6962 Merkle tree, its checkpoints are C2SP signed notes and its hashes are cut into C2SP tiles, so
@@ -18,6 +19,7 @@
 //! with any of its bytes changed.
 #![forbid(unsafe_code)]
 
+pub mod anchor;
 pub mod audit;
 pub mod book;
 pub mod chain;
@@ -32,10 +34,12 @@ pub mod note;
 mod pairs;
 pub mod price;
 pub mod proof;
+pub mod rekor;
 pub mod tile;
 pub mod verify;
 pub mod witness;
 
+pub use anchor::{AnchorFile, AnchorKey, AnchorReport, verify_anchor};
 pub use audit::{AuditFault, Audited, Auditor};
 pub use book::{Book, Fading, PostError, Totals};
 pub use chain::{LinkFault, check_link, leaf_bytes, leaf_hash};
@@ -50,6 +54,7 @@ pub use price::{Compute, Work, downgrade_refund, price};
 pub use proof::{
     ProofError, consistency_proof, inclusion_proof, root_at, verify_consistency, verify_inclusion,
 };
+pub use rekor::{LogEntry, RekorError, TrustedRoot, verify_entry};
 pub use tile::{Bundle, HashTile, Tile, TileError, TileSource, check_tile, hash_from_tiles};
 pub use verify::{Anchors, ReceiptFault, ReceiptReport, Seen, Step, decode_receipt, verify_receipt};
 pub use witness::{Evidence, EvidenceError, Finding, WitnessFault, consider, published_key};

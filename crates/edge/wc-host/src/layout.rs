@@ -7,6 +7,7 @@
 //!   control.lock         held while the node runs
 //!   keys/node.key        the machine's key, 0600
 //!   keys/owner.key       the person's key, 0600
+//!   keys/anchor.key      the seed of the key that signs anchors, 0600; on coordinators that anchor
 //!   store/               blobs and journal
 //!   log/                 the published ledger: a static tree that any file server can serve
 //!   witness/             what this machine cosigned last, and evidence of logs that do not fit it
@@ -60,6 +61,11 @@ impl DataDir {
     /// Returns the file of the person's key.
     pub fn owner_key(&self) -> PathBuf {
         self.keys().join("owner.key")
+    }
+
+    /// Returns the file of the seed of the key that signs anchors.
+    pub fn anchor_key(&self) -> PathBuf {
+        self.keys().join("anchor.key")
     }
 
     /// Returns where blobs and journal lie.

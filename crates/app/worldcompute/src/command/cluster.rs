@@ -6,7 +6,7 @@ use wc_proto::api::{Request, Response};
 use crate::amount::{show_ago, show_ncu, show_ppm};
 use crate::cli::ClusterCommand;
 use crate::client::{Node, unexpected};
-use crate::command::donor;
+use crate::command::{donor, ledger};
 use crate::config::Context;
 use crate::{identity, json, say};
 
@@ -41,6 +41,7 @@ async fn status(context: &Context, node: &mut Node) -> anyhow::Result<()> {
         ("trusted", if cluster.nodes_trusted { "yes, by the owner's word" } else { "no" }.to_owned()),
         ("jobs", format!("{} open, {} ended", cluster.jobs_open, cluster.jobs_ended)),
         ("ledger", format!("{} entries, root {}", cluster.ledger_size, cluster.ledger_root)),
+        ("anchors", ledger::standing(cluster.anchoring.as_ref())),
         (
             "journal",
             format!(

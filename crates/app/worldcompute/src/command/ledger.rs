@@ -1,4 +1,8 @@
-//! `ledger head|verify|evidence`: the published ledger, read as a stranger reads it.
+//! `ledger head|verify|evidence` (and `anchors`, in a file of its own): the published ledger, read as a stranger reads it.
+
+mod anchors;
+
+pub use anchors::standing;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -35,6 +39,7 @@ pub async fn run(context: &Context, command: &LedgerCommand) -> anyhow::Result<(
         LedgerCommand::Verify { ledger, checkpoint } => verify(context, ledger, checkpoint.as_deref()).await,
         LedgerCommand::Evidence { file } => evidence(context, file),
         LedgerCommand::Replay => replay::run(context),
+        LedgerCommand::Anchors(args) => anchors::run(context, args).await,
     }
 }
 

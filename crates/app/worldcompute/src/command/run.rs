@@ -7,7 +7,7 @@ use wc_proto::api::Request;
 use crate::amount::show_size;
 use crate::cli::NodeArgs;
 use crate::client::Node;
-use crate::config::{Context, Settings};
+use crate::config::{AnchorSettings, Context, Settings};
 use crate::node::{self, NodeConfig};
 use crate::say;
 
@@ -41,6 +41,7 @@ pub async fn run(context: &Context, args: &NodeArgs, manner: Manner) -> anyhow::
         log_listen: settings.log_listen,
         storage_cap: settings.storage_cap,
         owner_key: settings.owner_key,
+        anchoring: settings.anchoring.as_ref().map(AnchorSettings::read).transpose()?,
     };
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;

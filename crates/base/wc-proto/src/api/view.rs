@@ -188,6 +188,62 @@ pub struct ClusterView {
     pub log_alarms: Vec<String>,
     /// When it was founded.
     pub founded_at: Timestamp,
+    /// How its anchoring stands, if it anchors.
+    #[serde(default)]
+    pub anchoring: Option<AnchoringView>,
+}
+
+/// How a cell's anchoring stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnchoringView {
+    /// `level` when everything is anchored, `behind` while something waits, `overdue` after two intervals, `missed` after
+    /// three (P1).
+    pub state: String,
+    /// The protocol, `rekor-v1` or `rekor-v2`.
+    pub api: String,
+    /// Where the log is.
+    pub url: String,
+    /// From one anchor to the next, in milliseconds.
+    pub interval_ms: u64,
+    /// Entries of the ledger that the newest anchor covers.
+    pub anchored_size: u64,
+    /// When it was made.
+    pub anchored_at: Option<Timestamp>,
+    /// Since when there is something that it does not cover.
+    pub behind_since: Option<Timestamp>,
+    /// Tries in a row of which nothing came.
+    pub failures: u32,
+    /// What was wrong with the last of them.
+    pub last_failure: Option<String>,
+    /// Anchors that an operator has to look at and clear.
+    pub flagged: Vec<u64>,
+}
+
+/// One anchor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnchorView {
+    /// Its number.
+    pub id: u64,
+    /// `anchored`, `flagged` (it does not verify; an operator has to look) or `cleared` (one has).
+    pub state: String,
+    /// Entries of the ledger that its checkpoint covers.
+    pub checkpoint_size: u64,
+    /// Root of its checkpoint, in hexadecimal.
+    pub checkpoint_root: String,
+    /// When it was made, or last tried.
+    pub at: Timestamp,
+    /// The protocol.
+    pub api: String,
+    /// Where the log is.
+    pub log: String,
+    /// Number of the entry in the log.
+    pub log_index: Option<u64>,
+    /// Id of the entry in the log; v1 only.
+    pub entry_id: Option<String>,
+    /// When the log took it in, by the log's signature; v1 only.
+    pub integrated_at: Option<Timestamp>,
+    /// Why it does not verify.
+    pub reason: Option<String>,
 }
 
 /// One node of the cell.
