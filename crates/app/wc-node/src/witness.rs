@@ -177,7 +177,7 @@ impl Witness {
         let kept = note.retaining(|other| other.name == checkpoint.origin).with(line.clone());
         let kept =
             kept.inspect_err(|error| tracing::error!(%error, "a cosigned note cannot be kept")).ok()?;
-        let Some(dir) = state.dir.clone() else { return None };
+        let dir = state.dir.clone()?;
         if let Err(error) = put(&dir.join("head"), kept.to_string().as_bytes()) {
             tracing::error!(%error, "what is cosigned cannot be remembered, so it is not cosigned");
             return None;

@@ -110,7 +110,7 @@ pub enum NodeCommand {
         worldcompute node run --network lab --coordinate always --trusted\n  \
         worldcompute node run --join /ip4/192.168.1.7/tcp/7441/p2p/12D3KooW… --slots 2\n\n\
         Every option can also stand in <data dir>/config.toml (slots = 2) or in the environment (WORLDCOMPUTE_SLOTS=2).")]
-    Run(NodeArgs),
+    Run(Box<NodeArgs>),
     /// Stop the node of this data directory
     Stop,
 }
@@ -186,7 +186,7 @@ pub enum DonorCommand {
     /// Lend this machine until this command is stopped
     #[command(after_help = "Examples:\n  worldcompute donor join\n  \
         worldcompute donor join --consent scientific,rendering --slots 2")]
-    Join(NodeArgs),
+    Join(Box<NodeArgs>),
     /// What this machine is doing, and what stands between guests and it
     Status,
     /// Freeze guests and take no more work

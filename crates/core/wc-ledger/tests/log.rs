@@ -1,5 +1,6 @@
 //! The published log: what tiles, checkpoints, witnesses and audits accept, and that nothing changed is accepted.
 
+#[allow(dead_code, reason = "this test writes no receipts")]
 #[path = "fixture/cell.rs"]
 mod cell;
 
