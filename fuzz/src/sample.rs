@@ -193,6 +193,7 @@ pub fn receipt_file() -> ReceiptFile {
     };
     ReceiptFile {
         founding: Signed::seal(founding(), &key()),
+        signers: Vec::new(),
         receipt: Signed::seal(receipt, &key()),
         outcomes: vec![signed],
         entry: entry(),

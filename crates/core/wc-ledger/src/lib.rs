@@ -27,6 +27,7 @@ pub mod note;
 mod pairs;
 pub mod price;
 pub mod proof;
+pub mod threshold;
 pub mod verify;
 
 pub use book::{Book, PostError, Totals};

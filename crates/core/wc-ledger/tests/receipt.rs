@@ -5,6 +5,10 @@ mod cell;
 
 use cell::{Accepted, Cell, accepts, key, result};
 use proptest::prelude::*;
+use wc_ledger::threshold::generate::KeyGeneration;
+use wc_ledger::threshold::handover::{link, next_keys, verify_order};
+use wc_ledger::threshold::sign::{Assembly, Member};
+use wc_ledger::threshold::{Seed, SignerKeys};
 use wc_ledger::{
     Anchors, Checkpoint, Note, ReceiptFault, ReceiptParts, Seen, VerdictFault, award_postings,
     decode_receipt, issue, origin, verify_receipt,
@@ -12,6 +16,7 @@ use wc_ledger::{
 use wc_types::entry::{Entry, EntryKind, Holder, Posting};
 use wc_types::outcome::{Ending, Failure, Outcome};
 use wc_types::receipt::{Receipt, ReceiptFile, Verdict};
+use wc_types::signers::SignerOrder;
 use wc_types::{AccountId, CellId, LeaseId, MicroNcu, Signed, from_canonical, record_cid, to_canonical};
 
 /// A cell with some history, and a receipt file of a task that two of three agreed on.
@@ -353,6 +358,143 @@ fn the_entry_must_be_the_one_under_the_checkpoint() {
     let moved = Entry { index: 2, ..file.entry.clone() };
     let moved_receipt = resealed(&cell, &file, |receipt| receipt.entry = record_cid(&moved));
     assert_eq!(code_of(&ReceiptFile { entry: moved, ..moved_receipt }), "WC-LEDGER-069");
+}
+
+/// A set of `threshold` of the machines `names`, made by a real key generation, that can sign.
+fn group(
+    cell: &Cell,
+    old: &SignerKeys,
+    threshold: u16,
+    names: &[u8],
+    salt: u8,
+) -> (wc_types::signers::SignerSet, Vec<Member>) {
+    let mut members: Vec<_> = names.iter().map(|name| key(*name).node_id()).collect();
+    members.sort();
+    let owner = key(101);
+    let order = SignerOrder {
+        cell: cell.id(),
+        epoch: old.epoch + 1,
+        previous: old.id,
+        threshold,
+        members,
+        owner: owner.account_id(),
+        at: wc_types::Timestamp(1),
+    };
+    let order = Signed::seal(order, &owner);
+    verify_order(&cell.founding, old, &order).expect("the owner's");
+    let (parts, commitments): (Vec<_>, Vec<_>) = names
+        .iter()
+        .map(|name| KeyGeneration::begin(&order, &key(*name), Seed::new([salt + name; 32])).expect("member"))
+        .unzip();
+    let (dealings, shares): (Vec<_>, Vec<_>) =
+        parts.into_iter().map(|part| part.deal(&commitments).expect("honest")).unzip();
+    let shares: Vec<_> = shares.into_iter().flatten().collect();
+    let shares: Vec<_> = dealings
+        .into_iter()
+        .zip(names)
+        .map(|(part, name)| {
+            let own: Vec<_> =
+                shares.iter().filter(|share| share.to == key(*name).node_id()).cloned().collect();
+            part.collect(&own).expect("honest")
+        })
+        .collect();
+    let set = shares[0].set(&order).expect("its order");
+    let keys = next_keys(old, &cell.id(), &set).expect("follows");
+    let members = shares.iter().map(|share| Member::with_share(keys.clone(), share).expect("its set"));
+    (set, members.collect())
+}
+
+fn together(members: &[Member], message: &[u8], salt: u8) -> [u8; 64] {
+    let keys = members[0].keys();
+    let quorum = &members[..usize::from(keys.threshold)];
+    let (nonces, commitments): (Vec<_>, Vec<_>) =
+        (salt..).zip(quorum).map(|(number, member)| member.commit(Seed::new([number; 32]))).unzip();
+    let assembly = Assembly::begin(keys, message, commitments).expect("enough");
+    let request = assembly.request().clone();
+    let shares: Vec<_> = quorum
+        .iter()
+        .zip(nonces)
+        .map(|(member, nonces)| member.sign(nonces, &request).expect("signs"))
+        .collect();
+    assembly.finish(&shares).expect("a signature")
+}
+
+/// The receipt of [`two_of_three`], under a checkpoint that two of three machines signed after two hand-overs.
+fn signed_together() -> (Cell, ReceiptFile) {
+    let (cell, mut file) = two_of_three();
+    let mut old =
+        vec![Member::alone(SignerKeys::founding(&cell.founding), &cell.coordinator).expect("alone")];
+    for (names, salt) in [([100, 51, 52], 0u8), ([100, 52, 53], 100)] {
+        let keys = old[0].keys().clone();
+        let (set, members) = group(&cell, &keys, 2, &names, salt);
+        let message = record_cid(&set).to_bytes();
+        let (accepted, signature) =
+            (together(&members, &message, salt + 1), together(&old, &message, salt + 11));
+        file.signers.push(link(&set, keys.group, signature, accepted).expect("signed"));
+        old = members;
+    }
+    let checkpoint = cell.checkpoint();
+    let signature = together(&old, checkpoint.to_text().as_bytes(), 200);
+    let note = Note::with_signature(
+        checkpoint.to_text(),
+        checkpoint.origin.clone(),
+        &old[0].keys().group,
+        signature,
+    );
+    file.inclusion.checkpoint = note.expect("a note").to_string();
+    (cell, file)
+}
+
+#[test]
+fn a_checkpoint_signed_by_several_verifies_along_the_chain_of_their_keys() {
+    let (cell, file) = signed_together();
+    let bytes = to_canonical(&file);
+    let copy = decode_receipt(&bytes).expect("decodes");
+    let report = verify_receipt(&copy, &Anchors::default()).expect("verifies");
+    let names: Vec<&str> = report.steps.iter().map(|step| step.name).collect();
+    assert_eq!(
+        names,
+        ["founding", "receipt", "votes", "quorum", "credit", "signers", "checkpoint", "inclusion"]
+    );
+    assert_eq!(
+        report.steps[5].proved,
+        "2 hand-overs, each signed by the key before it, lead from the coordinator's key to that of 2 of 3 signers"
+    );
+    let changed = |change: &dyn Fn(&mut ReceiptFile)| {
+        let mut copy = file.clone();
+        change(&mut copy);
+        copy
+    };
+    // The failing link is named.
+    let lost = changed(&|file| drop(file.signers.remove(0)));
+    let fault = verify_receipt(&lost, &Anchors::default()).expect_err("refused");
+    assert_eq!(fault.code().name, "WC-LEDGER-127");
+    assert!(matches!(&fault, ReceiptFault::Signers(fault) if fault.epoch == 1), "{fault:?}");
+    let unaccepted = changed(&|file| file.signers[1].accepted[0] ^= 1);
+    let fault = verify_receipt(&unaccepted, &Anchors::default()).expect_err("refused");
+    assert!(matches!(&fault, ReceiptFault::Signers(fault) if fault.epoch == 2), "{fault:?}");
+    // A chain cut short leads to a key that has not signed this checkpoint.
+    assert_eq!(code_of(&changed(&|file| drop(file.signers.pop()))), "WC-LEDGER-071");
+    assert_eq!(code_of(&changed(&|file| file.signers.clear())), "WC-LEDGER-071");
+    // The coordinator alone, whose key founded the cell, cannot sign in the place of the group.
+    let alone = changed(&|file| {
+        file.inclusion.checkpoint = cell.checkpoint().sign(&cell.coordinator).expect("signs").to_string();
+    });
+    assert_eq!(code_of(&alone), "WC-LEDGER-071");
+}
+
+#[test]
+fn every_single_byte_of_a_chain_of_signers_matters() {
+    let (_, file) = signed_together();
+    let bytes = to_canonical(&file);
+    assert!(accepted(&bytes));
+    let mut copy = bytes.clone();
+    for place in 0..bytes.len() {
+        let bit = 1 << (place % 8);
+        copy[place] ^= bit;
+        assert!(!accepted(&copy), "byte {place}");
+        copy[place] ^= bit;
+    }
 }
 
 #[test]

@@ -80,6 +80,7 @@ pub(crate) fn write(
     let outcomes = decision.outcomes.into_iter().map(Sealed::open).collect::<Result<_, _>>()?;
     Ok(Some(ReceiptFile {
         founding: coordinator.founding.clone(),
+        signers: Vec::new(),
         receipt: Signed::seal(receipt, &coordinator.key),
         outcomes,
         entry,
