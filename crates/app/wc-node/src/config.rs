@@ -33,6 +33,8 @@ pub struct NodeConfig {
     pub trusted: bool,
     /// Runs modules that strangers send straight to this node.
     pub accept_direct: bool,
+    /// Holds a share of the key that signs its cell's checkpoints when the cell's owner names it.
+    pub cosigner: bool,
     /// Guests at the same time; 0 to lend nothing, `None` for one per core but one.
     pub slots: Option<u16>,
     /// Classes of work that the owner consents to.

@@ -23,6 +23,7 @@ use crate::archive::Archive;
 use crate::brain::{Brain, BrainError, Performer};
 use crate::flow::{agree, dispatch, post, report, stage};
 use crate::link::{self, LinkError};
+use crate::signers::notary::Notary;
 
 /// Messages that may wait for one donor. A donor that reads slower than this is cut off and its leases are revoked.
 const OUTBOX_MAX: usize = 4096;
@@ -157,7 +158,7 @@ pub(crate) struct Coordinator {
     pub store: Store,
     /// Other machines.
     pub mesh: Mesh,
-    /// Signs grants, receipts and checkpoints.
+    /// Signs grants and receipts, and checkpoints while nobody else does.
     pub key: Arc<SigningKey>,
     /// The cell's founding record.
     pub founding: Signed<Founding>,
@@ -167,6 +168,8 @@ pub(crate) struct Coordinator {
     pub sessions: Arc<Sessions>,
     /// Jobs being staged: who has their blobs.
     pub staging: Arc<stage::Staging>,
+    /// Has checkpoints signed.
+    pub notary: Notary,
     /// Where each job's log goes on.
     pub log_positions: Mutex<HashMap<JobId, u64>>,
 }

@@ -17,6 +17,7 @@ mod finder;
 mod flow;
 mod link;
 mod node;
+mod signers;
 mod view;
 
 pub use brain::BrainError;

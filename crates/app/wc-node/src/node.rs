@@ -29,6 +29,9 @@ use crate::config::{Coordinate, NodeConfig};
 use crate::coordinator::{Coordinator, Hands, Sessions, lock};
 use crate::finder::{self, Search};
 use crate::flow::{run, schedule, stage, submit};
+use crate::signers::cabinet::Cabinet;
+use crate::signers::notary::{self, Notary};
+use crate::signers::signer::{self, Signer};
 use crate::{blobs, clock, control, direct};
 
 /// Locked workers that wait for a guest while there is work: a job of one short task takes one, and a new one needs a
@@ -232,6 +235,12 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
     tasks.spawn(finder::answer(mesh.clone(), introduction.subscribe()));
 
     let (role, role_seen) = watch::channel(Role::Searching);
+    let (belongs, belongs_seen) = watch::channel(None);
+    let cabinet = Cabinet::new(dir.signers());
+    let signer = Arc::new(Signer::new(key.clone(), cabinet.clone(), config.cosigner, belongs_seen));
+    if config.cosigner {
+        tasks.spawn(signer::serve(mesh.clone(), signer.clone()));
+    }
     let agent = sandbox.as_ref().filter(|_| slots > 0).map(|sandbox| {
         let pantry = run::Pantry::new(dir.sandbox().join("inputs"));
         Agent::new(
@@ -288,6 +297,8 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
         store: store.clone(),
         mesh: mesh.clone(),
         introduction: &introduction,
+        signer,
+        cabinet,
     };
     let mut coordinating = None;
     let mut journal_failed = None;
@@ -305,6 +316,7 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
                 coordinator: brief.coordinator,
                 founding: Arc::new(brief.founding.clone()),
             });
+            belongs.send_replace(Some(brief.founding.cid()));
             introduction.send_modify(|hello| hello.cell = Some(*brief.clone()));
             let addresses = brief.addresses.iter().filter_map(|text| text.parse().ok()).collect();
             mesh.connect(brief.coordinator, addresses).await;
@@ -320,6 +332,8 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
                     has_jobs: false,
                 });
             });
+            belongs.send_replace(Some(coordinator.founding.cid()));
+            tasks.spawn(notary::run(coordinator.clone()));
             tasks.spawn(keep_introduced(coordinator.clone(), introduction.clone()));
             tasks.spawn(accept_sessions(coordinator.clone()));
             tasks.spawn(control::serve(mesh.clone(), coordinator.clone()));
@@ -409,6 +423,8 @@ struct Starter<'a> {
     store: Store,
     mesh: Mesh,
     introduction: &'a finder::Introduction,
+    signer: Arc<Signer>,
+    cabinet: Cabinet,
 }
 
 impl Starter<'_> {
@@ -467,6 +483,9 @@ impl Starter<'_> {
         for job in recovered.cell().jobs().filter(|job| job.phase == wc_cell::JobPhase::Staging) {
             staging.wanted(job.id);
         }
+        let chain = recovered.cell().signers().to_vec();
+        let notary = Notary::new(self.signer.clone(), self.cabinet.clone(), &founding, chain)
+            .map_err(|source| NodeError::DataDir { path: self.config.data_dir.clone(), source })?;
         let (brain, threads, failed) = Brain::start(journal, recovered, hands);
         if fresh {
             let founded = wc_cell::Event::Founded(founding.clone().witnessed());
@@ -483,6 +502,7 @@ impl Starter<'_> {
             founding,
             sessions,
             staging,
+            notary,
             log_positions: Mutex::default(),
         });
         tokio::spawn(stage::run(coordinator.clone(), jobs));

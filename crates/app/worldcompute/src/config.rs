@@ -25,7 +25,7 @@ pub const HOME: &str = "WORLDCOMPUTE_HOME";
 const PREFIX: &str = "WORLDCOMPUTE_";
 
 /// Every environment variable and its meaning. Lists are separated by commas.
-pub const VARIABLES: [(&str, &str); 12] = [
+pub const VARIABLES: [(&str, &str); 13] = [
     (HOME, "data directory"),
     ("WORLDCOMPUTE_LOG", "what to log, as --log"),
     ("WORLDCOMPUTE_NETWORK", "name of the network"),
@@ -36,12 +36,13 @@ pub const VARIABLES: [(&str, &str); 12] = [
     ("WORLDCOMPUTE_COORDINATE", "auto, always or never"),
     ("WORLDCOMPUTE_TRUSTED", "true if the nodes of a cell that this node founds are trusted"),
     ("WORLDCOMPUTE_ACCEPT_DIRECT", "true to run modules that others send straight to this node"),
+    ("WORLDCOMPUTE_COSIGNER", "true to hold a share of the key that signs checkpoints"),
     ("WORLDCOMPUTE_STORAGE_CAP", "most room for blobs"),
     ("WORLDCOMPUTE_OWNER_KEY", "key file of this machine's owner"),
 ];
 
 /// Keys of `config.toml`.
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 12] = [
     "log",
     "network",
     "listen",
@@ -51,6 +52,7 @@ const KEYS: [&str; 11] = [
     "coordinate",
     "trusted",
     "accept_direct",
+    "cosigner",
     "storage_cap",
     "owner_key",
 ];
@@ -97,6 +99,8 @@ pub struct Settings {
     pub trusted: bool,
     /// Whether direct dispatch is accepted.
     pub accept_direct: bool,
+    /// Whether this node signs checkpoints with others.
+    pub cosigner: bool,
     /// Most bytes of blobs.
     pub storage_cap: Bytes,
     /// The owner's key file, if not in the data directory.
@@ -115,6 +119,7 @@ struct Layer {
     coordinate: Option<Coordinate>,
     trusted: Option<bool>,
     accept_direct: Option<bool>,
+    cosigner: Option<bool>,
     storage_cap: Option<Bytes>,
     owner_key: Option<PathBuf>,
 }
@@ -132,6 +137,7 @@ impl Layer {
             coordinate: self.coordinate.or(below.coordinate),
             trusted: self.trusted.or(below.trusted),
             accept_direct: self.accept_direct.or(below.accept_direct),
+            cosigner: self.cosigner.or(below.cosigner),
             storage_cap: self.storage_cap.or(below.storage_cap),
             owner_key: self.owner_key.or(below.owner_key),
         }
@@ -188,6 +194,7 @@ impl Context {
             coordinate: layer.coordinate.unwrap_or(Coordinate::Auto),
             trusted: layer.trusted.unwrap_or(false),
             accept_direct: layer.accept_direct.unwrap_or(false),
+            cosigner: layer.cosigner.unwrap_or(false),
             storage_cap: layer.storage_cap.unwrap_or(STORAGE_CAP_DEFAULT),
             owner_key: layer.owner_key,
         })
@@ -280,6 +287,7 @@ fn flags(args: &NodeArgs) -> Result<Layer, Usage> {
         coordinate: read("coordinate", args.coordinate.as_ref(), coordinate)?,
         trusted: args.trusted.then_some(true),
         accept_direct: args.accept_direct.then_some(true),
+        cosigner: args.cosigner.then_some(true),
         storage_cap: read("storage-cap", args.storage_cap.as_ref(), amount::size)?,
         owner_key: args.owner_key.clone(),
     })
@@ -321,6 +329,7 @@ fn environment(variables: &BTreeMap<String, String>) -> Result<Layer, Failure> {
         coordinate: read(variables, "WORLDCOMPUTE_COORDINATE", &mut wrong, coordinate),
         trusted: read(variables, "WORLDCOMPUTE_TRUSTED", &mut wrong, flag),
         accept_direct: read(variables, "WORLDCOMPUTE_ACCEPT_DIRECT", &mut wrong, flag),
+        cosigner: read(variables, "WORLDCOMPUTE_COSIGNER", &mut wrong, flag),
         storage_cap: read(variables, "WORLDCOMPUTE_STORAGE_CAP", &mut wrong, amount::size),
         owner_key: text("WORLDCOMPUTE_OWNER_KEY").map(PathBuf::from),
     };
@@ -364,6 +373,7 @@ fn file(path: &Path) -> Result<Layer, Failure> {
             coordinate: fields.choice("coordinate", &COORDINATES, &mut faults),
             trusted: fields.flag("trusted", &mut faults),
             accept_direct: fields.flag("accept_direct", &mut faults),
+            cosigner: fields.flag("cosigner", &mut faults),
             storage_cap: fields.amount("storage_cap", amount::size, &mut faults),
             owner_key: fields.text("owner_key", &mut faults).map(PathBuf::from),
         }

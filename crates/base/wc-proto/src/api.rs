@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use wc_types::manifest::{BlobRef, Manifest};
 use wc_types::outcome::ResultRecord;
 use wc_types::receipt::ReceiptFile;
+use wc_types::signers::SignerOrder;
 use wc_types::{AccountId, Cid, JobId, NodeId, Refusal, Signed, Timestamp};
 
 pub mod view;
@@ -127,6 +128,8 @@ pub enum CellRequest {
         /// First task.
         from: u32,
     },
+    /// Change who signs checkpoints. Signed by the cell's owner.
+    ChangeSigners(Box<Signed<SignerOrder>>),
     /// The cell.
     Cluster,
     /// Its nodes.

@@ -47,6 +47,7 @@ mod queue;
 mod report;
 mod results;
 mod settle;
+mod signers;
 mod snapshot;
 mod stage;
 mod task;

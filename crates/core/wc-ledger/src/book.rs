@@ -160,8 +160,10 @@ impl Book {
             EntryKind::TaskAccepted { .. } | EntryKind::JobAdmitted { .. } | EntryKind::JobEnded { .. } => {
                 spent -= amount;
             }
-            EntryKind::CellFounded { .. } | EntryKind::NodeJoined { .. } | EntryKind::NodeStanding { .. } => {
-            }
+            EntryKind::CellFounded { .. }
+            | EntryKind::NodeJoined { .. }
+            | EntryKind::NodeStanding { .. }
+            | EntryKind::SignersChanged { .. } => {}
         }
         Ok(Totals { balance: fit(changed)?, earned: fit(earned)?, spent: fit(spent)? })
     }

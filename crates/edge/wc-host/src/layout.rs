@@ -7,6 +7,7 @@
 //!   control.lock         held while the node runs
 //!   keys/node.key        the machine's key, 0600
 //!   keys/owner.key       the person's key, 0600
+//!   signers/<cell>/      this machine's share of a cell's signing key and what it has signed, 0600
 //!   store/               blobs and journal
 //!   sandbox/             directories of running guests, and compiled modules
 //! ```
@@ -68,6 +69,11 @@ impl DataDir {
     /// Returns where guests run.
     pub fn sandbox(&self) -> PathBuf {
         self.0.join("sandbox")
+    }
+
+    /// Returns where shares of cells' signing keys lie.
+    pub fn signers(&self) -> PathBuf {
+        self.0.join("signers")
     }
 
     /// Returns the file of the command line's settings.

@@ -34,6 +34,7 @@ pub async fn run(context: &Context, args: &NodeArgs, manner: Manner) -> anyhow::
         coordinate: settings.coordinate,
         trusted: settings.trusted,
         accept_direct: settings.accept_direct,
+        cosigner: settings.cosigner,
         slots: settings.slots,
         consents: settings.consents,
         storage_cap: settings.storage_cap,

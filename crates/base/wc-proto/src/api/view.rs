@@ -179,6 +179,36 @@ pub struct ClusterView {
     pub state_hash: String,
     /// When it was founded.
     pub founded_at: Timestamp,
+    /// Who signs its checkpoints.
+    pub signers: SignersView,
+}
+
+/// Who signs the cell's checkpoints, and how that goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignersView {
+    /// Number of the set; 0 is the founding coordinator alone.
+    pub epoch: u64,
+    /// CID of the set's record, or of the founding record.
+    pub set: Cid,
+    /// Members that have to sign together.
+    pub threshold: u16,
+    /// The members.
+    pub members: Vec<SignerView>,
+    /// Entries under the last checkpoint that was signed by several; `None` when none was, or one signs alone.
+    pub signed_size: Option<u64>,
+    /// Why no newer checkpoint can be signed, when it cannot.
+    pub problem: Option<String>,
+}
+
+/// One signer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignerView {
+    /// The machine.
+    pub node: NodeId,
+    /// `signing`, `connected`, `unreachable` or `wrong`.
+    pub state: String,
+    /// Why it did not sign when it was last asked.
+    pub reason: Option<String>,
 }
 
 /// One node of the cell.
