@@ -327,7 +327,7 @@ pub enum ClusterCommand {
             Without `set` it shows the signers. One signer is the coordinator alone; of several, a majority has to sign \
             together, and none of them can sign, or invent credit, without the others.",
         after_help = "Examples:\n  worldcompute cluster signers\n  \
-            worldcompute cluster signers set --threshold 2 node_A… node_B…"
+            worldcompute cluster signers set --threshold 2 12D3KooWD9… 12D3KooWNa…"
     )]
     Signers {
         /// What to do; show them if nothing
@@ -345,7 +345,7 @@ pub enum SignersCommand {
             sign with it, and the signers before them hand over. Needs the key of the cell's owner.\n\n\
             The coordinator is always one of the signers; name the others. Each runs with --cosigner and is connected. \
             `--threshold 1` and no node makes the coordinator the only signer again.",
-        after_help = "Example, two of three:\n  worldcompute cluster signers set --threshold 2 node_A… node_B…"
+        after_help = "Example, two of three:\n  worldcompute cluster signers set --threshold 2 12D3KooWD9… 12D3KooWNa…"
     )]
     Set {
         /// How many have to sign together: more than half of them

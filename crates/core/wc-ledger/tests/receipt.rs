@@ -2,13 +2,15 @@
 
 #[path = "fixture/cell.rs"]
 mod cell;
+#[path = "fixture/group.rs"]
+mod group;
 
 use cell::{Accepted, Cell, accepts, key, result};
+use group::{group, together};
 use proptest::prelude::*;
-use wc_ledger::threshold::generate::KeyGeneration;
-use wc_ledger::threshold::handover::{link, next_keys, verify_order};
-use wc_ledger::threshold::sign::{Assembly, Member};
-use wc_ledger::threshold::{Seed, SignerKeys};
+use wc_ledger::threshold::SignerKeys;
+use wc_ledger::threshold::handover::link;
+use wc_ledger::threshold::sign::Member;
 use wc_ledger::{
     Anchors, Checkpoint, Note, ReceiptFault, ReceiptParts, Seen, VerdictFault, award_postings,
     decode_receipt, issue, origin, verify_receipt,
@@ -16,7 +18,6 @@ use wc_ledger::{
 use wc_types::entry::{Entry, EntryKind, Holder, Posting};
 use wc_types::outcome::{Ending, Failure, Outcome};
 use wc_types::receipt::{Receipt, ReceiptFile, Verdict};
-use wc_types::signers::SignerOrder;
 use wc_types::{AccountId, CellId, LeaseId, MicroNcu, Signed, from_canonical, record_cid, to_canonical};
 
 /// A cell with some history, and a receipt file of a task that two of three agreed on.
@@ -360,65 +361,6 @@ fn the_entry_must_be_the_one_under_the_checkpoint() {
     assert_eq!(code_of(&ReceiptFile { entry: moved, ..moved_receipt }), "WC-LEDGER-069");
 }
 
-/// A set of `threshold` of the machines `names`, made by a real key generation, that can sign.
-fn group(
-    cell: &Cell,
-    old: &SignerKeys,
-    threshold: u16,
-    names: &[u8],
-    salt: u8,
-) -> (wc_types::signers::SignerSet, Vec<Member>) {
-    let mut members: Vec<_> = names.iter().map(|name| key(*name).node_id()).collect();
-    members.sort();
-    let owner = key(101);
-    let order = SignerOrder {
-        cell: cell.id(),
-        epoch: old.epoch + 1,
-        previous: old.id,
-        threshold,
-        members,
-        owner: owner.account_id(),
-        at: wc_types::Timestamp(1),
-    };
-    let order = Signed::seal(order, &owner);
-    verify_order(&cell.founding, old, &order).expect("the owner's");
-    let (parts, commitments): (Vec<_>, Vec<_>) = names
-        .iter()
-        .map(|name| KeyGeneration::begin(&order, &key(*name), Seed::new([salt + name; 32])).expect("member"))
-        .unzip();
-    let (dealings, shares): (Vec<_>, Vec<_>) =
-        parts.into_iter().map(|part| part.deal(&commitments).expect("honest")).unzip();
-    let shares: Vec<_> = shares.into_iter().flatten().collect();
-    let shares: Vec<_> = dealings
-        .into_iter()
-        .zip(names)
-        .map(|(part, name)| {
-            let own: Vec<_> =
-                shares.iter().filter(|share| share.to == key(*name).node_id()).cloned().collect();
-            part.collect(&own).expect("honest")
-        })
-        .collect();
-    let set = shares[0].set(&order).expect("its order");
-    let keys = next_keys(old, &cell.id(), &set).expect("follows");
-    let members = shares.iter().map(|share| Member::with_share(keys.clone(), share).expect("its set"));
-    (set, members.collect())
-}
-
-fn together(members: &[Member], message: &[u8], salt: u8) -> [u8; 64] {
-    let keys = members[0].keys();
-    let quorum = &members[..usize::from(keys.threshold)];
-    let (nonces, commitments): (Vec<_>, Vec<_>) =
-        (salt..).zip(quorum).map(|(number, member)| member.commit(Seed::new([number; 32]))).unzip();
-    let assembly = Assembly::begin(keys, message, commitments).expect("enough");
-    let request = assembly.request().clone();
-    let shares: Vec<_> = quorum
-        .iter()
-        .zip(nonces)
-        .map(|(member, nonces)| member.sign(nonces, &request).expect("signs"))
-        .collect();
-    assembly.finish(&shares).expect("a signature")
-}
-
 /// The receipt of [`two_of_three`], under a checkpoint that two of three machines signed after two hand-overs.
 fn signed_together() -> (Cell, ReceiptFile) {
     let (cell, mut file) = two_of_three();
@@ -426,7 +368,7 @@ fn signed_together() -> (Cell, ReceiptFile) {
         vec![Member::alone(SignerKeys::founding(&cell.founding), &cell.coordinator).expect("alone")];
     for (names, salt) in [([100, 51, 52], 0u8), ([100, 52, 53], 100)] {
         let keys = old[0].keys().clone();
-        let (set, members) = group(&cell, &keys, 2, &names, salt);
+        let (set, members) = group(&cell.founding, &keys, 2, &names, salt);
         let message = record_cid(&set).to_bytes();
         let (accepted, signature) =
             (together(&members, &message, salt + 1), together(&old, &message, salt + 11));
