@@ -53,7 +53,7 @@ pub enum Event {
         paused: bool,
     },
     /// The signers handed over to others; both have signed.
-    SignersChanged(Handover),
+    SignersChanged(Box<Handover>),
     /// Somebody submitted a job.
     JobSubmitted(Witnessed<Manifest>),
     /// A job's artifacts and inputs are here and pinned.

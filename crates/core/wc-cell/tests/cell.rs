@@ -79,18 +79,18 @@ fn a_hand_over_of_the_signing_key_stands_on_the_ledger_and_one_that_does_not_hol
     let early = handover(&world.cell, &coordinator, 1, 2, founding);
     let unaccepted = signers::Handover { accepted: [1; 64], ..good.clone() };
     for bad in [stranger, early, unaccepted] {
-        assert!(refused(&world.tell(Event::SignersChanged(bad))));
+        assert!(refused(&world.tell(Event::SignersChanged(Box::new(bad)))));
         assert_eq!((world.cell.ledger_size(), world.cell.signers().len()), (size, 0));
     }
-    let commands = world.tell(Event::SignersChanged(good.clone()));
+    let commands = world.tell(Event::SignersChanged(Box::new(good.clone())));
     assert!(!refused(&commands));
     let entry = world.entries.last().expect("posted");
     assert_eq!(entry.kind, EntryKind::SignersChanged { epoch: 1, set: good.set.cid() });
     assert_eq!(world.cell.signer_keys().expect("holds").group, node_id(1).0);
     // The same again does not follow itself; the next is signed by the new key.
-    assert!(refused(&world.tell(Event::SignersChanged(good.clone()))));
+    assert!(refused(&world.tell(Event::SignersChanged(Box::new(good.clone())))));
     let next = handover(&world.cell, &node_key(1), 2, 2, good.set.cid());
-    assert!(!refused(&world.tell(Event::SignersChanged(next))));
+    assert!(!refused(&world.tell(Event::SignersChanged(Box::new(next)))));
     assert_eq!(world.cell.signers().len(), 2);
     let restored = Cell::restore(&world.cell.snapshot()).expect("restores");
     assert_eq!(restored.signers(), world.cell.signers());

@@ -500,7 +500,7 @@ impl Notary {
                 .map_err(|unsigned| unfinished(unsigned.say()))?;
             let handover = link_of(&set, keys.group, signature, accepted.into_array())
                 .map_err(|error| unfinished(error.to_string()))?;
-            let event = Event::SignersChanged(handover);
+            let event = Event::SignersChanged(Box::new(handover));
             match coordinator.brain.ask(event, Vec::new()).await {
                 Ok(Ok(_)) => {}
                 Ok(Err(refusals)) => {

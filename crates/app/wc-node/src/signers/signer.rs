@@ -43,19 +43,19 @@ const NOT_ORDERED: Code = Code::new("WC-NODE-065", Class::Peer);
 
 /// Why a request is refused.
 struct Declined {
-    refusal: Refusal,
+    refusal: Box<Refusal>,
     culprits: Vec<NodeId>,
 }
 
 impl Declined {
     fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { refusal: Refusal::new(code, message), culprits: Vec::new() }
+        Self { refusal: Box::new(Refusal::new(code, message)), culprits: Vec::new() }
     }
 }
 
 impl From<ThresholdFault> for Declined {
     fn from(fault: ThresholdFault) -> Self {
-        Self { refusal: Refusal::new(fault.code(), fault.to_string()), culprits: fault.culprits().to_vec() }
+        Self { culprits: fault.culprits().to_vec(), ..Self::new(fault.code(), fault.to_string()) }
     }
 }
 
@@ -93,10 +93,17 @@ pub(crate) struct Signer {
 /// Where a conversation stands.
 enum State {
     Fresh,
-    Generating { part: KeyGeneration, cell: CellId, order: Signed<SignerOrder> },
-    Dealing { part: Dealing, cell: CellId, order: Signed<SignerOrder> },
+    Generating(Box<Making<KeyGeneration>>),
+    Dealing(Box<Making<Dealing>>),
     Committed(Box<Committed>),
     Over,
+}
+
+/// A part in making a key.
+struct Making<T> {
+    part: T,
+    cell: CellId,
+    order: Signed<SignerOrder>,
 }
 
 /// A promise to take part in one signature.
@@ -142,7 +149,7 @@ impl Signer {
                 Ok(Err(Declined { refusal, culprits })) => {
                     tracing::warn!(%peer, %refusal, "this signer does not sign");
                     state = State::Over;
-                    SignerAnswer::Refused { refusal, culprits }
+                    SignerAnswer::Refused { refusal: *refusal, culprits }
                 }
                 Err(_) => return,
             };
@@ -168,13 +175,15 @@ impl Signer {
                 let (part, commitment) = KeyGeneration::begin(&order, &self.key, Seed::new(clock::random()))?;
                 tracing::info!(epoch = order.epoch, "taking part in making a signing key");
                 let answer = SignerAnswer::Commitment { commitment: Box::new(commitment) };
-                (State::Generating { part, cell, order: *order }, answer)
+                (State::Generating(Box::new(Making { part, cell, order: *order })), answer)
             }
-            (State::Generating { part, cell, order }, SignerRequest::Commitments { commitments }) => {
+            (State::Generating(making), SignerRequest::Commitments { commitments }) => {
+                let Making { part, cell, order } = *making;
                 let (part, shares) = part.deal(&commitments)?;
-                (State::Dealing { part, cell, order }, SignerAnswer::Shares { shares })
+                (State::Dealing(Box::new(Making { part, cell, order })), SignerAnswer::Shares { shares })
             }
-            (State::Dealing { part, cell, order }, SignerRequest::Shares { shares }) => {
+            (State::Dealing(making), SignerRequest::Shares { shares }) => {
+                let Making { part, cell, order } = *making;
                 let share = part.collect(&shares)?;
                 let set = Box::new(share.set(&order)?);
                 self.cabinet.keep_share(&cell, &share)?;
@@ -209,7 +218,7 @@ impl Signer {
         if peer != self.key.node_id() && !self.consents {
             let refusal = Refusal::new(NOT_ASKED, "this node does not sign for others")
                 .hint("its owner starts it with --cosigner");
-            return Err(Declined { refusal, culprits: Vec::new() });
+            return Err(Declined { refusal: Box::new(refusal), culprits: Vec::new() });
         }
         if founding.coordinator != peer || founding.signed_by(&peer.0).is_err() {
             return Err(Declined::new(NOT_ASKED, "only the coordinator of the cell asks its signers"));

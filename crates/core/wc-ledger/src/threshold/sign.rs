@@ -29,7 +29,7 @@ pub struct Member {
 }
 
 enum Secret {
-    Alone(SigningKey),
+    Alone(Box<SigningKey>),
     Share(Box<KeyPackage>),
 }
 
@@ -61,7 +61,7 @@ impl Member {
         if !keys.is_alone() || !keys.is_member(&node) || keys.group != key.public() {
             return Err(ThresholdFault::NotMember { node });
         }
-        Ok(Self { keys, node, secret: Secret::Alone(key.clone()) })
+        Ok(Self { keys, node, secret: Secret::Alone(Box::new(key.clone())) })
     }
 
     /// One of several, with its share.

@@ -246,7 +246,7 @@ fn a_wrong_part_names_its_author_and_the_others_sign_without_it() {
     let (_, third) = all[2].commit(seed(402));
     let assembly = Assembly::begin(&keys, b"text", vec![first, second.clone(), third]).expect("begins");
     let share = all[0].sign(nonces, assembly.request()).expect("signs");
-    let absent = assembly.finish(&[share.clone()]).expect_err("two are missing");
+    let absent = assembly.finish(std::slice::from_ref(&share)).expect_err("two are missing");
     assert!(matches!(absent, ThresholdFault::Missing { .. }));
     let mut broken = second;
     broken.hiding = [0xff; 32];
