@@ -7,11 +7,14 @@
 //! A new decoder gets a file beside [`ids`], a line in [`TARGETS`] and a wrapper in `fuzz_targets/`.
 #![forbid(unsafe_code)]
 
+pub mod beacons;
 pub mod blocks;
+pub mod facts;
 pub mod frames;
 pub mod ids;
 pub mod ledger;
 pub mod mutate;
+pub mod published;
 pub mod records;
 pub mod sample;
 
@@ -27,9 +30,12 @@ pub struct Target {
 
 /// Every target, in alphabetical order.
 pub const TARGETS: &[Target] = &[
+    Target { name: "beacons", run: beacons::target, seeds: beacons::seeds },
     Target { name: "blocks", run: blocks::target, seeds: blocks::seeds },
+    Target { name: "facts", run: facts::target, seeds: facts::seeds },
     Target { name: "frames", run: frames::target, seeds: frames::seeds },
     Target { name: "ids", run: ids::target, seeds: ids::seeds },
     Target { name: "ledger", run: ledger::target, seeds: ledger::seeds },
+    Target { name: "published", run: published::target, seeds: published::seeds },
     Target { name: "records", run: records::target, seeds: records::seeds },
 ];

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -46,6 +46,7 @@ pub struct Node {
     binary: PathBuf,
     log: PathBuf,
     args: Vec<String>,
+    env: Vec<(String, String)>,
     child: Option<Child>,
 }
 
@@ -57,6 +58,7 @@ impl Node {
             .arg("--data-dir")
             .arg(&self.dir)
             .args(&self.args)
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(log)
@@ -80,16 +82,23 @@ impl Node {
 
     /// Waits until the process has ended by itself.
     pub fn ended(&mut self, within: Duration) -> bool {
+        self.child.is_none() || self.exit(within).is_some()
+    }
+
+    /// Waits until the process has ended by itself and returns how; `None` when it goes on, or does not run.
+    pub fn exit(&mut self, within: Duration) -> Option<ExitStatus> {
         let begun = Instant::now();
-        while begun.elapsed() < within {
-            let Some(child) = &mut self.child else { return true };
-            if child.try_wait().expect("our own child").is_some() {
+        loop {
+            let status = self.child.as_mut()?.try_wait().expect("our own child");
+            if status.is_some() {
                 self.child = None;
-                return true;
+                return status;
+            }
+            if begun.elapsed() >= within {
+                return None;
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        false
     }
 
     /// Returns the number of the node's process.
@@ -209,6 +218,11 @@ impl Federation {
 
     /// Adds and starts a node.
     pub fn add(&mut self, args: &[&str]) -> &mut Node {
+        self.add_with(args, Vec::new())
+    }
+
+    /// Adds and starts a node with further variables in its environment.
+    pub fn add_with(&mut self, args: &[&str], env: Vec<(String, String)>) -> &mut Node {
         let name = format!("node-{}", self.nodes.len());
         let mut all: Vec<String> =
             ["node", "run", "--until-stdin-closes", "--network"].map(str::to_owned).into();
@@ -223,6 +237,7 @@ impl Federation {
             binary: self.binary.clone(),
             log: path.join(format!("{name}.log")),
             args: all,
+            env,
             child: None,
         };
         node.start();
@@ -374,6 +389,21 @@ impl Federation {
             Response::Balance(balance) => balance,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// Checks that every accepted task has paid exactly its agreeing donors: all balances together are what receipts
+    /// award.
+    ///
+    /// # Panics
+    /// When credit appeared or vanished.
+    pub async fn credited_once(&self) {
+        let awarded: i64 = match self.coordinator().cell(CellRequest::Jobs { limit: 100 }).await {
+            Response::Jobs(jobs) => jobs.iter().map(|job| i64::try_from(job.awarded).expect("small")).sum(),
+            other => panic!("{other:?}"),
+        };
+        let balances: i64 = self.members().await.values().map(|node| node.owner_balance).sum();
+        assert_eq!(balances, awarded, "credit appeared or vanished");
+        assert!(awarded > 0);
     }
 
     /// Returns the cell.

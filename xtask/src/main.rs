@@ -8,6 +8,7 @@ mod fix;
 mod layers;
 mod process;
 mod reach;
+mod sim;
 mod verify;
 mod words;
 mod workspace;
@@ -24,6 +25,8 @@ Commands:
   fix                  apply what a machine can decide: formatting, clippy's fixes, docs/layers.txt
   layers [--write]     who may depend on whom, compared with docs/layers.txt (--write renews that file)
   reach                public items that nothing reachable from the binary or its tests uses
+  sim [--seed N] [--seeds COUNT]
+                       the simulation of a whole cell from a seed, with a row for each
   words                words that mean unfinished work
 
 Steps of verify, in order:
@@ -37,6 +40,7 @@ const COMMANDS: &[Command] = &[
     ("fix", fix::command),
     ("layers", layers::command),
     ("reach", reach::command),
+    ("sim", sim::command),
     ("words", words::command),
 ];
 

@@ -170,9 +170,7 @@ impl World {
     /// What went wrong, in words, with the command that shows it again.
     pub fn run(mut self) -> Result<Ran, String> {
         let seed = self.seed;
-        self.go().map_err(|wrong| {
-            format!("seed {seed}: {wrong}\nagain: WC_SIM_SEED={seed} cargo test -p wc-tests --test sim")
-        })
+        self.go().map_err(|wrong| format!("seed {seed}: {wrong}\nagain: cargo xtask sim --seed {seed}"))
     }
 
     fn go(&mut self) -> Result<Ran, String> {

@@ -23,7 +23,7 @@ use wc_proto::peer::session::{AgentMessage, CoordinatorMessage, Report};
 use wc_sandbox::Sandbox;
 use wc_store::Store;
 use wc_types::charter::{Founding, cell_id};
-use wc_types::grant::{Grant, LEASES_MAX};
+use wc_types::grant::{Grant, LEASES_MAX, NODE_LEASES_MAX};
 use wc_types::manifest::{Manifest, WorkClass};
 use wc_types::node::Enrolment;
 use wc_types::outcome::Commitment;
@@ -35,9 +35,10 @@ use crate::link::{self, LinkError};
 
 /// Leases that one slot may hold ready. Bounds what is granted again elsewhere when this machine disappears.
 const READY_PER_SLOT_MAX: u64 = 256;
-/// Leases held or asked for at the same time, committed and reported ones included. A cell lets a node hold 4096 and
-/// forgets what is asked for beyond; asking past that would leave both sides waiting for each other.
+/// Leases held or asked for at the same time, committed and reported ones included. A cell forgets what is asked for
+/// beyond [`NODE_LEASES_MAX`]; asking past that would leave both sides waiting for each other.
 const HELD_MAX: u64 = 2048;
+const _: () = assert!(HELD_MAX < NODE_LEASES_MAX as u64, "an agent must not ask for what its cell forgets");
 /// How much work a slot holds ready: long enough to cover a commit and a round trip under load, short enough that
 /// nobody waits for it.
 const READY_MICROS: u64 = 100_000;
@@ -97,6 +98,37 @@ struct Board {
     task_micros: u64,
     running: u32,
     paused: bool,
+}
+
+impl Board {
+    /// Returns how many more leases to ask for, when that is worth a message.
+    fn room(&mut self, slots: u16) -> Option<u32> {
+        if self.paused {
+            return None;
+        }
+        let ready = match self.task_micros {
+            0 => 2,
+            micros => (READY_MICROS / micros + 2).min(READY_PER_SLOT_MAX),
+        };
+        let target = ready * u64::from(slots);
+        let running = self.held.values().filter(|held| matches!(held, Held::Running)).count() as u64;
+        let has = self.queue.len() as u64 + running + self.wanted;
+        if has * 4 > target * 3 {
+            return None;
+        }
+        let held = self.held.len() as u64 + self.wanted;
+        let more = (target - has).min(HELD_MAX.saturating_sub(held));
+        if more == 0 {
+            return None;
+        }
+        self.wanted += more;
+        u32::try_from(more).ok()
+    }
+
+    /// Forgets what the coordinator has made durable; returns how many leases that were.
+    fn settle(&mut self, leases: &[LeaseId]) -> u64 {
+        leases.iter().filter(|lease| self.held.remove(lease).is_some()).count() as u64
+    }
 }
 
 /// What the session writes.
@@ -563,35 +595,10 @@ impl Agent {
         if !reports.is_empty() {
             messages.push(AgentMessage::Report { reports });
         }
-        if let Some(replicas) = self.room() {
+        if let Some(replicas) = lock(&self.board).room(self.slots) {
             messages.push(AgentMessage::Want { replicas });
         }
         messages
-    }
-
-    /// Returns how many more leases to ask for, when that is worth a message.
-    fn room(&self) -> Option<u32> {
-        let mut board = lock(&self.board);
-        if board.paused {
-            return None;
-        }
-        let ready = match board.task_micros {
-            0 => 2,
-            micros => (READY_MICROS / micros + 2).min(READY_PER_SLOT_MAX),
-        };
-        let target = ready * u64::from(self.slots);
-        let running = board.held.values().filter(|held| matches!(held, Held::Running)).count() as u64;
-        let has = board.queue.len() as u64 + running + board.wanted;
-        if has * 4 > target * 3 {
-            return None;
-        }
-        let held = board.held.len() as u64 + board.wanted;
-        let more = (target - has).min(HELD_MAX.saturating_sub(held));
-        if more == 0 {
-            return None;
-        }
-        board.wanted += more;
-        u32::try_from(more).ok()
     }
 
     fn take_in(
@@ -614,13 +621,8 @@ impl Agent {
             CoordinatorMessage::AskReveal { leases } => self.reveal(&leases),
             CoordinatorMessage::Revoke { leases } => self.revoke(&leases),
             CoordinatorMessage::Settled { leases } => {
-                let mut board = lock(&self.board);
-                for lease in &leases {
-                    if board.held.remove(lease).is_some() {
-                        self.counters.settled.fetch_add(1, Ordering::Relaxed);
-                    }
-                }
-                drop(board);
+                let settled = lock(&self.board).settle(&leases);
+                self.counters.settled.fetch_add(settled, Ordering::Relaxed);
                 self.out(Out::Room);
             }
             CoordinatorMessage::Refused { refusal } => return Err(refusal),
@@ -721,5 +723,91 @@ impl Agent {
             self.pantry.end_guest(lease);
         }
         self.out(Out::Room);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wc_types::cid::{CODEC_RAW, cid_of};
+    use wc_types::outcome::{Ending, Outcome, Usage};
+    use wc_types::{CellId, Timestamp};
+
+    use super::*;
+
+    const SLOTS: u16 = 8;
+
+    /// What a cell remembers of one node: leases that it holds, and how many more it may be given.
+    #[derive(Default)]
+    struct CellSide {
+        held: BTreeSet<LeaseId>,
+        credit: u32,
+        lease_next: u64,
+    }
+
+    impl CellSide {
+        /// As `wc-cell` does it: whatever is wanted beyond the limit is forgotten.
+        fn want(&mut self, replicas: u32) {
+            let held = u32::try_from(self.held.len()).expect("bounded");
+            self.credit = self.credit.saturating_add(replicas).min(NODE_LEASES_MAX.saturating_sub(held));
+        }
+
+        fn grant(&mut self) -> Vec<LeaseId> {
+            let granted: Vec<_> = (0..std::mem::take(&mut self.credit))
+                .map(|at| LeaseId(self.lease_next + u64::from(at)))
+                .collect();
+            self.lease_next += granted.len() as u64;
+            self.held.extend(&granted);
+            granted
+        }
+    }
+
+    fn report() -> Report {
+        let key = SigningKey::from_seed(&[1; 32]);
+        let outcome = Outcome {
+            cell: CellId([0; 32]),
+            job: JobId([0; 32]),
+            stage: 0,
+            index: 0,
+            lease: LeaseId(0),
+            node: key.node_id(),
+            ending: Ending::Result { record: cid_of(CODEC_RAW, b"the same everywhere"), success: true },
+            usage: Usage::default(),
+            salt: [0; 16],
+            ended_at: Timestamp(0),
+        };
+        Report { outcome: Signed::seal(outcome, &key), blobs: Vec::new(), stderr: Vec::new() }
+    }
+
+    /// Seen by users as an array of 20,000 tasks with three replicas that stood still for good: the fastest donor had
+    /// committed to 4,096 tasks, asked for more while the others were behind, and waited for grants that the cell had
+    /// forgotten it owed.
+    #[test]
+    fn a_donor_far_ahead_of_the_others_asks_again_when_its_commitments_are_settled() {
+        let mut board = Board { task_micros: 1, ..Board::default() };
+        let mut cell = CellSide::default();
+        let report = Box::new(report());
+        let commitment =
+            Commitment::new(&cid_of(CODEC_RAW, b"the same everywhere"), &[0; 16], &report.outcome.node);
+        for round in 0..3 {
+            // It runs all that it is given at once, commits, and hears nothing of the slower ones.
+            let mut given = 0;
+            while let Some(replicas) = board.room(SLOTS) {
+                cell.want(replicas);
+                for lease in cell.grant() {
+                    board.wanted -= 1;
+                    board.held.insert(lease, Held::Waiting(report.clone(), commitment));
+                    given += 1;
+                }
+            }
+            assert!(given > 0, "round {round}: the donor asks for nothing more and waits for good");
+            assert_eq!(
+                board.wanted, 0,
+                "round {round}: the donor waits for leases that the cell has forgotten"
+            );
+            assert_eq!(board.held.keys().copied().collect::<BTreeSet<_>>(), cell.held, "round {round}");
+            // The others catch up.
+            let settled: Vec<_> = std::mem::take(&mut cell.held).into_iter().collect();
+            assert_eq!(board.settle(&settled), settled.len() as u64);
+        }
     }
 }

@@ -4,6 +4,9 @@
 //! All of it follows from the facts. It is written after them, becomes durable with the next commit, and is written
 //! again by replay when a crash came between.
 
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
 use serde::{Deserialize, Serialize};
 use wc_ledger::merkle;
 use wc_store::{Change, Store, StoreError, Table};
@@ -12,8 +15,16 @@ use wc_types::manifest::Manifest;
 use wc_types::receipt::Verdict;
 use wc_types::{JobId, NodeId, Sealed, Signed, TaskId, Timestamp, to_canonical};
 
+use crate::coordinator::lock;
+
 /// Log rows that one job may keep; further ones are dropped, and the last row says so.
 pub(crate) const LOG_ROWS_MAX: u64 = 10_000;
+
+/// Manifests kept decoded: a small job is read several times within milliseconds, and checking a signature is the dearest
+/// part of reading it.
+const RECENT_MANIFESTS: usize = 16;
+/// Larger manifests are not kept decoded.
+const RECENT_BYTES_MAX: usize = 64 << 10;
 
 /// What was decided about one task, with the evidence.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -62,6 +73,7 @@ pub enum ArchiveError {
 #[derive(Clone)]
 pub(crate) struct Archive {
     manifests: Table,
+    recent: Arc<Mutex<VecDeque<(JobId, Signed<Manifest>)>>>,
     verdicts: Table,
     entries: Table,
     tree: Table,
@@ -94,6 +106,7 @@ impl Archive {
     pub fn open(store: &Store) -> Result<Self, StoreError> {
         Ok(Self {
             manifests: store.table("manifests")?,
+            recent: Arc::default(),
             verdicts: store.table("verdicts")?,
             entries: store.table("entries")?,
             tree: store.table("tree")?,
@@ -103,11 +116,21 @@ impl Archive {
 
     /// Keeps a manifest.
     pub fn put_manifest(&self, job: &JobId, manifest: &Signed<Manifest>) -> Result<(), ArchiveError> {
-        Ok(self.manifests.put(&job.0, &to_canonical(manifest.sealed()))?)
+        let bytes = to_canonical(manifest.sealed());
+        self.manifests.put(&job.0, &bytes)?;
+        if bytes.len() <= RECENT_BYTES_MAX {
+            let mut recent = lock(&self.recent);
+            recent.truncate(RECENT_MANIFESTS - 1);
+            recent.push_front((*job, manifest.clone()));
+        }
+        Ok(())
     }
 
     /// Returns a job's manifest.
     pub fn manifest(&self, job: &JobId) -> Result<Option<Signed<Manifest>>, ArchiveError> {
+        if let Some((_, manifest)) = lock(&self.recent).iter().find(|(recent, _)| recent == job) {
+            return Ok(Some(manifest.clone()));
+        }
         let Some(bytes) = self.manifests.get(&job.0)? else { return Ok(None) };
         wc_types::from_canonical(&bytes).map(Some).map_err(|_| ArchiveError::Corrupt { table: "manifests" })
     }
@@ -153,6 +176,11 @@ impl Archive {
             value: hash.to_vec(),
         }))?;
         Ok(())
+    }
+
+    /// Returns the canonical bytes of an entry: its leaf.
+    pub fn entry_bytes(&self, index: u64) -> Result<Option<Vec<u8>>, ArchiveError> {
+        Ok(self.entries.get(&index.to_be_bytes())?)
     }
 
     /// Returns an entry.

@@ -9,12 +9,13 @@
 //! Three threads in a row, so that deciding the next batch overlaps with the disk. Nothing leaves the second thread
 //! before the facts it follows from are durable: not a command, not an answer, not a view of the state.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc as std_mpsc};
 use std::thread::JoinHandle;
 
 use tokio::sync::{mpsc, oneshot};
 use wc_cell::{Cell, Command, Event, Fact};
+use wc_proto::api::view::JobView;
 use wc_store::{Journal, JournalError, Row};
 use wc_types::{JobId, Refusal, Timestamp, to_canonical};
 
@@ -57,8 +58,8 @@ pub(crate) struct Watch {
     pub job: JobId,
     /// Revision that the caller has seen.
     pub seen: u64,
-    /// Told when it differs, or dropped with the cell.
-    pub changed: oneshot::Sender<()>,
+    /// Told how it is when it differs, or dropped with the cell; `None` when there is no such job.
+    pub changed: oneshot::Sender<Option<JobView>>,
 }
 
 /// Performs what the cell commands. Called in the order of the facts, on one thread.
@@ -112,6 +113,8 @@ pub(crate) struct Brain {
     inputs: mpsc::Sender<Input>,
     /// When a tick is due, in microseconds; `i64::MAX` when never.
     deadline: Arc<AtomicI64>,
+    /// How often the journal was made durable since the start.
+    commits: Arc<AtomicU64>,
 }
 
 /// The running threads, joined at the end.
@@ -187,16 +190,17 @@ impl Brain {
         let (to_perform, from_commit) = std_mpsc::sync_channel::<Decided>(COMMITS_MAX);
         let (fail, failed) = oneshot::channel();
         let deadline = Arc::new(AtomicI64::new(micros(recovered.cell.next_deadline())));
+        let commits = Arc::new(AtomicU64::new(0));
         let decide = {
             let (journal, deadline) = (journal.clone(), deadline.clone());
             spawn("wc-decide", move || decide(inputs_end, &journal, recovered, &to_commit, &deadline))
         };
         let commit = {
-            let journal = journal.clone();
-            spawn("wc-commit", move || commit(&from_decide, &journal, &to_perform, fail))
+            let (journal, commits) = (journal.clone(), commits.clone());
+            spawn("wc-commit", move || commit(&from_decide, &journal, &to_perform, fail, &commits))
         };
         let perform = spawn("wc-perform", move || perform(&from_commit, &journal, performer));
-        (Self { inputs, deadline }, BrainThreads { threads: vec![decide, commit, perform] }, failed)
+        (Self { inputs, deadline, commits }, BrainThreads { threads: vec![decide, commit, perform] }, failed)
     }
 
     /// Records things that happened. Waits while the cell is behind.
@@ -234,6 +238,11 @@ impl Brain {
     pub fn deadline(&self) -> Option<Timestamp> {
         let micros = self.deadline.load(Ordering::Relaxed);
         (micros != i64::MAX).then_some(Timestamp(micros))
+    }
+
+    /// Returns how often the journal was made durable since the start.
+    pub fn commits(&self) -> u64 {
+        self.commits.load(Ordering::Relaxed)
     }
 
     /// Waits until a job changes.
@@ -312,12 +321,13 @@ fn decide(
         watches.retain(|watch| !watch.changed.is_closed());
         let mut index = 0;
         while index < watches.len() {
-            let differs =
-                cell.job(&watches[index].job).is_none_or(|job| view::revision(&job) != watches[index].seen);
+            let job = cell.job(&watches[index].job);
+            let differs = job.as_ref().is_none_or(|job| view::revision(job) != watches[index].seen);
             if differs {
                 let watch = watches.swap_remove(index);
+                let now = job.map(|job| view::job(job, &cell));
                 decided.deliveries.push(Box::new(move || {
-                    let _ = watch.changed.send(());
+                    let _ = watch.changed.send(now);
                 }));
             } else {
                 index += 1;
@@ -361,9 +371,12 @@ impl Round<'_> {
         self.rows.push(to_canonical(&fact));
         let mut commands = Vec::new();
         self.cell.apply(&fact, &mut commands);
-        // A wish for work that could not be granted changes nothing that anybody is told of, and a node that joins
-        // again wishes anew: it becomes durable with whatever comes next.
-        self.commit |= !(matches!(fact.event, Event::WorkWanted { .. }) && commands.is_empty());
+        // What a node says again in its next session, and what has no consequence yet, promises nothing to anybody: a wish
+        // for work, a commitment while others are still to come, a report that does not decide. It becomes durable with
+        // the fact that has one.
+        let said_again =
+            matches!(fact.event, Event::WorkWanted { .. } | Event::Committed { .. } | Event::Reported { .. });
+        self.commit |= !(said_again && commands.is_empty());
         self.commands.extend(commands.into_iter().map(|command| (fact.seq, command)));
     }
 
@@ -390,16 +403,18 @@ fn commit(
     journal: &Journal,
     to_perform: &std_mpsc::SyncSender<Decided>,
     fail: oneshot::Sender<JournalError>,
+    commits: &AtomicU64,
 ) {
     while let Ok(first) = from_decide.recv() {
         let mut waiting = vec![first];
         waiting.extend(from_decide.try_iter());
-        if waiting.iter().any(|decided| decided.commit)
-            && let Err(error) = journal.commit()
-        {
-            tracing::error!(%error, "the journal cannot be made durable; the coordinator stops");
-            let _ = fail.send(error);
-            return;
+        if waiting.iter().any(|decided| decided.commit) {
+            if let Err(error) = journal.commit() {
+                tracing::error!(%error, "the journal cannot be made durable; the coordinator stops");
+                let _ = fail.send(error);
+                return;
+            }
+            commits.fetch_add(1, Ordering::Relaxed);
         }
         for decided in waiting {
             if to_perform.send(decided).is_err() {

@@ -1,5 +1,6 @@
 //! What a node is told before it starts.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use wc_types::Bytes;
@@ -35,6 +36,10 @@ pub struct NodeConfig {
     pub accept_direct: bool,
     /// Holds a share of the key that signs its cell's checkpoints when the cell's owner names it.
     pub cosigner: bool,
+    /// Cosigns the growth of its cell's ledger, and raises an alarm when it does not add up.
+    pub witness: bool,
+    /// Where the published ledger is served over plain HTTP while this node coordinates.
+    pub log_listen: Option<SocketAddr>,
     /// Guests at the same time; 0 to lend nothing, `None` for one per core but one.
     pub slots: Option<u16>,
     /// Classes of work that the owner consents to.

@@ -12,12 +12,12 @@ use wc_proto::api::{CellRequest, Response, ResultRow};
 use wc_proto::limit::{FRAME_BYTES_MAX, PAGE_ROWS_MAX};
 use wc_proto::version;
 use wc_types::code::{Class, Code};
-use wc_types::{JobId, NodeId, Refusal, TaskId, from_canonical};
+use wc_types::{Cid, JobId, NodeId, Refusal, TaskId, from_canonical};
 
 use crate::blobs;
 use crate::brain::{BrainError, Watch};
 use crate::coordinator::Coordinator;
-use crate::flow::{admit, receipt, submit};
+use crate::flow::{admit, receipt, report, submit};
 use crate::link;
 use crate::view;
 
@@ -37,6 +37,8 @@ const AMBIGUOUS_JOB: Code = Code::new("WC-NODE-031", Class::Caller);
 const UNKNOWN_STAGE: Code = Code::new("WC-NODE-032", Class::Caller);
 const UNREADABLE: Code = Code::new("WC-NODE-033", Class::Ours);
 const STOPPED: Code = Code::new("WC-NODE-034", Class::Ours);
+const UNPUBLISHED: Code = Code::new("WC-NODE-036", Class::Host);
+const NOT_COSIGNED: Code = Code::new("WC-NODE-037", Class::Caller);
 const UNREACHABLE: Code = Code::new("WC-NODE-035", Class::Host);
 
 /// Either an answer or the refusal that takes its place.
@@ -78,32 +80,35 @@ async fn route(coordinator: &Arc<Coordinator>, request: CellRequest) -> Answered
         }
         CellRequest::Cancel(cancel) => admit::cancel(coordinator, *cancel).await?,
         CellRequest::Job { job } => {
-            let job = find(coordinator, job).await?;
+            let job = find_or_trust(coordinator, job).await?;
             Response::Job(Box::new(job_now(coordinator, job).await?))
         }
         CellRequest::WatchJob { job, seen } => {
-            let job = find(coordinator, job).await?;
+            let job = find_or_trust(coordinator, job).await?;
             let (changed, change) = oneshot::channel();
             brain.watch(Watch { job, seen, changed }).await?;
-            let _ = tokio::time::timeout(WATCH_MAX, change).await;
-            Response::Job(Box::new(job_now(coordinator, job).await?))
+            let view = match tokio::time::timeout(WATCH_MAX, change).await {
+                Ok(Ok(Some(changed))) => changed,
+                Ok(Ok(None)) => return Err(unknown_job(&job.to_string()).into()),
+                Ok(Err(_)) | Err(_) => job_now(coordinator, job).await?,
+            };
+            Response::Job(Box::new(view))
         }
         CellRequest::Jobs { limit } => {
             let limit = (limit as usize).min(PAGE_ROWS_MAX / 10);
-            Response::Jobs(
-                brain
-                    .query(move |cell, _| {
-                        cell.jobs().take(limit).map(|found| view::job(found, cell)).collect()
-                    })
-                    .await?,
-            )
+            let jobs: Vec<_> = brain
+                .query(move |cell, _| cell.jobs().take(limit).map(|found| view::job(found, cell)).collect())
+                .await?;
+            Response::Jobs(jobs.into_iter().map(|(job, failed)| told(coordinator, job, failed)).collect())
         }
         CellRequest::Explain { job } => {
             let job = find(coordinator, job).await?;
             let explained = brain
                 .query(move |cell, _| cell.explain(&job).map(|found| view::explained(found, cell)))
                 .await?;
-            Response::Explain(explained.ok_or_else(|| unknown_job(&job.to_string()))?)
+            let (mut explained, failed) = explained.ok_or_else(|| unknown_job(&job.to_string()))?;
+            explained.job = told(coordinator, explained.job, failed);
+            Response::Explain(explained)
         }
         CellRequest::Results { job, stage, from } => results(coordinator, &job, stage, from).await?,
         CellRequest::Task { job, stage, index } => {
@@ -132,14 +137,16 @@ async fn route(coordinator: &Arc<Coordinator>, request: CellRequest) -> Answered
             )
         }
         CellRequest::Receipts { job, stage, from } => {
-            let job = find(coordinator, job).await?;
+            let job = find_or_trust(coordinator, job).await?;
             let found = brain
                 .query(move |cell, _| {
                     let tasks = cell.job(&job)?.stages.get(usize::from(stage))?.tasks;
                     Some((tasks, cell.ledger_size(), cell.ledger_root()))
                 })
                 .await?;
-            let (tasks, size, root) = found.ok_or_else(|| no_stage(stage))?;
+            let Some((tasks, size, root)) = found else {
+                return Err(no_job_or_stage(coordinator, job, stage).await);
+            };
             // One signer signs what is there; several are asked for no more than this page needs.
             let need = if coordinator.notary.is_alone() {
                 size
@@ -156,6 +163,20 @@ async fn route(coordinator: &Arc<Coordinator>, request: CellRequest) -> Answered
         }
         CellRequest::ChangeSigners(order) => {
             coordinator.notary.change(coordinator, *order).await?;
+            Response::Done
+        }
+        CellRequest::Checkpoint { since } => {
+            let publication = coordinator.publication.clone();
+            let coordinator = coordinator.clone();
+            let answered = tokio::task::spawn_blocking(move || publication.answer(&coordinator, since)).await;
+            match answered.map_err(unreadable)? {
+                Ok(published) => Response::Checkpoint(Box::new(published)),
+                Err(reason) => return Err(Refusal::new(UNPUBLISHED, reason).into()),
+            }
+        }
+        CellRequest::Cosign { size, line } => {
+            let taken = coordinator.publication.take(coordinator, size, &line).await;
+            taken.map_err(|reason| Refusal::new(NOT_COSIGNED, reason))?;
             Response::Done
         }
         CellRequest::Cluster => Response::Cluster(cluster(coordinator).await?),
@@ -182,13 +203,25 @@ fn unknown_job(text: &str) -> Refusal {
         .hint("list the jobs with 'worldcompute job list'")
 }
 
-fn no_stage(stage: u16) -> Refusal {
-    Refusal::new(UNKNOWN_STAGE, format!("the job has no stage {stage}")).field("stage")
+/// Returns what is missing: the whole job, or this stage of it.
+async fn no_job_or_stage(coordinator: &Arc<Coordinator>, job: JobId, stage: u16) -> Refused {
+    match job_now(coordinator, job).await {
+        Ok(_) => Refusal::new(UNKNOWN_STAGE, format!("the job has no stage {stage}")).field("stage").into(),
+        Err(refused) => refused,
+    }
 }
 
 fn unreadable(error: impl std::fmt::Display) -> Refusal {
     tracing::error!(%error, "the archive cannot be read");
     Refusal::new(UNREADABLE, error.to_string())
+}
+
+/// Like [`find`], but takes a whole id at its word: the caller's next look at the state tells whether there is such a job.
+async fn find_or_trust(coordinator: &Arc<Coordinator>, text: String) -> Result<JobId, Refused> {
+    match text.parse() {
+        Ok(whole) => Ok(whole),
+        Err(_) => find(coordinator, text).await,
+    }
 }
 
 /// Finds a job by its id or an unambiguous beginning of it.
@@ -208,7 +241,17 @@ async fn find(coordinator: &Arc<Coordinator>, text: String) -> Result<JobId, Ref
 async fn job_now(coordinator: &Arc<Coordinator>, job: JobId) -> Result<JobView, Refused> {
     let view =
         coordinator.brain.query(move |cell, _| cell.job(&job).map(|found| view::job(found, cell))).await?;
-    Ok(view.ok_or_else(|| unknown_job(&job.to_string()))?)
+    let (view, failed) = view.ok_or_else(|| unknown_job(&job.to_string()))?;
+    Ok(told(coordinator, view, failed))
+}
+
+/// Completes a job's reason with how its guest ended, where a record says so and is still here.
+fn told(coordinator: &Coordinator, mut job: JobView, failed_result: Option<Cid>) -> JobView {
+    let record = failed_result.and_then(|cid| report::result_record(&coordinator.store, &cid, false));
+    if let Some(record) = record {
+        view::add_ending(&mut job, &record.exit);
+    }
+    job
 }
 
 async fn results(
@@ -217,7 +260,7 @@ async fn results(
     stage: Option<u16>,
     from: u32,
 ) -> Result<Response, Refused> {
-    let job = find(coordinator, job.to_owned()).await?;
+    let job = find_or_trust(coordinator, job.to_owned()).await?;
     let page = coordinator
         .brain
         .query(move |cell, _| {
@@ -229,7 +272,9 @@ async fn results(
             })
         })
         .await?;
-    let Some(page) = page else { return Err(no_stage(stage.unwrap_or(0)).into()) };
+    let Some(page) = page else {
+        return Err(no_job_or_stage(coordinator, job, stage.unwrap_or(0)).await);
+    };
     let full = page.len() == PAGE_ROWS_MAX / 10;
     let mut rows = Vec::with_capacity(page.len());
     let mut bytes = 0;
@@ -254,6 +299,8 @@ async fn cluster(coordinator: &Arc<Coordinator>) -> Result<ClusterView, Refused>
     let founding = coordinator.founding.clone();
     let signers = coordinator.notary.view(coordinator).await;
     let (cell, node, online) = (coordinator.cell, coordinator.node(), coordinator.sessions.count());
+    let commits = coordinator.brain.commits();
+    let (published_size, witnesses, log_alarms) = coordinator.publication.view();
     Ok(coordinator
         .brain
         .query(move |state, facts| {
@@ -271,9 +318,13 @@ async fn cluster(coordinator: &Arc<Coordinator>) -> Result<ClusterView, Refused>
                 ledger_size: state.ledger_size(),
                 ledger_root: view::hex(&state.ledger_root()),
                 facts,
+                commits,
                 state_hash: view::hex(&state.state_hash()),
                 founded_at: founding.founded_at,
                 signers,
+                published_size,
+                witnesses,
+                log_alarms,
             }
         })
         .await?)

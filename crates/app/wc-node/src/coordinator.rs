@@ -23,6 +23,7 @@ use crate::archive::Archive;
 use crate::brain::{Brain, BrainError, Performer};
 use crate::flow::{agree, dispatch, post, report, stage};
 use crate::link::{self, LinkError};
+use crate::publish::Publication;
 use crate::signers::notary::Notary;
 
 /// Messages that may wait for one donor. A donor that reads slower than this is cut off and its leases are revoked.
@@ -170,6 +171,8 @@ pub(crate) struct Coordinator {
     pub staging: Arc<stage::Staging>,
     /// Has checkpoints signed.
     pub notary: Notary,
+    /// The published ledger.
+    pub publication: Arc<Publication>,
     /// Where each job's log goes on.
     pub log_positions: Mutex<HashMap<JobId, u64>>,
 }

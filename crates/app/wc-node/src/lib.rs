@@ -16,12 +16,17 @@ mod direct;
 mod finder;
 mod flow;
 mod link;
+mod logtree;
 mod node;
+mod publish;
 mod signers;
 mod view;
+mod witness;
 
+pub use archive::ArchiveError;
 pub use brain::BrainError;
 pub use config::{Coordinate, NodeConfig};
 pub use direct::{DirectError, DirectRun, dispatch};
 pub use link::LinkError;
+pub use logtree::{LogSource, LogTree, LogTreeError};
 pub use node::{NodeError, run};

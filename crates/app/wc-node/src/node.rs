@@ -1,6 +1,6 @@
 //! A node: keys, store, mesh, a cell to belong to, slots to lend, and the socket through which its owner talks to it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -29,9 +29,12 @@ use crate::config::{Coordinate, NodeConfig};
 use crate::coordinator::{Coordinator, Hands, Sessions, lock};
 use crate::finder::{self, Search};
 use crate::flow::{run, schedule, stage, submit};
+use crate::logtree::LogTreeError;
+use crate::publish::{self, Publication};
 use crate::signers::cabinet::Cabinet;
 use crate::signers::notary::{self, Notary};
 use crate::signers::signer::{self, Signer};
+use crate::witness::{self, Witness};
 use crate::{blobs, clock, control, direct};
 
 /// Locked workers that wait for a guest while there is work: a job of one short task takes one, and a new one needs a
@@ -88,12 +91,45 @@ pub enum NodeError {
         /// What was given.
         text: String,
     },
-    /// The journal failed while the node ran.
-    #[error("the coordinator stopped: {reason}")]
-    JournalFailed {
-        /// Why.
-        reason: String,
+    /// The published ledger.
+    #[error("the published ledger cannot be kept")]
+    LogTree(#[from] LogTreeError),
+    /// The address of the published ledger.
+    #[error("the published ledger cannot be served at {address}")]
+    LogListen {
+        /// Where.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
     },
+    /// The journal failed while the node ran.
+    #[error("the coordinator stopped: what happens cannot be kept under {}", store.display())]
+    JournalFailed {
+        /// Where the journal lies.
+        store: PathBuf,
+        /// Why.
+        source: Box<wc_store::JournalError>,
+    },
+}
+
+impl NodeError {
+    /// Returns what to tell the owner, when it is more than the error itself: a journal that failed is a matter of the
+    /// machine's disk.
+    pub fn to_refusal(&self) -> Option<Refusal> {
+        let Self::JournalFailed { source, .. } = self else { return None };
+        let mut message = self.to_string();
+        let mut cause: Option<&dyn std::error::Error> = Some(source.as_ref());
+        while let Some(error) = cause {
+            message = format!("{message}: {error}");
+            cause = error.source();
+        }
+        Some(
+            Refusal::new(source.code(), message).hint(
+                "free or repair the disk and start the node again; nothing that was acknowledged is lost",
+            ),
+        )
+    }
 }
 
 /// How a run ended.
@@ -108,7 +144,7 @@ enum Ended {
 
 /// What this node is to its cell.
 #[derive(Clone)]
-enum Role {
+pub(crate) enum Role {
     Searching,
     Coordinating(Arc<Coordinator>),
     Member { coordinator: NodeId, founding: Arc<Signed<Founding>> },
@@ -122,6 +158,7 @@ struct Desk {
     owner: wc_types::AccountId,
     role: watch::Receiver<Role>,
     agent: Option<Arc<Agent>>,
+    witness: Option<Arc<Witness>>,
     sandbox: Option<Arc<Sandbox>>,
     load: Mutex<LoadSampler>,
     capabilities: Capabilities,
@@ -163,6 +200,7 @@ pub async fn run(
                     .store();
                 std::fs::remove_dir_all(&store)
                     .map_err(|source| NodeError::DataDir { path: store, source })?;
+                forget_published(&config.data_dir)?;
                 config.coordinate = Coordinate::Never;
             }
         }
@@ -173,6 +211,7 @@ pub async fn run(
 fn forget_everything(data_dir: &Path) -> Result<(), NodeError> {
     let dir =
         DataDir::new(data_dir).map_err(|source| NodeError::DataDir { path: data_dir.to_owned(), source })?;
+    forget_published(data_dir)?;
     for path in [dir.store(), dir.sandbox()] {
         match std::fs::remove_dir_all(&path) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
@@ -182,6 +221,17 @@ fn forget_everything(data_dir: &Path) -> Result<(), NodeError> {
         }
     }
     Ok(())
+}
+
+/// Removes the published ledger of a cell that this node no longer keeps.
+fn forget_published(data_dir: &Path) -> Result<(), NodeError> {
+    let path = data_dir.join("log");
+    match std::fs::remove_dir_all(&path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(NodeError::DataDir { path, source })
+        }
+        _ => Ok(()),
+    }
 }
 
 fn parse_addresses(texts: &[String]) -> Result<Vec<Multiaddr>, NodeError> {
@@ -259,6 +309,14 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
     if let (true, Some(sandbox)) = (config.accept_direct, &sandbox) {
         tasks.spawn(direct::serve(mesh.clone(), sandbox.clone(), key.clone(), config.consents.clone()));
     }
+    let witness = config.witness.then(|| Witness::new(dir.witness(), key.clone()));
+    let log_listener = match config.log_listen {
+        Some(address) => {
+            let bound = tokio::net::TcpListener::bind(address).await;
+            Some(bound.map_err(|source| NodeError::LogListen { address, source })?)
+        }
+        None => None,
+    };
     let engine = sandbox.as_ref().map(|sandbox| sandbox.engine_fingerprint().to_owned()).unwrap_or_default();
     let capabilities = machine.offer(Some(slots.max(1)), config.storage_cap, engine);
     let (ending, mut end_wishes) = mpsc::channel(4);
@@ -269,6 +327,7 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
         owner: owner.account_id(),
         role: role_seen.clone(),
         agent: agent.clone(),
+        witness: witness.clone(),
         sandbox: sandbox.clone(),
         load: Mutex::new(LoadSampler::default()),
         capabilities: capabilities.clone(),
@@ -338,6 +397,11 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
             tasks.spawn(accept_sessions(coordinator.clone()));
             tasks.spawn(control::serve(mesh.clone(), coordinator.clone()));
             tasks.spawn(schedule::run(coordinator.clone()));
+            tasks.spawn(publish::run(coordinator.clone()));
+            if let Some(listener) = log_listener {
+                tracing::info!(address = ?listener.local_addr().ok(), "the ledger is served over http");
+                tasks.spawn(wc_api::log::serve(listener, dir.log()));
+            }
             if config.coordinate == Coordinate::Auto && !resumed {
                 let (found, yielding) = tokio::sync::oneshot::channel();
                 tasks.spawn(yield_to_older(coordinator.clone(), introduction.subscribe(), found));
@@ -348,6 +412,9 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
             journal_failed = Some(failed);
             coordinating = Some((coordinator, threads));
         }
+    }
+    if let Some(witness) = witness {
+        tasks.spawn(witness::run(witness, mesh.clone(), role_seen.clone()));
     }
     if let Some(agent) = &agent {
         let enrolment = EnrolmentMaker {
@@ -369,13 +436,18 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
             Some(EndWish::Leave) => Ended::Left,
             Some(EndWish::Stop) | None => Ended::Stopped,
         }),
-        reason = wait(&mut journal_failed) => Err(NodeError::JournalFailed { reason }),
+        error = wait(&mut journal_failed) => {
+            Err(NodeError::JournalFailed { store: dir.store(), source: Box::new(error) })
+        }
         () = wait_unit(&mut yielded) => Ok(Ended::Yielded),
     };
     if let Some(agent) = &agent {
         agent.stop();
     }
     if let Some((coordinator, threads)) = coordinating {
+        if ended.is_ok() {
+            coordinator.publication.finish(&coordinator).await;
+        }
         coordinator.brain.stop().await;
         drop(coordinator);
         let _ = tokio::task::spawn_blocking(move || threads.join()).await;
@@ -385,10 +457,12 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
     ended
 }
 
-async fn wait(failed: &mut Option<tokio::sync::oneshot::Receiver<wc_store::JournalError>>) -> String {
+async fn wait(
+    failed: &mut Option<tokio::sync::oneshot::Receiver<wc_store::JournalError>>,
+) -> wc_store::JournalError {
     match failed {
         Some(receiver) => match receiver.await {
-            Ok(error) => error.to_string(),
+            Ok(error) => error,
             Err(_) => std::future::pending().await,
         },
         None => std::future::pending().await,
@@ -441,6 +515,7 @@ impl Starter<'_> {
     /// Resumes the cell in the journal, or founds one.
     async fn coordinate(&self) -> Result<Begun, NodeError> {
         let archive = Archive::open(&self.store)?;
+        let publication = Arc::new(Publication::open(&self.config.data_dir.join("log"))?);
         let sessions = Arc::new(Sessions::default());
         let (staging, jobs) = stage::Staging::new();
         let mut hands = Hands {
@@ -503,6 +578,7 @@ impl Starter<'_> {
             sessions,
             staging,
             notary,
+            publication,
             log_positions: Mutex::default(),
         });
         tokio::spawn(stage::run(coordinator.clone(), jobs));
@@ -820,6 +896,7 @@ impl Desk {
             stored_bytes: self.store.blobs().usage().used_bytes,
             storage_cap: self.storage_cap.0.min(self.capabilities.storage_cap.0),
             consents: self.consents.clone(),
+            witness: self.witness.as_ref().map(|witness| witness.view()),
             defences: self.defences(),
             agent_version: version::AGENT_VERSION.to_owned(),
         }

@@ -6,8 +6,13 @@ use wc_cell::{Cell, Explanation, JobPhase, ReplicaPhase, TaskPhase};
 use wc_proto::api::view::{
     ExplainView, JobView, NodeReason, NodeView, Phase, ReplicaView, StageView, TaskView,
 };
+use wc_types::Cid;
 use wc_types::entry::Standing;
 use wc_types::node::TrustTier;
+use wc_types::outcome::Exit;
+
+/// Characters of a guest's ending that a job's reason repeats: enough for every limit and the name of a file.
+const ENDING_CHARS_MAX: usize = 300;
 
 /// Returns lower-case hexadecimal text.
 pub(crate) fn hex(bytes: &[u8]) -> String {
@@ -42,14 +47,15 @@ pub(crate) fn revision(job: &wc_cell::JobView) -> u64 {
     hasher.finish()
 }
 
-/// Returns a job.
-pub(crate) fn job(job: wc_cell::JobView, cell: &Cell) -> JobView {
+/// Returns a job, and the record that says how its guest ended if that is what failed it.
+pub(crate) fn job(job: wc_cell::JobView, cell: &Cell) -> (JobView, Option<Cid>) {
+    let failed_result = job.failed_result;
     let revision = revision(&job);
     let replicas: Vec<u8> = cell
         .manifest(&job.id)
         .map(|manifest| manifest.stages.iter().map(|stage| stage.replicas).collect())
         .unwrap_or_default();
-    JobView {
+    let view = JobView {
         job: job.id,
         name: job.name,
         manifest: job.manifest,
@@ -62,7 +68,24 @@ pub(crate) fn job(job: wc_cell::JobView, cell: &Cell) -> JobView {
         reason: job.reason,
         charged: job.charged.0,
         awarded: job.awarded.0,
+    };
+    (view, failed_result)
+}
+
+/// Adds to a job's reason how its guest ended, in at most [`ENDING_CHARS_MAX`] characters. The words come from a
+/// stranger's guest, so they are read for each answer and never become part of the cell.
+pub(crate) fn add_ending(job: &mut JobView, exit: &Exit) {
+    let told = exit.to_string();
+    let mut ending: String = told
+        .chars()
+        .map(|letter| if letter.is_control() { '\u{fffd}' } else { letter })
+        .take(ENDING_CHARS_MAX)
+        .collect();
+    if told.chars().nth(ENDING_CHARS_MAX).is_some() {
+        ending.push('…');
     }
+    job.reason =
+        Some(job.reason.take().map_or_else(|| ending.clone(), |reason| format!("{reason}: {ending}")));
 }
 
 fn stage(stage: wc_cell::StageView, replicas: u8) -> StageView {
@@ -78,8 +101,8 @@ fn stage(stage: wc_cell::StageView, replicas: u8) -> StageView {
     }
 }
 
-/// Returns why a job is not further.
-pub(crate) fn explained(explanation: Explanation, cell: &Cell) -> ExplainView {
+/// Returns why a job is not further, and the record that says how its guest ended if that is what failed it.
+pub(crate) fn explained(explanation: Explanation, cell: &Cell) -> (ExplainView, Option<Cid>) {
     let mut reasons = Vec::new();
     let mut nodes = Vec::new();
     for stage in &explanation.stages {
@@ -101,7 +124,8 @@ pub(crate) fn explained(explanation: Explanation, cell: &Cell) -> ExplainView {
             }
         }
     }
-    ExplainView { job: job(explanation.job, cell), reasons, nodes }
+    let (job, failed_result) = job(explanation.job, cell);
+    (ExplainView { job, reasons, nodes }, failed_result)
 }
 
 /// Returns a task.

@@ -82,6 +82,9 @@ pub enum Command {
     /// Check receipts
     #[command(subcommand)]
     Receipt(ReceiptCommand),
+    /// Look at the ledger, and check it as a stranger would
+    #[command(subcommand)]
+    Ledger(LedgerCommand),
 }
 
 /// `demo`
@@ -143,6 +146,12 @@ pub struct NodeArgs {
     /// (`cluster signers set`)
     #[arg(long)]
     pub cosigner: bool,
+    /// Cosign the growth of the cell's ledger, and raise an alarm when it does not add up
+    #[arg(long)]
+    pub witness: bool,
+    /// Serve the published ledger over plain HTTP at this address while this node coordinates, such as 127.0.0.1:8080
+    #[arg(long, value_name = "ADDR")]
+    pub log_listen: Option<String>,
     /// Most room for blobs, such as 10GiB [default: 10GiB]
     #[arg(long, value_name = "SIZE")]
     pub storage_cap: Option<String>,
@@ -361,10 +370,62 @@ pub enum SignersCommand {
 #[derive(Debug, Subcommand)]
 pub enum ReceiptCommand {
     /// Check a receipt without a network
-    #[command(after_help = "Example:\n  worldcompute receipt verify receipts/0-00000000.receipt")]
+    #[command(after_help = "Examples:\n  \
+        worldcompute receipt verify receipts/0-00000000.receipt\n  \
+        worldcompute receipt verify receipts/*.receipt --checkpoint seen.checkpoint --ledger /srv/log\n\n\
+        Exit codes: 0 every receipt is valid, and of one history with the checkpoint if one was given; 1 a receipt is \
+        not valid, or its history is another; 2 wrong usage; 3 valid by itself, but nothing here proves that it and \
+        the checkpoint are of one history: give --ledger.")]
     Verify {
         /// Receipt files
         #[arg(value_name = "FILE", required = true)]
         files: Vec<PathBuf>,
+        /// Checkpoint that was seen before: the receipt must be of the same history
+        #[arg(long, value_name = "FILE")]
+        checkpoint: Option<PathBuf>,
+        /// Published ledger to take the proof from, and the checkpoint if none is given: a directory or http://…
+        #[arg(long, value_name = "DIR|URL")]
+        ledger: Option<String>,
+    },
+}
+
+/// `ledger`
+#[derive(Debug, Subcommand)]
+pub enum LedgerCommand {
+    /// The newest published checkpoint: size, root, who signed, who cosigned
+    #[command(
+        after_help = "Examples:\n  worldcompute ledger head\n  worldcompute ledger head --ledger http://203.0.113.7:8080\n  \
+        worldcompute ledger head --save seen.checkpoint"
+    )]
+    Head {
+        /// Published ledger to read instead of asking this machine's node: a directory or http://…
+        #[arg(long, value_name = "DIR|URL")]
+        ledger: Option<String>,
+        /// Keep the signed checkpoint in this file, for `receipt verify --checkpoint`
+        #[arg(long, value_name = "FILE")]
+        save: Option<PathBuf>,
+    },
+    /// Check a published ledger from its first entry to its last
+    #[command(after_help = "Examples:\n  worldcompute ledger verify ~/.worldcompute/log\n  \
+        worldcompute ledger verify http://203.0.113.7:8080 --checkpoint seen.checkpoint\n\n\
+        Reads every entry and every tile: entries link, postings balance, nobody is overdrawn, every hash is right and \
+        the root is the one that the cell signed. Needs no node. Exit codes: 0 sound, 1 not, 2 wrong usage.")]
+    Verify {
+        /// Directory or http://…
+        #[arg(value_name = "DIR|URL")]
+        ledger: String,
+        /// Checkpoint that was seen before: the ledger must continue it
+        #[arg(long, value_name = "FILE")]
+        checkpoint: Option<PathBuf>,
+    },
+    /// Check a witness's evidence of two checkpoints that do not fit
+    #[command(
+        after_help = "Exit codes: 0 it proves that the cell signed two histories; 1 it is no evidence; 2 wrong usage; \
+        3 it proves nothing yet."
+    )]
+    Evidence {
+        /// Evidence file
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
     },
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use wc_api::Client;
 use wc_host::DataDir;
 use wc_proto::api::view::{ClusterView, DonorView, JobView, NodeView};
-use wc_proto::api::{CellRequest, Request, Response, ResultRow};
+use wc_proto::api::{CellRequest, PublishedCheckpoint, Request, Response, ResultRow};
 use wc_types::manifest::{BlobRef, Manifest};
 use wc_types::receipt::ReceiptFile;
 use wc_types::{Cid, JobId, Refusal, Signed};
@@ -119,6 +119,14 @@ impl Node {
         match self.cell(CellRequest::Cluster).await? {
             Response::Cluster(view) => Ok(view),
             other => Err(unexpected("Cluster", &other)),
+        }
+    }
+
+    /// Returns the newest published checkpoint, with the proof that it goes on from `since` entries.
+    pub async fn checkpoint(&mut self, since: u64) -> anyhow::Result<PublishedCheckpoint> {
+        match self.cell(CellRequest::Checkpoint { since }).await? {
+            Response::Checkpoint(published) => Ok(*published),
+            other => Err(unexpected("Checkpoint", &other)),
         }
     }
 

@@ -7,6 +7,7 @@ mod donor;
 mod fetch;
 mod follow;
 mod job;
+mod ledger;
 mod map;
 mod receipt;
 mod run;
@@ -55,7 +56,8 @@ async fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
         Command::Job(command) => job::run(context, command).await,
         Command::Map(args) => map::run(context, &args).await,
         Command::Cluster(command) => cluster::run(context, &command).await,
-        Command::Receipt(command) => receipt::run(context, &command),
+        Command::Receipt(command) => receipt::run(context, &command).await,
+        Command::Ledger(command) => ledger::run(context, &command).await,
     }
 }
 

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use wc_host::DataDir;
@@ -25,7 +26,7 @@ pub const HOME: &str = "WORLDCOMPUTE_HOME";
 const PREFIX: &str = "WORLDCOMPUTE_";
 
 /// Every environment variable and its meaning. Lists are separated by commas.
-pub const VARIABLES: [(&str, &str); 13] = [
+pub const VARIABLES: [(&str, &str); 15] = [
     (HOME, "data directory"),
     ("WORLDCOMPUTE_LOG", "what to log, as --log"),
     ("WORLDCOMPUTE_NETWORK", "name of the network"),
@@ -37,12 +38,14 @@ pub const VARIABLES: [(&str, &str); 13] = [
     ("WORLDCOMPUTE_TRUSTED", "true if the nodes of a cell that this node founds are trusted"),
     ("WORLDCOMPUTE_ACCEPT_DIRECT", "true to run modules that others send straight to this node"),
     ("WORLDCOMPUTE_COSIGNER", "true to hold a share of the key that signs checkpoints"),
+    ("WORLDCOMPUTE_WITNESS", "true to cosign the growth of the cell's ledger"),
+    ("WORLDCOMPUTE_LOG_LISTEN", "address at which the published ledger is served over http"),
     ("WORLDCOMPUTE_STORAGE_CAP", "most room for blobs"),
     ("WORLDCOMPUTE_OWNER_KEY", "key file of this machine's owner"),
 ];
 
 /// Keys of `config.toml`.
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 14] = [
     "log",
     "network",
     "listen",
@@ -53,6 +56,8 @@ const KEYS: [&str; 12] = [
     "trusted",
     "accept_direct",
     "cosigner",
+    "witness",
+    "log_listen",
     "storage_cap",
     "owner_key",
 ];
@@ -101,6 +106,10 @@ pub struct Settings {
     pub accept_direct: bool,
     /// Whether this node signs checkpoints with others.
     pub cosigner: bool,
+    /// Whether this node witnesses its cell's ledger.
+    pub witness: bool,
+    /// Where the published ledger is served over HTTP.
+    pub log_listen: Option<SocketAddr>,
     /// Most bytes of blobs.
     pub storage_cap: Bytes,
     /// The owner's key file, if not in the data directory.
@@ -120,6 +129,8 @@ struct Layer {
     trusted: Option<bool>,
     accept_direct: Option<bool>,
     cosigner: Option<bool>,
+    witness: Option<bool>,
+    log_listen: Option<SocketAddr>,
     storage_cap: Option<Bytes>,
     owner_key: Option<PathBuf>,
 }
@@ -138,6 +149,8 @@ impl Layer {
             trusted: self.trusted.or(below.trusted),
             accept_direct: self.accept_direct.or(below.accept_direct),
             cosigner: self.cosigner.or(below.cosigner),
+            witness: self.witness.or(below.witness),
+            log_listen: self.log_listen.or(below.log_listen),
             storage_cap: self.storage_cap.or(below.storage_cap),
             owner_key: self.owner_key.or(below.owner_key),
         }
@@ -195,6 +208,8 @@ impl Context {
             trusted: layer.trusted.unwrap_or(false),
             accept_direct: layer.accept_direct.unwrap_or(false),
             cosigner: layer.cosigner.unwrap_or(false),
+            witness: layer.witness.unwrap_or(false),
+            log_listen: layer.log_listen,
             storage_cap: layer.storage_cap.unwrap_or(STORAGE_CAP_DEFAULT),
             owner_key: layer.owner_key,
         })
@@ -254,6 +269,10 @@ fn flag(text: &str) -> Result<bool, String> {
     }
 }
 
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "must be an address and a port, such as 127.0.0.1:8080".to_owned())
+}
+
 fn list(text: &str) -> Vec<String> {
     text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
 }
@@ -288,6 +307,8 @@ fn flags(args: &NodeArgs) -> Result<Layer, Usage> {
         trusted: args.trusted.then_some(true),
         accept_direct: args.accept_direct.then_some(true),
         cosigner: args.cosigner.then_some(true),
+        witness: args.witness.then_some(true),
+        log_listen: read("log-listen", args.log_listen.as_ref(), address)?,
         storage_cap: read("storage-cap", args.storage_cap.as_ref(), amount::size)?,
         owner_key: args.owner_key.clone(),
     })
@@ -330,6 +351,8 @@ fn environment(variables: &BTreeMap<String, String>) -> Result<Layer, Failure> {
         trusted: read(variables, "WORLDCOMPUTE_TRUSTED", &mut wrong, flag),
         accept_direct: read(variables, "WORLDCOMPUTE_ACCEPT_DIRECT", &mut wrong, flag),
         cosigner: read(variables, "WORLDCOMPUTE_COSIGNER", &mut wrong, flag),
+        witness: read(variables, "WORLDCOMPUTE_WITNESS", &mut wrong, flag),
+        log_listen: read(variables, "WORLDCOMPUTE_LOG_LISTEN", &mut wrong, address),
         storage_cap: read(variables, "WORLDCOMPUTE_STORAGE_CAP", &mut wrong, amount::size),
         owner_key: text("WORLDCOMPUTE_OWNER_KEY").map(PathBuf::from),
     };
@@ -374,6 +397,8 @@ fn file(path: &Path) -> Result<Layer, Failure> {
             trusted: fields.flag("trusted", &mut faults),
             accept_direct: fields.flag("accept_direct", &mut faults),
             cosigner: fields.flag("cosigner", &mut faults),
+            witness: fields.flag("witness", &mut faults),
+            log_listen: fields.amount("log_listen", address, &mut faults),
             storage_cap: fields.amount("storage_cap", amount::size, &mut faults),
             owner_key: fields.text("owner_key", &mut faults).map(PathBuf::from),
         }

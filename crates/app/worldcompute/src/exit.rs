@@ -13,6 +13,9 @@ pub const ERROR: u8 = 1;
 /// Not understood: the command line is wrong. clap exits with the same code by itself.
 pub const USAGE: u8 = 2;
 
+/// Nothing is wrong with what was given, and it is not enough for what was asked.
+pub const UNPROVED: u8 = 3;
+
 /// An error that no part of the system has named.
 const UNNAMED: Code = Code::new("WC-CLI-001", Class::Ours);
 
@@ -26,6 +29,16 @@ pub struct Usage {
     pub hint: String,
 }
 
+/// What was given is sound as far as it goes, but does not prove what was asked.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Unproved {
+    /// What is not proved.
+    pub message: String,
+    /// What would prove it.
+    pub hint: String,
+}
+
 /// Prints the error, if there is one, and returns the exit code.
 pub fn finish(result: anyhow::Result<()>) -> ExitCode {
     let Err(error) = result else { return ExitCode::from(OK) };
@@ -36,7 +49,11 @@ pub fn finish(result: anyhow::Result<()>) -> ExitCode {
         return ExitCode::from(OK);
     }
     eprint!("{}", render(&refusals(&error)));
-    ExitCode::from(if error.is::<Usage>() { USAGE } else { ERROR })
+    ExitCode::from(match () {
+        () if error.is::<Usage>() => USAGE,
+        () if error.is::<Unproved>() => UNPROVED,
+        () => ERROR,
+    })
 }
 
 /// Returns every refusal inside an error; the contexts around it become part of the sentence.
@@ -51,6 +68,13 @@ pub fn refusals(error: &anyhow::Error) -> Vec<Refusal> {
             vec![error.to_refusal()]
         } else if let Some(error) = cause.downcast_ref::<wc_host::KeyError>() {
             vec![error.to_refusal()]
+        } else if let Some(unproved) = cause.downcast_ref::<Unproved>() {
+            let code = Code::new("WC-CLI-003", Class::Caller);
+            vec![Refusal::new(code, unproved.message.clone()).hint(unproved.hint.clone())]
+        } else if let Some(refusal) =
+            cause.downcast_ref::<wc_node::NodeError>().and_then(wc_node::NodeError::to_refusal)
+        {
+            vec![refusal]
         } else if let Some(usage) = cause.downcast_ref::<Usage>() {
             let code = Code::new("WC-CLI-002", Class::Caller);
             vec![Refusal::new(code, usage.message.clone()).hint(usage.hint.clone())]

@@ -2,10 +2,11 @@
 //! concern the cell ([`CellRequest`]) are passed on to its coordinator over the mesh, in the same words.
 
 use serde::{Deserialize, Serialize};
+use wc_types::charter::Founding;
 use wc_types::manifest::{BlobRef, Manifest};
 use wc_types::outcome::ResultRecord;
 use wc_types::receipt::ReceiptFile;
-use wc_types::signers::SignerOrder;
+use wc_types::signers::{Handover, SignerOrder};
 use wc_types::{AccountId, Cid, JobId, NodeId, Refusal, Signed, Timestamp};
 
 pub mod view;
@@ -130,6 +131,18 @@ pub enum CellRequest {
     },
     /// Change who signs checkpoints. Signed by the cell's owner.
     ChangeSigners(Box<Signed<SignerOrder>>),
+    /// The newest published checkpoint, with a proof that it continues an earlier one.
+    Checkpoint {
+        /// Size of the earlier one; 0 for none.
+        since: u64,
+    },
+    /// A witness's cosignature of a published checkpoint.
+    Cosign {
+        /// Size of that checkpoint.
+        size: u64,
+        /// The signature line of the note.
+        line: String,
+    },
     /// The cell.
     Cluster,
     /// Its nodes.
@@ -151,6 +164,25 @@ pub struct Cancel {
     pub submitter: AccountId,
     /// When.
     pub at: Timestamp,
+}
+
+/// A published checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PublishedCheckpoint {
+    /// The cell's founding record.
+    pub founding: Signed<Founding>,
+    /// The hand-overs from the founding key to the key that signed.
+    pub signers: Vec<Handover>,
+    /// The checkpoint: a C2SP signed note, with cosignatures.
+    pub note: String,
+    /// CID of the last entry under it.
+    pub head: Option<Cid>,
+    /// Root of the log at the earlier size, by the log's own word; empty if it was not longer.
+    #[serde(with = "serde_bytes")]
+    pub since_root: Vec<u8>,
+    /// Consistency proof from the earlier size, each hash 32 bytes.
+    pub consistency: Vec<serde_bytes::ByteBuf>,
 }
 
 /// An answer.
@@ -192,6 +224,8 @@ pub enum Response {
         /// Where to go on, if there is more.
         next: Option<u32>,
     },
+    /// The newest published checkpoint.
+    Checkpoint(Box<PublishedCheckpoint>),
     /// The cell.
     Cluster(ClusterView),
     /// Its nodes.

@@ -9,6 +9,9 @@ use crate::unit::Millis;
 
 /// Most leases in one grant: what a node can hold ready for its slots without starving others.
 pub const LEASES_MAX: usize = 256;
+/// Most leases that one node may hold or have asked for; what it asks for beyond is forgotten. Bounds what a greedy node
+/// takes away from others, and what a lost one costs.
+pub const NODE_LEASES_MAX: u32 = 4096;
 
 /// A numbered permission to run replicas of one stage on one node.
 ///

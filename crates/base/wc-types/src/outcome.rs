@@ -1,6 +1,7 @@
 //! What one replica did: the result that is compared, and the node's signed word about it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -35,6 +36,22 @@ impl Exit {
     /// Returns whether the task succeeded.
     pub fn is_success(&self) -> bool {
         *self == Self::Success
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Success => f.write_str("success"),
+            Self::Code(code) => write!(f, "exit code {code}"),
+            Self::Trap(kind) => write!(f, "trap: {kind}"),
+            Self::FuelExhausted => f.write_str("out of fuel: it did more work than the manifest allows"),
+            Self::MemoryExceeded => f.write_str("out of memory: it asked for more than the manifest allows"),
+            Self::OutputRefused(what) => write!(f, "output refused: {what}"),
+            Self::ModuleInvalid => {
+                f.write_str("module invalid: the artifact is not one that this engine runs")
+            }
+        }
     }
 }
 

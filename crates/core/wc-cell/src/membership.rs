@@ -2,11 +2,12 @@
 
 use wc_scheduler::{Lease, LeaseEnd};
 use wc_types::entry::{EntryKind, Standing};
+use wc_types::grant::NODE_LEASES_MAX;
 use wc_types::node::Enrolment;
 use wc_types::{LeaseId, NodeId, Witnessed};
 
 use crate::cell::Cell;
-use crate::node::{NODE_LEASES_MAX, Node, NodeNo};
+use crate::node::{Node, NodeNo};
 use crate::task::Bar;
 use crate::timer::Due;
 use crate::turn::Turn;

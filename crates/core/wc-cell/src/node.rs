@@ -9,9 +9,6 @@ use wc_types::manifest::WorkClass;
 use wc_types::node::{Capabilities, Enrolment, Locality, TrustTier};
 use wc_types::{AccountId, LeaseId, NodeId, PartsPerMillion, Timestamp};
 
-/// Most leases that one node may hold or be owed: bounds what a single machine can lock up.
-pub(crate) const NODE_LEASES_MAX: u32 = 4096;
-
 /// Number of a node inside the cell, in order of first joining.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -81,6 +81,9 @@ pub struct JobView {
     pub reserved: MicroNcu,
     /// Why it ended, when it was not completed.
     pub reason: Option<String>,
+    /// CID of the result record that failed it: its guest ended unsuccessfully wherever it ran, and how it ended is in
+    /// there.
+    pub failed_result: Option<Cid>,
 }
 
 /// Where a task is.
@@ -321,6 +324,7 @@ impl Cell {
             awarded: job.awarded,
             reserved: MicroNcu(u64::try_from(reserved).unwrap_or(0)),
             reason,
+            failed_result: job.failed.and_then(|(stage, index)| job.tasks(stage)?.results.get(index)),
         }
     }
 

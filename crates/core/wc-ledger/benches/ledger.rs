@@ -7,14 +7,16 @@ mod cell;
 mod group;
 
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cell::Cell;
 use wc_ledger::threshold::SignerKeys;
 use wc_ledger::threshold::sign::Member;
 use wc_ledger::{
-    Anchors, Book, Note, Tree, cell_key, decode_receipt, hash_leaf, inclusion_proof, leaf_hash,
-    verify_consistency, verify_inclusion, verify_receipt,
+    Anchors, Book, HashTile, Note, Tile, TileSource, Tree, cell_key, check_tile, consistency_proof,
+    decode_receipt, hash_from_tiles, hash_leaf, inclusion_proof, leaf_hash, verify_consistency,
+    verify_inclusion, verify_receipt,
 };
 use wc_types::to_canonical;
 
@@ -42,6 +44,63 @@ fn measure(name: &str, mut work: impl FnMut()) {
     let median = rounds.get(rounds.len() / 2).copied().unwrap_or_default();
     let rate = if median.is_zero() { 0 } else { 1_000_000_000 / median.as_nanos() };
     println!("{name:<52} {median:>12.2?} {rate:>12} per second");
+}
+
+/// Entries of the log whose proofs are made from tiles.
+const TILED: u64 = 10_000_000;
+
+/// The tiles of a log, all in memory.
+struct Cache(Vec<Vec<Arc<HashTile>>>);
+
+impl TileSource for Cache {
+    fn tile(&self, tile: Tile) -> Option<Arc<HashTile>> {
+        self.0.get(usize::from(tile.level()))?.get(usize::try_from(tile.index()).ok()?).cloned()
+    }
+}
+
+/// Proofs from cached tiles, at places all over the log.
+fn tiles() {
+    let mut tree = Tree::new();
+    let mut levels: Vec<Vec<u8>> = vec![Vec::new(); 8];
+    for leaf in 0..TILED {
+        tree.push_with(hash_leaf(&leaf.to_be_bytes()), |level, _, hash| {
+            if level.is_multiple_of(8) {
+                levels[usize::from(level / 8)].extend_from_slice(hash);
+            }
+        });
+    }
+    let cache = Cache(
+        (0u8..)
+            .zip(&levels)
+            .map(|(level, bytes)| {
+                let tiles = (0..).map_while(|index| Tile::of_log(level, index, TILED));
+                tiles
+                    .zip(bytes.chunks(256 * 32))
+                    .map(|(tile, bytes)| Arc::new(HashTile::read(tile, bytes).expect("whole tiles")))
+                    .collect()
+            })
+            .collect(),
+    );
+    let (root, mut index) = (tree.root(), 0u64);
+    let source = |level, index| hash_from_tiles(&cache, TILED, level, index);
+    measure("inclusion proof from tiles: make, log of 10^7", || {
+        index = (index + 7_368_787) % TILED;
+        black_box(inclusion_proof(index, TILED, source)).expect("proof");
+    });
+    measure("consistency proof from tiles: make, log of 10^7", || {
+        index = (index + 7_368_787) % TILED;
+        black_box(consistency_proof(index + 1, TILED, source)).expect("proof");
+    });
+    let path = inclusion_proof(index, TILED, source).expect("proof");
+    verify_inclusion(&hash_leaf(&index.to_be_bytes()), index, TILED, &path, &root).expect("holds");
+    let first = cache.0[0][0].clone();
+    let bytes = first.hashes().concat();
+    measure("tile: read (hashes the levels between)", || {
+        black_box(HashTile::read(first.tile(), black_box(&bytes))).expect("whole");
+    });
+    measure("tile: check against the root", || {
+        black_box(check_tile(first.tile(), black_box(&bytes), TILED, &root, &cache)).expect("of this log");
+    });
 }
 
 fn main() {
@@ -74,6 +133,9 @@ fn main() {
         verify_inclusion(black_box(&hash), index, size, &path, &root).expect("holds");
     });
 
+    drop(levels);
+    tiles();
+
     let mut cell = Cell::found();
     let accepted = cell.accept(3, "AAB", 20, 15);
     let entry = accepted.entry.clone();
@@ -81,6 +143,10 @@ fn main() {
     let file = cell.file(accepted);
     let bytes = to_canonical(&file);
     println!("receipt file of R = 3: {} bytes", bytes.len());
+    measure("receipt: decode and verify", || {
+        let file = decode_receipt(black_box(&bytes)).expect("decodes");
+        black_box(verify_receipt(&file, &Anchors::default())).expect("verifies");
+    });
     measure("receipt: decode (checks 5 signatures)", || {
         black_box(decode_receipt(black_box(&bytes))).expect("decodes");
     });

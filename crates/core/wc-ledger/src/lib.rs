@@ -18,9 +18,11 @@
 //! with any of its bytes changed.
 #![forbid(unsafe_code)]
 
+pub mod audit;
 pub mod book;
 pub mod chain;
 pub mod checkpoint;
+pub mod cosign;
 pub mod issue;
 pub mod merkle;
 pub mod note;
@@ -28,14 +30,22 @@ mod pairs;
 pub mod price;
 pub mod proof;
 pub mod threshold;
+pub mod tile;
 pub mod verify;
+pub mod witness;
 
+pub use audit::{AuditFault, Audited, Auditor};
 pub use book::{Book, PostError, Totals};
 pub use chain::{LinkFault, check_link, leaf_bytes, leaf_hash};
 pub use checkpoint::{Checkpoint, CheckpointError, cell_key, origin};
+pub use cosign::{Cosignature, CosignatureError, check_cosignature, cosign, cosignatures, witness_key_text};
 pub use issue::{ReceiptParts, VerdictFault, award_postings, issue};
 pub use merkle::{EMPTY_ROOT, Hash, Tree, hash_leaf, hash_node};
 pub use note::{Note, NoteError, NoteSignature, VerifierKey};
 pub use price::price;
-pub use proof::{ProofError, consistency_proof, inclusion_proof, verify_consistency, verify_inclusion};
+pub use proof::{
+    ProofError, consistency_proof, inclusion_proof, root_at, verify_consistency, verify_inclusion,
+};
+pub use tile::{Bundle, HashTile, Tile, TileError, TileSource, check_tile, hash_from_tiles};
 pub use verify::{Anchors, ReceiptFault, ReceiptReport, Seen, Step, decode_receipt, verify_receipt};
+pub use witness::{Evidence, EvidenceError, Finding, WitnessFault, consider};

@@ -165,6 +165,34 @@ pub struct NoteSignature {
     pub signature: Vec<u8>,
 }
 
+impl FromStr for NoteSignature {
+    type Err = NoteError;
+
+    /// Reads one line, without its newline.
+    fn from_str(line: &str) -> Result<Self, NoteError> {
+        let fault = |reason| NoteError::Malformed { reason };
+        let line =
+            line.strip_prefix(SIGNATURE_PREFIX).ok_or(fault("a signature line begins with an em dash"))?;
+        let (name, blob) =
+            line.split_once(' ').ok_or(fault("a signature line has a name and a signature"))?;
+        if !is_key_name(name) {
+            return Err(NoteError::KeyName { name: name.to_owned() });
+        }
+        let blob = decode_base64(blob).ok_or(fault("a signature is not base64"))?;
+        let Some((key_id, signature @ [_, ..])) = blob.split_first_chunk::<4>() else {
+            return Err(fault("a signature is shorter than five bytes"));
+        };
+        Ok(Self { name: name.to_owned(), key_id: *key_id, signature: signature.to_vec() })
+    }
+}
+
+impl fmt::Display for NoteSignature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let blob = [self.key_id.as_slice(), &self.signature].concat();
+        write!(f, "{SIGNATURE_PREFIX}{} {}", self.name, BASE64.encode(&blob))
+    }
+}
+
 /// A text with signatures.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note {
@@ -228,25 +256,27 @@ impl Note {
             if signatures.len() == SIGNATURES_MAX {
                 return Err(NoteError::TooManySignatures);
             }
-            let line = line
-                .strip_prefix(SIGNATURE_PREFIX)
-                .ok_or(fault("a signature line begins with an em dash"))?;
-            let (name, blob) =
-                line.split_once(' ').ok_or(fault("a signature line has a name and a signature"))?;
-            if !is_key_name(name) {
-                return Err(NoteError::KeyName { name: name.to_owned() });
-            }
-            let blob = decode_base64(blob).ok_or(fault("a signature is not base64"))?;
-            let Some((key_id, signature @ [_, ..])) = blob.split_first_chunk::<4>() else {
-                return Err(fault("a signature is shorter than five bytes"));
-            };
-            signatures.push(NoteSignature {
-                name: name.to_owned(),
-                key_id: *key_id,
-                signature: signature.to_vec(),
-            });
+            signatures.push(line.parse()?);
         }
         Ok(Self { text: text.to_owned(), signatures })
+    }
+
+    /// Returns the note with one more signature line, whose truth is not checked here.
+    ///
+    /// # Errors
+    /// [`NoteError`] if it would have too many, or not read back.
+    pub fn with(&self, line: NoteSignature) -> Result<Self, NoteError> {
+        let mut note = self.clone();
+        note.signatures.push(line);
+        Self::parse(&note.to_string())
+    }
+
+    /// Returns the note with only those signature lines that `keep` keeps; at least one must stay for it to be a note.
+    #[must_use]
+    pub fn retaining(&self, keep: impl FnMut(&NoteSignature) -> bool) -> Self {
+        let mut note = self.clone();
+        note.signatures.retain(keep);
+        note
     }
 
     /// Returns the text, with its last newline.
@@ -280,11 +310,7 @@ impl Note {
 impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.text)?;
-        for line in &self.signatures {
-            let blob = [line.key_id.as_slice(), &line.signature].concat();
-            writeln!(f, "{SIGNATURE_PREFIX}{} {}", line.name, BASE64.encode(&blob))?;
-        }
-        Ok(())
+        self.signatures.iter().try_for_each(|line| writeln!(f, "{line}"))
     }
 }
 

@@ -67,15 +67,32 @@ pub fn inclusion_proof(
     size: u64,
     source: impl Fn(u8, u64) -> Option<Hash>,
 ) -> Result<Vec<Hash>, ProofError> {
-    if index >= size {
+    subtree_proof(0, index, size, source)
+}
+
+/// Returns the hashes that lead from the perfect subtree of `2^level` leaves that begins at leaf `index · 2^level` to
+/// the root of the first `size` leaves, nearest first. [`verify_inclusion`] checks it as leaf `index` of a tree whose
+/// leaves are the subtrees of that level, the last of which may be imperfect.
+///
+/// # Errors
+/// [`ProofError::OutOfRange`] or [`ProofError::HashMissing`].
+pub(crate) fn subtree_proof(
+    level: u8,
+    index: u64,
+    size: u64,
+    source: impl Fn(u8, u64) -> Option<Hash>,
+) -> Result<Vec<Hash>, ProofError> {
+    let perfect = if level < 64 { 1u64 << level } else { 0 };
+    let first = index.checked_mul(perfect).filter(|first| size.checked_sub(*first) >= Some(perfect));
+    let Some(first) = first.filter(|_| perfect > 0) else {
         return Err(ProofError::OutOfRange { position: index, size });
-    }
-    // Walk from the root to the leaf, keeping the half that we do not enter.
+    };
+    // Walk from the root to the subtree, keeping the half that we do not enter.
     let (mut start, mut width) = (0, size);
     let mut path = Vec::new();
-    while width > 1 {
+    while width > perfect {
         let left = split(width);
-        if index - start < left {
+        if first - start < left {
             path.push(subtree_root(start + left, width - left, &source)?);
             width = left;
         } else {
@@ -217,6 +234,14 @@ pub fn verify_consistency(
         return Err(misfit);
     }
     if earlier == *first_root && later == *second_root { Ok(()) } else { Err(ProofError::RootMismatch) }
+}
+
+/// Returns the root of the first `size` leaves.
+///
+/// # Errors
+/// [`ProofError::HashMissing`].
+pub fn root_at(size: u64, source: impl Fn(u8, u64) -> Option<Hash>) -> Result<Hash, ProofError> {
+    if size == 0 { Ok(EMPTY_ROOT) } else { subtree_root(0, size, &source) }
 }
 
 /// Returns the largest power of two below `width`, which is at least 2.

@@ -95,13 +95,13 @@ impl ThresholdFault {
     /// Returns the stable code.
     pub fn code(&self) -> Code {
         match self {
-            Self::Terms { .. } => Code::new("WC-LEDGER-120", Class::Caller),
-            Self::NotMember { .. } => Code::new("WC-LEDGER-121", Class::Caller),
-            Self::Missing { .. } => Code::new("WC-LEDGER-122", Class::Peer),
-            Self::Culprits { .. } => Code::new("WC-LEDGER-123", Class::Peer),
-            Self::TooFew { .. } => Code::new("WC-LEDGER-124", Class::Exhausted),
-            Self::Declined { .. } => Code::new("WC-LEDGER-125", Class::Peer),
-            Self::Damaged { .. } => Code::new("WC-LEDGER-126", Class::Host),
+            Self::Terms { .. } => Code::new("WC-LEDGER-140", Class::Caller),
+            Self::NotMember { .. } => Code::new("WC-LEDGER-141", Class::Caller),
+            Self::Missing { .. } => Code::new("WC-LEDGER-142", Class::Peer),
+            Self::Culprits { .. } => Code::new("WC-LEDGER-143", Class::Peer),
+            Self::TooFew { .. } => Code::new("WC-LEDGER-144", Class::Exhausted),
+            Self::Declined { .. } => Code::new("WC-LEDGER-145", Class::Peer),
+            Self::Damaged { .. } => Code::new("WC-LEDGER-146", Class::Host),
         }
     }
 

@@ -26,6 +26,7 @@ use wc_types::{
 
 use crate::chain::leaf_hash;
 use crate::checkpoint::{Checkpoint, CheckpointError, cell_key, origin};
+use crate::cosign::{Cosignature, CosignatureError, cosignatures};
 use crate::issue::{VerdictFault, awarded, check_entry, check_verdict};
 use crate::merkle::Hash;
 use crate::note::{Note, NoteError};
@@ -92,6 +93,10 @@ pub struct ReceiptReport {
     pub root: String,
     /// When the receipt was written, by the cell's clock.
     pub issued_at: Timestamp,
+    /// Who cosigned the checkpoint.
+    pub witnesses: Vec<Cosignature>,
+    /// The checkpoint itself.
+    pub checkpoint: Checkpoint,
     /// What was proved, in the order of proof.
     pub steps: Vec<Step>,
     /// What was not proved and rests on somebody's word.
@@ -172,11 +177,16 @@ pub enum ReceiptFault {
     /// The checkpoint is not one of this cell.
     #[error("checkpoint")]
     Checkpoint(#[source] CheckpointError),
-    /// The checkpoint carries signatures beside the cell's own, which nobody has checked.
-    #[error("checkpoint carries {signatures} signatures, not the cell's alone")]
+    /// A witness's line on the checkpoint does not verify.
+    #[error("cosignature on the checkpoint")]
+    Cosignature(#[source] CosignatureError),
+    /// The checkpoint carries a line that nothing in the file can confirm: neither the cell's one signature nor that of
+    /// a witness that is named by its key. In a published checkpoint such lines are ignored; in a receipt every byte
+    /// counts.
+    #[error("checkpoint carries a signature of {name:?} that nothing in the receipt confirms")]
     CheckpointSignatures {
-        /// How many.
-        signatures: usize,
+        /// The name on the line.
+        name: String,
     },
     /// The checkpoint is of a log of another size than the path.
     #[error("checkpoint is of {checkpoint} entries, the path of {path}")]
@@ -224,6 +234,7 @@ impl ReceiptFault {
             Self::Inclusion(_) => Code::new("WC-LEDGER-069", Class::Peer),
             Self::PathHash { .. } => Code::new("WC-LEDGER-070", Class::Peer),
             Self::Checkpoint(_) => Code::new("WC-LEDGER-071", Class::Peer),
+            Self::Cosignature(error) => error.code(),
             Self::CheckpointSignatures { .. } => Code::new("WC-LEDGER-072", Class::Peer),
             Self::CheckpointSize { .. } => Code::new("WC-LEDGER-073", Class::Peer),
             Self::SeenElsewhere { .. } => Code::new("WC-LEDGER-074", Class::Caller),
@@ -321,15 +332,21 @@ pub fn verify_receipt(file: &ReceiptFile, anchors: &Anchors) -> Result<ReceiptRe
     let note = Note::parse(&file.inclusion.checkpoint).map_err(note_fault)?;
     let checkpoint =
         Checkpoint::open(&note, &cell_key(&cell, signers.group)).map_err(ReceiptFault::Checkpoint)?;
-    if note.signatures().len() != 1 {
-        return Err(ReceiptFault::CheckpointSignatures { signatures: note.signatures().len() });
-    }
+    let witnesses = check_lines(&note, &checkpoint.origin)?;
     let (size, path_size) = (checkpoint.size, file.inclusion.tree_size);
     if size != path_size {
         return Err(ReceiptFault::CheckpointSize { checkpoint: size, path: path_size });
     }
     let root = BASE64.encode(&checkpoint.root);
     proved("checkpoint", format!("the cell's key signed a log of {size} entries with root {root}"));
+    if !witnesses.is_empty() {
+        let names: Vec<String> = witnesses.iter().map(|one| one.witness.to_string()).collect();
+        let names = names.join(", ");
+        proved(
+            "witnesses",
+            format!("{} cosigned it as continuing all they saw before: {names}", witnesses.len()),
+        );
+    }
 
     let path = path_hashes(file)?;
     verify_inclusion(&leaf_hash(entry), entry.index, size, &path, &checkpoint.root)
@@ -353,6 +370,11 @@ pub fn verify_receipt(file: &ReceiptFile, anchors: &Anchors) -> Result<ReceiptRe
             assumed.push("no earlier checkpoint was given, so a log that was rewritten since would not show")
         }
     }
+    assumed.push(if witnesses.is_empty() {
+        "no witness cosigned the checkpoint, so the cell may show others another log"
+    } else {
+        "whether a witness is independent of the cell is not written in its key"
+    });
     if anchors.cells.is_empty() {
         assumed.push("no list of known cells was given, so anybody may have founded this one");
     }
@@ -373,6 +395,8 @@ pub fn verify_receipt(file: &ReceiptFile, anchors: &Anchors) -> Result<ReceiptRe
         tree_size: size,
         root,
         issued_at: receipt.issued_at,
+        witnesses,
+        checkpoint,
         steps,
         assumed,
     })
@@ -430,6 +454,17 @@ fn check_seen(seen: &Seen, cell: &CellId, checkpoint: &Checkpoint) -> Result<(),
     verify_consistency(early.size, late.size, &seen.consistency, &early.root, &late.root).map_err(|source| {
         ReceiptFault::Rewritten { tree_size: checkpoint.size, seen_size: seen.checkpoint.size, source }
     })
+}
+
+/// Checks that every signature line of a receipt's checkpoint is confirmed by the receipt: the cell's own, once, and
+/// those of witnesses.
+fn check_lines(note: &Note, signer: &str) -> Result<Vec<Cosignature>, ReceiptFault> {
+    let (witnesses, others) = cosignatures(note, signer).map_err(ReceiptFault::Cosignature)?;
+    let mut own = note.signatures().iter().filter(|line| line.name == signer);
+    match others.first().copied().or_else(|| own.nth(1)) {
+        Some(line) => Err(ReceiptFault::CheckpointSignatures { name: line.name.clone() }),
+        None => Ok(witnesses),
+    }
 }
 
 fn path_hashes(file: &ReceiptFile) -> Result<Vec<Hash>, ReceiptFault> {

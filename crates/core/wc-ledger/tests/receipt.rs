@@ -12,7 +12,7 @@ use wc_ledger::threshold::SignerKeys;
 use wc_ledger::threshold::handover::link;
 use wc_ledger::threshold::sign::Member;
 use wc_ledger::{
-    Anchors, Checkpoint, Note, ReceiptFault, ReceiptParts, Seen, VerdictFault, award_postings,
+    Anchors, Checkpoint, Note, ReceiptFault, ReceiptParts, Seen, VerdictFault, award_postings, cosign,
     decode_receipt, issue, origin, verify_receipt,
 };
 use wc_types::entry::{Entry, EntryKind, Holder, Posting};
@@ -91,7 +91,7 @@ fn an_issued_receipt_verifies_from_its_bytes_alone() {
     assert!(report.success);
     let names: Vec<&str> = report.steps.iter().map(|step| step.name).collect();
     assert_eq!(names, ["founding", "receipt", "votes", "quorum", "credit", "checkpoint", "inclusion"]);
-    assert_eq!(report.assumed.len(), 4);
+    assert_eq!(report.assumed.len(), 5);
     assert_eq!(
         report.steps[4].proved,
         "ledger entry 6 names this verdict, sums to zero and pays 40 µNCU for it, 15 of them the submitter's"
@@ -131,7 +131,7 @@ fn a_known_cell_is_accepted_and_a_strange_one_is_not() {
     let (cell, file) = two_of_three();
     let known = Anchors { cells: [CellId([1; 32]), cell.id()].into(), seen: None };
     let report = verify_receipt(&file, &known).expect("verifies");
-    assert_eq!(report.assumed.len(), 3);
+    assert_eq!(report.assumed.len(), 4);
     let others = Anchors { cells: [CellId([1; 32])].into(), seen: None };
     let fault = verify_receipt(&file, &others).expect_err("refused");
     assert_eq!(fault, ReceiptFault::CellUnknown { cell: cell.id() });
@@ -410,7 +410,7 @@ fn a_checkpoint_signed_by_several_verifies_along_the_chain_of_their_keys() {
     // The failing link is named.
     let lost = changed(&|file| drop(file.signers.remove(0)));
     let fault = verify_receipt(&lost, &Anchors::default()).expect_err("refused");
-    assert_eq!(fault.code().name, "WC-LEDGER-127");
+    assert_eq!(fault.code().name, "WC-LEDGER-147");
     assert!(matches!(&fault, ReceiptFault::Signers(fault) if fault.epoch == 1), "{fault:?}");
     let unaccepted = changed(&|file| file.signers[1].accepted[0] ^= 1);
     let fault = verify_receipt(&unaccepted, &Anchors::default()).expect_err("refused");
@@ -439,8 +439,59 @@ fn every_single_byte_of_a_chain_of_signers_matters() {
     }
 }
 
+/// The receipt with the cosignatures of nodes `names` on its checkpoint.
+fn cosigned(file: &ReceiptFile, names: &[u8]) -> ReceiptFile {
+    let mut note = Note::parse(&file.inclusion.checkpoint).expect("parses");
+    for name in names {
+        note = note.with(cosign(note.text(), &key(*name), 1_700_000_000)).expect("fits");
+    }
+    let mut file = file.clone();
+    file.inclusion.checkpoint = note.to_string();
+    file
+}
+
 #[test]
-fn a_checkpoint_carries_the_signature_of_the_cell_and_no_other() {
+fn a_receipt_says_who_cosigned_its_checkpoint() {
+    let (_, file) = two_of_three();
+    let both = cosigned(&file, &[3, 4]);
+    let report = verify_receipt(&both, &Anchors::default()).expect("verifies");
+    let witnesses: Vec<_> = report.witnesses.iter().map(|one| one.witness).collect();
+    assert_eq!(witnesses, [key(3).node_id(), key(4).node_id()]);
+    assert!(report.steps.iter().any(|step| step.name == "witnesses"));
+    assert_eq!(code_of(&cosigned(&file, &[3, 3])), "WC-LEDGER-120", "the same witness twice");
+
+    // The cell's own line twice, and a cosignature of another checkpoint.
+    let mut twice = file.clone();
+    let (_, own) = file.inclusion.checkpoint.rsplit_once("\n\n").expect("a blank line");
+    twice.inclusion.checkpoint.push_str(own);
+    assert_eq!(code_of(&twice), "WC-LEDGER-072");
+    let mut moved = file.clone();
+    let line = cosign("another text\n", &key(3), 1);
+    let note = Note::parse(&file.inclusion.checkpoint).expect("parses").with(line).expect("fits");
+    moved.inclusion.checkpoint = note.to_string();
+    assert_eq!(code_of(&moved), "WC-LEDGER-120");
+}
+
+#[test]
+fn every_single_bit_of_a_cosigned_checkpoint_in_a_receipt_matters() {
+    let (_, file) = two_of_three();
+    let file = cosigned(&file, &[3, 4]);
+    let bytes = to_canonical(&file);
+    assert!(accepted(&bytes));
+    let note = file.inclusion.checkpoint.as_bytes();
+    let at = bytes.windows(note.len()).position(|window| window == note).expect("the note is in it");
+    let mut copy = bytes.clone();
+    for place in at..at + note.len() {
+        for bit in 0..8 {
+            copy[place] ^= 1 << bit;
+            assert!(!accepted(&copy), "byte {place} bit {bit}");
+            copy[place] ^= 1 << bit;
+        }
+    }
+}
+
+#[test]
+fn a_line_that_nothing_confirms_has_no_place_in_a_receipt() {
     let (cell, file) = two_of_three();
     let witness =
         Note::sign(cell.checkpoint().to_text(), "witness.example", &key(3)).expect("signs").to_string();

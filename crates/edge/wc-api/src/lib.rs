@@ -4,11 +4,15 @@
 //! that the server asks the kernel who is calling and answers nobody but its own user and root. One connection carries
 //! any number of requests, one answer each, in the frames of [`wc_proto::frame`].
 //!
+//! Beside it, [`log`] serves the published ledger to anybody, read-only, over plain HTTP, and reads one from a directory
+//! or a URL.
+//!
 //! Deliberately absent: what a request means. The handler that is given to [`Server::serve`] knows.
 #![forbid(unsafe_code)]
 
 mod client;
 mod error;
+pub mod log;
 mod server;
 mod socket;
 mod wire;

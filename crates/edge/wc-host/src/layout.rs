@@ -9,6 +9,8 @@
 //!   keys/owner.key       the person's key, 0600
 //!   signers/<cell>/      this machine's share of a cell's signing key and what it has signed, 0600
 //!   store/               blobs and journal
+//!   log/                 the published ledger: a static tree that any file server can serve
+//!   witness/             what this machine cosigned last, and evidence of logs that do not fit it
 //!   sandbox/             directories of running guests, and compiled modules
 //! ```
 
@@ -64,6 +66,16 @@ impl DataDir {
     /// Returns where blobs and journal lie.
     pub fn store(&self) -> PathBuf {
         self.0.join("store")
+    }
+
+    /// Returns where the published ledger lies.
+    pub fn log(&self) -> PathBuf {
+        self.0.join("log")
+    }
+
+    /// Returns where a witness remembers what it cosigned.
+    pub fn witness(&self) -> PathBuf {
+        self.0.join("witness")
     }
 
     /// Returns where guests run.

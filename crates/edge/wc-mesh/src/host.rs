@@ -21,6 +21,7 @@ use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, identify, identity, kad, mdns, ping};
 use tokio::sync::{mpsc, watch};
+use wc_proto::peer::beacon::Port;
 use wc_types::NodeId;
 
 use crate::address::{Transport, is_loopback, node_of, peer_of, split_node, transport_of, with_node};
@@ -30,7 +31,7 @@ use crate::dial::{
     BACKOFF_FIRST, BACKOFF_MAX, CROSSED_PAUSES, DialError, Plan, STAGGER, Waiter, answer, conclude,
     may_have_crossed, outcome_of, root_cause,
 };
-use crate::discovery::beacon::{self, News, Port, Sighting};
+use crate::discovery::beacon::{self, News, Sighting, port_of};
 use crate::discovery::dial_delay;
 use crate::event::{DialAttempt, DialOutcome, Direction, EventSender, MeshEvent, Via};
 use crate::mesh::{Command, PeerInfo, StartError};
@@ -327,7 +328,7 @@ impl Host {
     }
 
     fn announce_ports(&mut self) {
-        let mut ports: Vec<Port> = self.swarm.listeners().filter_map(Port::of).collect();
+        let mut ports: Vec<Port> = self.swarm.listeners().filter_map(port_of).collect();
         ports.dedup();
         self.ports.send_if_modified(|known| {
             let changed = *known != ports;

@@ -145,12 +145,12 @@ pub(crate) fn collect(
     Ok(Ok(outputs))
 }
 
-/// Returns whether a directory a guest writes to is beyond its limits right now, looking at no more than necessary.
-pub(crate) fn exceeds(path: &Path, limits: CollectLimits) -> io::Result<bool> {
-    Ok(matches!(
-        survey(path, limits, &mut |_, _, _| Ok(()))?,
-        Err(OutputRefusal::TooManyBytes { .. } | OutputRefusal::TooManyFiles { .. })
-    ))
+/// Returns which of its limits a directory a guest writes to is beyond right now, looking at no more than necessary.
+pub(crate) fn exceeded(path: &Path, limits: CollectLimits) -> io::Result<Option<OutputRefusal>> {
+    let refusal = survey(path, limits, &mut |_, _, _| Ok(()))?.err();
+    Ok(refusal.filter(|refusal| {
+        matches!(refusal, OutputRefusal::TooManyBytes { .. } | OutputRefusal::TooManyFiles { .. })
+    }))
 }
 
 fn find(path: &Path, limits: CollectLimits) -> io::Result<Result<Vec<Found>, OutputRefusal>> {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, memfd_create};
 use tokio::sync::{OnceCell, Semaphore};
-use wc_types::cid::Cid;
+use wc_types::cid::{CODEC_RAW, Cid, cid_of};
 
 use crate::cgroup::Cgroups;
 use crate::defence::Defence;
@@ -21,11 +21,14 @@ use crate::limits::{Limits, Metering};
 use crate::process::{Launch, Reaper, Spawner, Worker, WorkerCommand, remove_worker_dir};
 use crate::profile::Profile;
 use crate::slot::Slot;
-use crate::wire::{Bind, Compile, FromWorker, Setup, ToWorker};
+use crate::wire::{Bind, Compile, Done, End, FromWorker, Run, Setup, ToWorker};
 use crate::worker::{OWN_DATA_BYTES, is_component};
 
 /// The user a worker becomes when the agent is root: `nobody` on every Linux.
 const UNPRIVILEGED_USER: u32 = 65_534;
+
+/// Longest that a new worker may take for our own no-op; it takes a millisecond.
+const EXERCISE_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// How a sandbox is set up.
 #[derive(Debug, Clone)]
@@ -102,8 +105,21 @@ pub(crate) struct Inner {
     defences: Vec<Defence>,
     spares: Mutex<Vec<Spare>>,
     prepared: Mutex<HashMap<Cid, Arc<OnceCell<Prepared>>>>,
+    exercise: OnceCell<Prepared>,
     next: AtomicU64,
 }
+
+/// A module of ours that does nothing: one page of memory and an empty `_start`.
+///
+/// ```wat
+/// (module (memory (export "memory") 1) (func (export "_start")))
+/// ```
+const EXERCISE_MODULE: &[u8] = b"\0asm\x01\0\0\0\
+    \x01\x04\x01\x60\0\0\
+    \x03\x02\x01\0\
+    \x05\x03\x01\0\x01\
+    \x07\x13\x02\x06memory\x02\0\x06_start\0\0\
+    \x0a\x04\x01\x02\0\x0b";
 
 #[derive(Debug)]
 struct Spare {
@@ -158,6 +174,7 @@ impl Sandbox {
             defences: Vec::new(),
             spares: Mutex::default(),
             prepared: Mutex::default(),
+            exercise: OnceCell::new(),
             next: AtomicU64::new(0),
             config,
         };
@@ -193,7 +210,7 @@ impl Sandbox {
     /// Starts spares until there are as many as configured; they go again after the idle time.
     pub async fn warm(&self) -> Result<(), SandboxError> {
         while self.spares() < self.inner.config.spares {
-            let worker = self.inner.launch().await?;
+            let worker = self.inner.launch_exercised().await?;
             self.inner.keep_spare(worker);
         }
         Ok(())
@@ -300,6 +317,24 @@ impl Inner {
         .await
     }
 
+    /// Returns a new worker that has run a module of ours once. Its guest's first task then finds engine and host
+    /// functions in memory instead of paying for every page of them.
+    async fn launch_exercised(self: &Arc<Self>) -> Result<Worker, SandboxError> {
+        let cid = cid_of(CODEC_RAW, EXERCISE_MODULE);
+        let module = self.exercise.get_or_try_init(|| self.prepare(&cid, EXERCISE_MODULE)).await?;
+        let mut worker = self.launch().await?;
+        self.bind(&mut worker, module, self.config.memory_bytes_max, self.config.file_bytes_max).await?;
+        let failed = |reason: String| SandboxError::WorkerFailed { stage: "running our own module", reason };
+        let run = Run { fuel_max: 1_000, ..Run::default() };
+        worker.send(&ToWorker::Run(run), &[]).await.map_err(|e| failed(e.to_string()))?;
+        match tokio::time::timeout(EXERCISE_TIME_MAX, worker.receive()).await {
+            Ok(Ok(FromWorker::Done(Done { end: End::Exited { code: 0 }, .. }))) => Ok(worker),
+            Ok(Ok(_)) => Err(failed("it did not end well".into())),
+            Ok(Err(reason)) => Err(failed(reason)),
+            Err(_) => Err(failed("it took too long".into())),
+        }
+    }
+
     /// Returns a locked worker without a guest: a spare if there is one.
     async fn unbound_worker(self: &Arc<Self>) -> Result<Worker, SandboxError> {
         let spare = loop {
@@ -322,7 +357,7 @@ impl Inner {
         }
         let inner = self.clone();
         tokio::spawn(async move {
-            match inner.launch().await {
+            match inner.launch_exercised().await {
                 Ok(worker) => inner.keep_spare(worker),
                 Err(error) => tracing::warn!(%error, "no spare worker"),
             }
@@ -356,16 +391,26 @@ impl Inner {
         let mut worker = self.unbound_worker().await?;
         let memory_bytes = limits.memory_bytes.min(self.config.memory_bytes_max);
         worker.limit_memory(memory_bytes + OWN_DATA_BYTES + self.config.scratch_bytes);
+        let file_bytes_max =
+            limits.output_bytes.max(self.config.scratch_bytes).min(self.config.file_bytes_max);
+        worker.uses_files = self.bind(&mut worker, prepared, memory_bytes, file_bytes_max).await?;
+        worker.expect_captured(limits.stdout_bytes.saturating_add(limits.stderr_bytes));
+        // Only now, so that starting the next spare does not compete with the task that waits.
+        self.refill();
+        Ok(worker)
+    }
+
+    /// Makes `worker` load `prepared`, and returns whether the module names files.
+    async fn bind(
+        &self,
+        worker: &mut Worker,
+        prepared: &Prepared,
+        memory_bytes_max: u64,
+        file_bytes_max: u64,
+    ) -> Result<bool, SandboxError> {
         // A descriptor of its own, so that no worker moves another's reading position.
         let artifact = self.reopen(&prepared.artifact).map_err(|source| SandboxError::Spawn { source })?;
-        let bind = Bind {
-            component: prepared.component,
-            memory_bytes_max: memory_bytes,
-            file_bytes_max: limits
-                .output_bytes
-                .max(self.config.scratch_bytes)
-                .min(self.config.file_bytes_max),
-        };
+        let bind = Bind { component: prepared.component, memory_bytes_max, file_bytes_max };
         let failed = |reason: String| SandboxError::WorkerFailed { stage: "loading a module", reason };
         worker.send(&ToWorker::Bind(bind), &[artifact.as_fd()]).await.map_err(|e| failed(e.to_string()))?;
         let answer = match tokio::time::timeout(self.config.compile_wall, worker.receive()).await {
@@ -373,13 +418,7 @@ impl Inner {
             Ok(answer) => answer.map_err(failed)?,
         };
         match answer {
-            FromWorker::Bound { uses_files } => {
-                worker.uses_files = uses_files;
-                worker.expect_captured(limits.stdout_bytes.saturating_add(limits.stderr_bytes));
-                // Only now, so that starting the next spare does not compete with the task that waits.
-                self.refill();
-                Ok(worker)
-            }
+            FromWorker::Bound { uses_files } => Ok(uses_files),
             FromWorker::Refused { reason } => Err(SandboxError::ModuleInvalid { reason }),
             FromWorker::Fatal { reason } => Err(failed(reason)),
             _ => Err(failed("it spoke out of turn".into())),

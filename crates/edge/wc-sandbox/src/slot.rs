@@ -18,7 +18,7 @@ use tokio::io::Interest;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::collect::{
-    CollectLimits, InputSource, OutputRefusal, Outputs, check_input_name, collect, exceeds, wipe,
+    CollectLimits, InputSource, OutputRefusal, Outputs, check_input_name, collect, exceeded, wipe,
 };
 use crate::error::SandboxError;
 use crate::limits::{Limits, Usage};
@@ -475,8 +475,7 @@ impl Slot {
             let limits = self.collect_limits();
             for name in ["out", "checkpoint"] {
                 // Names that vanish while we look are the guest's business; the limits are looked at again.
-                if exceeds(&worker.dir.join(name), limits).unwrap_or(false) {
-                    let refusal = OutputRefusal::TooManyBytes { bytes_max: limits.bytes_max };
+                if let Ok(Some(refusal)) = exceeded(&worker.dir.join(name), limits) {
                     return Some(Exit::OutputRefused { refusal });
                 }
             }

@@ -3,7 +3,8 @@
 //! ```text
 //! agent                           worker
 //!   Setup ───────────────────────►  locks itself up
-//!         ◄─────────────── Launched, Hello(defences)        a spare from here on
+//!         ◄─────────────── Launched, Hello(defences)
+//!   Bind, Run, of our own no-op ──►                         as exercise; a spare from here on
 //!   Bind + compiled module (fd) ──►
 //!         ◄─────────────────── Bound
 //!   Run, Run, Run … ─────────────►  strictly one after the other
@@ -37,7 +38,8 @@ pub(crate) const MESSAGE_BYTES_MAX: usize = 4 << 10;
 pub(crate) enum ToWorker {
     /// First frame: how to lock up.
     Setup(Setup),
-    /// Take the compiled module in the attached file descriptor as the only guest of this worker's life.
+    /// Take the compiled module in the attached file descriptor as the guest. A worker gets one stranger's module in its
+    /// life; before it, a module of ours.
     Bind(Bind),
     /// Run one task.
     Run(Run),
@@ -75,7 +77,7 @@ pub(crate) struct Bind {
 }
 
 /// One task.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Run {
     pub seq: u64,
     pub args: Vec<String>,

@@ -37,6 +37,9 @@ pub const WORKER_ARGUMENT: &str = "sandbox-worker";
 /// Private memory a worker needs beside its guest's: engine, linker, captured streams, code.
 pub(crate) const OWN_DATA_BYTES: u64 = 192 << 20;
 
+/// Bytes of a page of linear memory.
+const WASM_PAGE_BYTES: u64 = 64 << 10;
+
 /// Bytes asked of the socket at once.
 const RECEIVE_BYTES: usize = 64 << 10;
 
@@ -140,6 +143,8 @@ struct Guest {
     program: Program,
     uses_files: bool,
     memory_bytes_max: u64,
+    /// Whether a memory is declared larger than the limit: then no instance can ever be made.
+    born_too_large: bool,
 }
 
 enum Program {
@@ -373,7 +378,7 @@ impl Worker {
         lockdown::lower_limit(Resource::Data, bind.memory_bytes_max.saturating_add(OWN_DATA_BYTES))?;
         lockdown::lower_limit(Resource::Fsize, bind.file_bytes_max)?;
         let engine = &self.engine;
-        let (program, uses_files) = if bind.component {
+        let (program, uses_files, resources) = if bind.component {
             let mut code = Vec::new();
             artifact.read_to_end(&mut code)?;
             // JUSTIFICATION: loading precompiled code is what makes a cached module start in microseconds.
@@ -384,7 +389,9 @@ impl Worker {
                 .component_type()
                 .imports(engine)
                 .any(|(name, _)| name.starts_with("wasi:filesystem/"));
-            (Program::Component(CommandPre::new(self.component.instantiate_pre(&component)?)?), uses_files)
+            let resources = component.resources_required();
+            let program = CommandPre::new(self.component.instantiate_pre(&component)?)?;
+            (Program::Component(program), uses_files, resources)
         } else {
             // JUSTIFICATION: loading precompiled code is what makes a cached module start in microseconds.
             // SAFETY: as for components above.
@@ -396,9 +403,12 @@ impl Worker {
             if module.get_export("_start").is_none() {
                 wasmtime::bail!("the module exports no `_start`");
             }
-            (Program::Core { pre: self.core.instantiate_pre(&module)?, raw }, uses_files)
+            let resources = module.resources_required();
+            (Program::Core { pre: self.core.instantiate_pre(&module)?, raw }, uses_files, Some(resources))
         };
-        Ok(Guest { program, uses_files, memory_bytes_max: bind.memory_bytes_max })
+        let largest_pages = resources.and_then(|resources| resources.max_initial_memory_size).unwrap_or(0);
+        let born_too_large = largest_pages.saturating_mul(WASM_PAGE_BYTES) > bind.memory_bytes_max;
+        Ok(Guest { program, uses_files, memory_bytes_max: bind.memory_bytes_max, born_too_large })
     }
 
     fn run(&mut self, run: Run) -> io::Result<Done> {
@@ -416,10 +426,15 @@ impl Worker {
         if metered {
             store.set_fuel(run.fuel_max).map_err(io::Error::other)?;
         }
-        let result = self.runtime.block_on(call(&guest.program, &mut store, &stdout));
+        // The kernel may refuse such a memory before the meter is asked, and how it says so is no guest's business.
+        let born_too_large = guest.born_too_large;
+        let result = match born_too_large {
+            true => Err(wasmtime::format_err!("a memory is declared larger than the limit")),
+            false => self.runtime.block_on(call(&guest.program, &mut store, &stdout)),
+        };
         let fuel = if metered { run.fuel_max - store.get_fuel().unwrap_or(0) } else { 0 };
         let memory = &store.data().memory;
-        let (memory_bytes_peak, denied) = (memory.bytes, memory.denied);
+        let (memory_bytes_peak, denied) = (memory.bytes, memory.denied || born_too_large);
         let end = if stdout.is_full() {
             End::StdoutFull
         } else {

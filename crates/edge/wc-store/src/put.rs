@@ -338,7 +338,7 @@ impl Inner {
         fs::create_dir_all(parent).map_err(io("create", parent))?;
         let _ = file.set_permissions(permissions(0o444));
         if durability == Durability::Now {
-            file.sync_data().map_err(io("sync", &temp.path))?;
+            file.sync_data().map_err(|source| self.sync_failed(&temp.path, source))?;
         }
         let mut state = locked(&self.state);
         if let Some(row) = self.row(&key)? {
@@ -351,7 +351,7 @@ impl Inner {
         fs::rename(&temp.path, &path).map_err(io("rename", &temp.path))?;
         temp.keep();
         let form = if durability == Durability::Now {
-            sync_dir(parent).map_err(io("sync", parent))?;
+            sync_dir(parent).map_err(|source| self.sync_failed(parent, source))?;
             Form::Complete
         } else {
             Form::Partial
@@ -380,12 +380,12 @@ impl Inner {
         let mut parents = std::collections::BTreeSet::new();
         for (key, file) in &files {
             let path = self.path(key);
-            file.sync_data().map_err(io("sync", &path))?;
+            file.sync_data().map_err(|source| self.sync_failed(&path, source))?;
             parents.extend(path.parent().map(Path::to_owned));
         }
         parents.insert(self.dir.clone());
         for parent in parents {
-            sync_dir(&parent).map_err(io("sync", &parent))?;
+            sync_dir(&parent).map_err(|source| self.sync_failed(&parent, source))?;
         }
         let mut state = locked(&self.state);
         let mut batch = self.shared.db.batch();
@@ -403,6 +403,13 @@ impl Inner {
             }
         }
         self.write(batch, "mark files as synced")
+    }
+
+    /// Stops the store: the system reports a failed write-back once, and a later sync of the same file would succeed
+    /// although its bytes are gone.
+    fn sync_failed(&self, path: &Path, source: std::io::Error) -> BlobError {
+        self.shared.health.stop(&format!("could not sync {}: {source}", path.display()));
+        io("sync", path)(source)
     }
 
     fn sync_now(&self) -> Result<(), BlobError> {

@@ -55,6 +55,14 @@ pub(crate) fn write(
         issued_at: clock::now(),
     };
     let receipt = issue(parts).map_err(|error| ReceiptError::Inconsistent { reason: error.to_string() })?;
+    // A checkpoint that witnesses have cosigned says more than a fresh one.
+    let cosigned = coordinator.publication.cosigned(entry.index);
+    let cosigned = cosigned.map(|published| Checkpoint {
+        size: published.checkpoint.size,
+        note: published.note.to_string(),
+        signers: published.signers,
+    });
+    let checkpoint = cosigned.as_ref().unwrap_or(checkpoint);
     let path = inclusion_proof(entry.index, checkpoint.size, |level, index| {
         coordinator.archive.tree_hash(level, index).ok().flatten()
     })

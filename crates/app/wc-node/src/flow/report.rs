@@ -128,7 +128,7 @@ fn keep_log(coordinator: &Coordinator, node: NodeId, report: &Report) {
             .iter()
             .find(|blob| blob.cid == *record)
             .and_then(|blob| from_canonical::<ResultRecord>(&blob.bytes).ok())
-            .map_or_else(|| "ended unsuccessfully".to_owned(), |record| format!("{:?}", record.exit)),
+            .map_or_else(|| "ended unsuccessfully".to_owned(), |record| record.exit.to_string()),
         Ending::Failed(failure) => format!("{failure:?}"),
     };
     let row = LogRow {
@@ -150,7 +150,7 @@ fn keep_log(coordinator: &Coordinator, node: NodeId, report: &Report) {
 }
 
 /// Returns the record and the blobs in it, if the record is here and consistent with the outcome.
-fn result_record(store: &Store, record: &Cid, success: bool) -> Option<ResultRecord> {
+pub(crate) fn result_record(store: &Store, record: &Cid, success: bool) -> Option<ResultRecord> {
     let bytes = blobs::read(store, record, RESULT_RECORD_BYTES_MAX).ok()?;
     let record: ResultRecord = from_canonical(&bytes).ok()?;
     (record.exit.is_success() == success).then_some(record)

@@ -159,6 +159,16 @@ impl Notary {
         self.standing().keys.is_alone()
     }
 
+    /// Returns the hand-overs to the signers in force.
+    pub fn chain(&self) -> Arc<Vec<Handover>> {
+        self.standing().chain
+    }
+
+    /// Returns the newest checkpoint that several signed.
+    pub fn latest(&self) -> Option<Checkpoint> {
+        self.signed.borrow().clone()
+    }
+
     /// Returns a checkpoint of at least `need` entries.
     ///
     /// - `size`, `root`: the log as it stands

@@ -9,6 +9,7 @@ use wc_types::{NodeId, Signed};
 use crate::amount::{show_ago, show_ncu, show_ppm};
 use crate::cli::{ClusterCommand, SignersCommand};
 use crate::client::{Node, unexpected};
+use crate::command::donor;
 use crate::config::Context;
 use crate::exit::Usage;
 use crate::{identity, json, say};
@@ -29,8 +30,14 @@ pub async fn run(context: &Context, command: &ClusterCommand) -> anyhow::Result<
 async fn status(context: &Context, node: &mut Node) -> anyhow::Result<()> {
     let cluster = node.cluster().await?;
     let nodes = node.nodes().await?;
+    // What this machine itself saw of the ledger does not pass through the coordinator's hands.
+    let witness = node.donor().await?.witness;
     if context.json {
-        let value = json!({ "cluster": json::view(&cluster), "nodes": json::view(&nodes) });
+        let value = json!({
+            "cluster": json::view(&cluster),
+            "nodes": json::view(&nodes),
+            "witness": json::view(&witness),
+        });
         return Ok(say::json(&value)?);
     }
     say::pairs(&[
@@ -43,7 +50,17 @@ async fn status(context: &Context, node: &mut Node) -> anyhow::Result<()> {
         ("jobs", format!("{} open, {} ended", cluster.jobs_open, cluster.jobs_ended)),
         ("ledger", format!("{} entries, root {}", cluster.ledger_size, cluster.ledger_root)),
         ("signers", show_signers(&cluster.signers)),
-        ("journal", format!("{} facts, state {}", cluster.facts, cluster.state_hash)),
+        (
+            "journal",
+            format!(
+                "{} facts, {} commits since the start, state {}",
+                cluster.facts, cluster.commits, cluster.state_hash
+            ),
+        ),
+        (
+            "published",
+            format!("{} entries, cosigned by {} witnesses", cluster.published_size, cluster.witnesses.len()),
+        ),
     ])?;
     say::data("")?;
     let heading =
@@ -63,7 +80,14 @@ async fn status(context: &Context, node: &mut Node) -> anyhow::Result<()> {
             say::harmless(&node.agent_version),
         ]);
     }
-    Ok(say::rows(&table, "no node has joined yet")?)
+    say::rows(&table, "no node has joined yet")?;
+    for alarm in &cluster.log_alarms {
+        say::data(format!("ALARM  {}", say::harmless(alarm)))?;
+    }
+    if let Some(witness) = witness.filter(|witness| !witness.alarms.is_empty()) {
+        donor::show_witness(&witness)?;
+    }
+    Ok(())
 }
 
 /// Says in a line who signs and, plainly, when nobody can.

@@ -1,11 +1,11 @@
 //! `donor status|pause|resume|leave|credits`.
 
 use serde_json::json;
-use wc_proto::api::view::DonorView;
+use wc_proto::api::view::{DonorView, WitnessView};
 use wc_proto::api::{CellRequest, Request, Response};
 use wc_types::Millis;
 
-use crate::amount::{show_duration, show_ncu, show_ppm, show_size};
+use crate::amount::{show_ago, show_duration, show_ncu, show_ppm, show_size};
 use crate::cli::DonorCommand;
 use crate::client::{Node, unexpected};
 use crate::config::Context;
@@ -42,7 +42,36 @@ async fn status(context: &Context, node: &mut Node) -> anyhow::Result<()> {
     if context.json {
         return Ok(say::json(&json::view(&view))?);
     }
-    show(&view)
+    show(&view)?;
+    if let Some(witness) = &view.witness {
+        show_witness(witness)?;
+    }
+    Ok(())
+}
+
+/// Shows what this machine witnesses; alarms are the last thing on screen.
+pub fn show_witness(witness: &WitnessView) -> anyhow::Result<()> {
+    say::data("")?;
+    let since = witness.cosigned_at.map(|at| show_ago(at, identity::now()));
+    say::pairs(&[
+        ("witness", witness.key.clone()),
+        (
+            "cosigned",
+            since.map_or_else(|| "nothing yet".to_owned(), |at| format!("{} entries, {at}", witness.size)),
+        ),
+        ("alarms", witness.alarms.len().to_string()),
+    ])?;
+    for alarm in &witness.alarms {
+        let at = show_ago(alarm.at, identity::now());
+        say::data(format!("ALARM  {} [{}] {at}", say::harmless(&alarm.message), say::harmless(&alarm.code)))?;
+        if let Some(evidence) = &alarm.evidence {
+            say::data(format!(
+                "       check it with: worldcompute ledger evidence {}",
+                say::harmless(evidence)
+            ))?;
+        }
+    }
+    Ok(())
 }
 
 fn show(view: &DonorView) -> anyhow::Result<()> {

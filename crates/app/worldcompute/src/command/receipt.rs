@@ -7,29 +7,61 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
+use wc_api::log::LogReader;
 use wc_ledger::{Anchors, ReceiptFault, ReceiptReport, decode_receipt, verify_receipt};
 use wc_proto::api::view::JobView;
 use wc_types::canonical::{RECORD_BYTES_MAX, to_canonical};
 use wc_types::receipt::ReceiptFile;
-use wc_types::{NodeId, Refusal, Signed};
+use wc_types::{Class, Code, NodeId, Refusal, Signed};
 
 use crate::amount::{show_ago, show_ncu};
 use crate::cli::ReceiptCommand;
 use crate::client::{Failure, Node};
+use crate::command::ledger::{self, History};
 use crate::config::Context;
+use crate::exit::Unproved;
 use crate::progress::Bar;
 use crate::{fields, identity, json, say};
 
-/// Does what the command says. Needs no node and no network.
-pub fn run(context: &Context, command: &ReceiptCommand) -> anyhow::Result<()> {
-    let ReceiptCommand::Verify { files } = command;
+/// Whether a receipt's checkpoint and the one that was given are of one history.
+enum Place {
+    NotAsked,
+    /// Proved, with the size of the one that was given.
+    Proved(u64),
+    /// Not decided, with the size of the one that was given.
+    Unproved(u64),
+}
+
+/// A receipt's ledger is another than the one that was seen.
+const REWRITTEN: Code = Code::new("WC-CLI-011", Class::Peer);
+
+/// Does what the command says. Needs no node, and no network unless `--ledger` names a URL.
+pub async fn run(context: &Context, command: &ReceiptCommand) -> anyhow::Result<()> {
+    let ReceiptCommand::Verify { files, checkpoint, ledger: log } = command;
     let mut refusals = Vec::new();
     let mut reports = Vec::new();
+    let mut unproved = 0usize;
     for path in files {
         let checked = read(path).and_then(|bytes| check(&bytes).map_err(|fault| refusal(path, &fault)));
+        let checked = match checked {
+            Ok((file, report)) => match place(&file, &report, checkpoint.as_deref(), log.as_deref()).await? {
+                Ok(place) => Ok((report, place)),
+                Err(how) => {
+                    let message = format!("{}: history was rewritten: {how}", path.display());
+                    Err(Refusal::new(REWRITTEN, message))
+                }
+            },
+            Err(refusal) => Err(refusal),
+        };
         match checked {
-            Ok(report) if context.json => reports.push(report_json(path, &report)),
-            Ok(report) => show(path, &report)?,
+            Ok((report, place)) => {
+                unproved += usize::from(matches!(place, Place::Unproved(_)));
+                if context.json {
+                    reports.push(report_json(path, &report, &place));
+                } else {
+                    show(path, &report, &place)?;
+                }
+            }
             Err(refusal) => {
                 reports.push(json!({
                     "file": path.display().to_string(),
@@ -44,7 +76,46 @@ pub fn run(context: &Context, command: &ReceiptCommand) -> anyhow::Result<()> {
     if context.json {
         say::json(&Value::Array(reports))?;
     }
-    if refusals.is_empty() { Ok(()) } else { Err(Failure(refusals).into()) }
+    if !refusals.is_empty() {
+        return Err(Failure(refusals).into());
+    }
+    if unproved > 0 {
+        return Err(Unproved {
+            message: format!(
+                "{} valid, but nothing here proves that {unproved} of them and the checkpoint are of one history",
+                say::count(files.len() as u64, "receipt")
+            ),
+            hint: "give --ledger with the published ledger, as a directory or http://…".to_owned(),
+        }
+        .into());
+    }
+    Ok(())
+}
+
+/// Compares a receipt's checkpoint with the one that was given, or with that of a published ledger.
+async fn place(
+    file: &ReceiptFile,
+    report: &ReceiptReport,
+    checkpoint: Option<&Path>,
+    log: Option<&str>,
+) -> anyhow::Result<Result<Place, String>> {
+    let seen = match (checkpoint, log) {
+        (Some(path), _) => ledger::read_checkpoint(path, &file.founding, &file.signers)?.checkpoint,
+        (None, Some(log)) => {
+            let mut reader = LogReader::new(log)
+                .map_err(|error| ledger::told(error.code(), "the published ledger", &error))?;
+            ledger::Head::of_log(&mut reader).await?.checkpoint
+        }
+        (None, None) => return Ok(Ok(Place::NotAsked)),
+    };
+    if seen.origin != report.checkpoint.origin {
+        return Ok(Err(format!("the checkpoint is of another ledger, {}", seen.origin)));
+    }
+    Ok(match ledger::compare(&report.checkpoint, &seen, log).await? {
+        History::One => Ok(Place::Proved(seen.size)),
+        History::Two(how) => Err(how),
+        History::Unknown => Ok(Place::Unproved(seen.size)),
+    })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Refusal> {
@@ -58,8 +129,10 @@ fn read(path: &Path) -> Result<Vec<u8>, Refusal> {
     Ok(bytes)
 }
 
-fn check(bytes: &[u8]) -> Result<ReceiptReport, ReceiptFault> {
-    verify_receipt(&decode_receipt(bytes)?, &Anchors::default())
+fn check(bytes: &[u8]) -> Result<(ReceiptFile, ReceiptReport), ReceiptFault> {
+    let file = decode_receipt(bytes)?;
+    let report = verify_receipt(&file, &Anchors::default())?;
+    Ok((file, report))
 }
 
 fn refusal(path: &Path, fault: &ReceiptFault) -> Refusal {
@@ -72,7 +145,7 @@ fn refusal(path: &Path, fault: &ReceiptFault) -> Refusal {
     Refusal::new(fault.code(), message)
 }
 
-fn show(path: &Path, report: &ReceiptReport) -> anyhow::Result<()> {
+fn show(path: &Path, report: &ReceiptReport, place: &Place) -> anyhow::Result<()> {
     say::data(format!("{}: VALID", path.display()))?;
     let votes = format!(
         "{} of {} replicas agree, {} had to; {} dissent",
@@ -86,18 +159,40 @@ fn show(path: &Path, report: &ReceiptReport) -> anyhow::Result<()> {
         ("  awarded", show_ncu(i64::try_from(report.awarded).unwrap_or(i64::MAX))),
         ("  cell", report.cell.to_string()),
         ("  ledger", format!("entry {} of {}", report.entry_index, report.tree_size)),
+        ("  witnesses", report.witnesses.len().to_string()),
         ("  issued", format!("{} ({})", report.issued_at, show_ago(report.issued_at, identity::now()))),
     ])?;
     for step in &report.steps {
         say::data(format!("  proved   {}: {}", step.name, step.proved))?;
     }
-    for assumed in &report.assumed {
+    match place {
+        Place::Proved(size) => {
+            say::data(format!(
+                "  proved   history: that ledger and the checkpoint of {size} entries are one history"
+            ))?;
+        }
+        Place::Unproved(size) => say::data(format!(
+            "  UNPROVED history: nothing here ties that ledger to the checkpoint of {size} entries"
+        ))?,
+        Place::NotAsked => {}
+    }
+    let known = matches!(place, Place::Proved(_));
+    for assumed in report.assumed.iter().filter(|text| !(known && text.contains(NO_EARLIER))) {
         say::data(format!("  assumed  {assumed}"))?;
     }
     Ok(())
 }
 
-fn report_json(path: &Path, report: &ReceiptReport) -> Value {
+/// What the report says when it was given no earlier checkpoint.
+const NO_EARLIER: &str = "no earlier checkpoint was given";
+
+fn report_json(path: &Path, report: &ReceiptReport, place: &Place) -> Value {
+    let (history, seen_size) = match place {
+        Place::NotAsked => (None, None),
+        Place::Proved(size) => (Some("proved"), Some(size)),
+        Place::Unproved(size) => (Some("unproved"), Some(size)),
+    };
+    let witnesses = report.witnesses.iter().map(|one| one.witness.to_string()).collect::<Vec<_>>();
     let steps = report.steps.iter().map(|step| json!({ "name": step.name, "proved": step.proved }));
     json!({
         "file": path.display().to_string(),
@@ -120,6 +215,9 @@ fn report_json(path: &Path, report: &ReceiptReport) -> Value {
         "tree_size": report.tree_size,
         "root": report.root,
         "issued_at": report.issued_at.to_string(),
+        "witnesses": witnesses,
+        "history": history,
+        "seen_size": seen_size,
         "steps": steps.collect::<Vec<_>>(),
         "assumed": report.assumed,
     })

@@ -37,6 +37,8 @@ pub async fn run(context: &Context, args: &NodeArgs, manner: Manner) -> anyhow::
         cosigner: settings.cosigner,
         slots: settings.slots,
         consents: settings.consents,
+        witness: settings.witness,
+        log_listen: settings.log_listen,
         storage_cap: settings.storage_cap,
         owner_key: settings.owner_key,
     };

@@ -175,8 +175,16 @@ pub struct ClusterView {
     pub ledger_root: String,
     /// Facts in the journal.
     pub facts: u64,
+    /// How often the journal was made durable since the coordinator started; one commit may cover many facts.
+    pub commits: u64,
     /// SHA-256 of the cell's state, in hexadecimal.
     pub state_hash: String,
+    /// Entries under the newest published checkpoint.
+    pub published_size: u64,
+    /// Witnesses that cosigned it.
+    pub witnesses: Vec<NodeId>,
+    /// What is wrong with the published log, in sentences.
+    pub log_alarms: Vec<String>,
     /// When it was founded.
     pub founded_at: Timestamp,
     /// Who signs its checkpoints.
@@ -279,10 +287,38 @@ pub struct DonorView {
     pub storage_cap: u64,
     /// Classes consented to.
     pub consents: Vec<WorkClass>,
+    /// What this machine witnesses, if it does.
+    pub witness: Option<WitnessView>,
     /// What stands between a guest and this machine.
     pub defences: Vec<DefenceView>,
     /// Version of the agent.
     pub agent_version: String,
+}
+
+/// What this machine witnesses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WitnessView {
+    /// Its verifier key, as C2SP tools read it.
+    pub key: String,
+    /// Entries under the checkpoint that it cosigned last.
+    pub size: u64,
+    /// When.
+    pub cosigned_at: Option<Timestamp>,
+    /// What it refused to cosign.
+    pub alarms: Vec<AlarmView>,
+}
+
+/// A checkpoint that a witness refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AlarmView {
+    /// Stable code of what was wrong.
+    pub code: String,
+    /// What was wrong, in a sentence.
+    pub message: String,
+    /// When it was first seen.
+    pub at: Timestamp,
+    /// File that proves it, on this machine.
+    pub evidence: Option<String>,
 }
 
 /// One defence of the sandbox.

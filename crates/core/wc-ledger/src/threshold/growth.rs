@@ -42,9 +42,9 @@ impl GrowthFault {
     pub fn code(&self) -> Code {
         match self {
             Self::NotACheckpoint(error) => error.code(),
-            Self::NotOurs => Code::new("WC-LEDGER-128", Class::Peer),
-            Self::Smaller { .. } => Code::new("WC-LEDGER-129", Class::Peer),
-            Self::Rewritten { .. } => Code::new("WC-LEDGER-130", Class::Peer),
+            Self::NotOurs => Code::new("WC-LEDGER-148", Class::Peer),
+            Self::Smaller { .. } => Code::new("WC-LEDGER-149", Class::Peer),
+            Self::Rewritten { .. } => Code::new("WC-LEDGER-150", Class::Peer),
         }
     }
 }

@@ -6,6 +6,8 @@ use wc_types::signers::{HANDOVERS_MAX, Handover, Signer, SignerOrder, SignerSet,
 use wc_types::{CellId, Class, Code, NodeId, SignError, Signed};
 
 use super::SignerKeys;
+use crate::checkpoint::{Checkpoint, CheckpointError, cell_key};
+use crate::note::Note;
 
 /// A link of the chain does not hold.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -20,7 +22,7 @@ pub struct ChainFault {
 impl ChainFault {
     /// Returns the stable code.
     pub fn code(&self) -> Code {
-        Code::new("WC-LEDGER-127", Class::Peer)
+        Code::new("WC-LEDGER-147", Class::Peer)
     }
 }
 
@@ -38,6 +40,40 @@ pub fn verify_chain(founding: &Signed<Founding>, chain: &[Handover]) -> Result<S
         keys = verify_link(&keys, &cell, link)?;
     }
     Ok(keys)
+}
+
+/// Opens a note as a checkpoint that the signers at the end of the chain signed.
+///
+/// # Errors
+/// [`CheckpointError`].
+pub fn open_signed(
+    founding: &Signed<Founding>,
+    chain: &[Handover],
+    note: &Note,
+) -> Result<Checkpoint, CheckpointError> {
+    let keys = verify_chain(founding, chain)?;
+    Checkpoint::open(note, &cell_key(&cell_id(founding), keys.group))
+}
+
+/// Opens a note that one keeps oneself, and which any of the sets of the chain may have signed. Returns how many
+/// hand-overs lead to the set that did.
+///
+/// # Errors
+/// [`CheckpointError`] of the newest set if none of them signed it.
+pub fn open_kept(
+    founding: &Signed<Founding>,
+    chain: &[Handover],
+    note: &Note,
+) -> Result<(Checkpoint, usize), CheckpointError> {
+    let newest = open_signed(founding, chain, note);
+    let older = (0..chain.len()).rev().find_map(|epoch| {
+        open_signed(founding, &chain[..epoch], note).ok().map(|checkpoint| (checkpoint, epoch))
+    });
+    match (newest, older) {
+        (Ok(checkpoint), _) => Ok((checkpoint, chain.len())),
+        (Err(_), Some(found)) => Ok(found),
+        (Err(error), None) => Err(error),
+    }
 }
 
 /// Checks that `link` leads on from `keys`, and returns the set that it leads to.

@@ -268,7 +268,7 @@ fn a_member_signs_only_with_the_commitment_that_it_made_for_this_request() {
     let (_, second) = chain.members[1].commit(seed(3));
     let request = Assembly::begin(&keys, b"text", vec![other, second]).expect("begins").request().clone();
     let fault = chain.members[0].sign(nonces, &request).expect_err("not its own");
-    assert_eq!(fault.code().name, "WC-LEDGER-125");
+    assert_eq!(fault.code().name, "WC-LEDGER-145");
     let mut elsewhere = request.clone();
     elsewhere.set = keys.members.first().map(|_| SignerKeys::founding(&chain.founding).id).expect("there");
     let (nonces, _) = chain.members[0].commit(seed(4));
@@ -405,7 +405,7 @@ fn the_chain_leads_from_the_founding_through_every_set() {
     let mut unaccepted = chain.links.clone();
     unaccepted[1].accepted[5] ^= 1;
     let fault = verify_chain(&chain.founding, &unaccepted).expect_err("refused");
-    assert_eq!((fault.epoch, fault.code().name), (2, "WC-LEDGER-127"));
+    assert_eq!((fault.epoch, fault.code().name), (2, "WC-LEDGER-147"));
     let other =
         Signed::seal(Founding { network: "other".to_owned(), ..(*chain.founding).clone() }, &machine(1));
     assert!(verify_chain(&other, &chain.links).is_err());
@@ -424,7 +424,7 @@ fn after_a_hand_over_the_old_shares_sign_for_nobody() {
     let now = chain.keys();
     assert_ne!(stolen_keys.group, now.group, "a new key, although the members are the same");
     let refused = Member::with_share(now.clone(), &stolen[0]).expect_err("another set");
-    assert_eq!(refused.code().name, "WC-LEDGER-126");
+    assert_eq!(refused.code().name, "WC-LEDGER-146");
     // Thieves of all old shares sign a checkpoint: it verifies under the old key, not under the one that the chain names.
     let thieves: Vec<Member> =
         stolen.iter().map(|share| Member::with_share(stolen_keys.clone(), share).expect("old set")).collect();
@@ -478,13 +478,13 @@ fn a_member_signs_growth_and_nothing_else() {
     let grown = check_growth(&cell, Some(&first), &text(17, roots[17]), &proof(5, 17)).expect("grew");
     assert_eq!(check_growth(&cell, Some(&grown), &text(17, roots[17]), &[]), Ok(grown), "the same again");
     let refused = [
-        (text(16, roots[16]), proof(16, 17), "WC-LEDGER-129"),
-        (text(17, [9; 32]), vec![], "WC-LEDGER-130"),
-        (text(18, [9; 32]), proof(17, 18), "WC-LEDGER-130"),
-        (text(18, roots[18]), vec![], "WC-LEDGER-130"),
-        (text(18, roots[18]).replace("cell_", "cell-"), proof(17, 18), "WC-LEDGER-128"),
-        (Checkpoint::new(&CellId([1; 32]), 18, roots[18]).to_text(), proof(17, 18), "WC-LEDGER-128"),
-        (text(18, roots[18]) + "more\n", proof(17, 18), "WC-LEDGER-128"),
+        (text(16, roots[16]), proof(16, 17), "WC-LEDGER-149"),
+        (text(17, [9; 32]), vec![], "WC-LEDGER-150"),
+        (text(18, [9; 32]), proof(17, 18), "WC-LEDGER-150"),
+        (text(18, roots[18]), vec![], "WC-LEDGER-150"),
+        (text(18, roots[18]).replace("cell_", "cell-"), proof(17, 18), "WC-LEDGER-148"),
+        (Checkpoint::new(&CellId([1; 32]), 18, roots[18]).to_text(), proof(17, 18), "WC-LEDGER-148"),
+        (text(18, roots[18]) + "more\n", proof(17, 18), "WC-LEDGER-148"),
         ("hello\n".to_owned(), vec![], "WC-LEDGER-040"),
     ];
     for (row, (text, proof, code)) in refused.into_iter().enumerate() {

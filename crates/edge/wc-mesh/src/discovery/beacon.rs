@@ -4,11 +4,8 @@
 //! lives on 127.0.0.1 only (TTL 0): a few times at the start, once when it hears somebody new, then every 10 seconds.
 //! Where loopback has no multicast, nodes take the first free port of a short range and send to all of them instead.
 //!
-//! A beacon is a hint, never a proof: whoever is found is dialled and must show its key and its network.
-//!
-//! ```text
-//! magic "WCB1" · network 8 · boot 8 · node key 32 · count 1 · count × (transport 1 · port 2, big endian)
-//! ```
+//! A beacon is a hint, never a proof: whoever is found is dialled and must show its key and its network. What it says is
+//! in [`wc_proto::peer::beacon`].
 
 use std::collections::HashMap;
 use std::io;
@@ -20,10 +17,9 @@ use libp2p::multiaddr::Protocol;
 use socket2::{Domain, Socket, Type};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
+use wc_proto::peer::beacon::{BEACON_BYTES_MAX, Beacon, Port};
 use wc_types::NodeId;
 use wc_types::cid::sha256;
-
-use crate::address::Transport;
 
 /// Administratively scoped group (RFC 2365), joined on loopback only.
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 255, 77, 67);
@@ -41,97 +37,24 @@ const ANSWER_PAUSE: Duration = Duration::from_millis(20);
 /// How long our own first beacon may take to come back before loopback counts as having no multicast.
 const ECHO_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// A node that listens on more loopback ports announces the first of them.
-const PORTS_MAX: usize = 8;
-const HEADER_BYTES: usize = 4 + 8 + 8 + 32 + 1;
-const BEACON_BYTES_MAX: usize = HEADER_BYTES + 3 * PORTS_MAX;
-const MAGIC: &[u8; 4] = b"WCB1";
 /// Nodes whose last beacon is remembered; more than that on one machine is somebody playing.
 const HEARD_MAX: usize = 1024;
 
-/// What one beacon says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Beacon {
-    network: [u8; 8],
-    /// Differs for each start of a node, so that a restarted one is greeted again.
-    boot: u64,
-    node: NodeId,
-    ports: Vec<Port>,
-}
-
-/// One loopback port that a node listens on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Port {
-    pub(crate) transport: Transport,
-    pub(crate) port: u16,
-}
-
-impl Port {
-    /// Returns the loopback port behind a listen address, if it is one on 127.0.0.1.
-    pub(crate) fn of(addr: &Multiaddr) -> Option<Self> {
-        let mut parts = addr.iter();
-        match (parts.next()?, parts.next()?) {
-            (Protocol::Ip4(Ipv4Addr::LOCALHOST), Protocol::Tcp(port)) => {
-                Some(Self { transport: Transport::Tcp, port })
-            }
-            (Protocol::Ip4(Ipv4Addr::LOCALHOST), Protocol::Udp(port)) => {
-                Some(Self { transport: Transport::Quic, port })
-            }
-            _ => None,
-        }
-    }
-
-    fn addr(self) -> Multiaddr {
-        let local = Multiaddr::from(Ipv4Addr::LOCALHOST);
-        match self.transport {
-            Transport::Tcp => local.with(Protocol::Tcp(self.port)),
-            Transport::Quic => local.with(Protocol::Udp(self.port)).with(Protocol::QuicV1),
-        }
+/// Returns the loopback port behind a listen address, if it is one on 127.0.0.1.
+pub(crate) fn port_of(addr: &Multiaddr) -> Option<Port> {
+    let mut parts = addr.iter();
+    match (parts.next()?, parts.next()?) {
+        (Protocol::Ip4(Ipv4Addr::LOCALHOST), Protocol::Tcp(port)) => Some(Port::Tcp(port)),
+        (Protocol::Ip4(Ipv4Addr::LOCALHOST), Protocol::Udp(port)) => Some(Port::Quic(port)),
+        _ => None,
     }
 }
 
-impl Beacon {
-    fn encode(&self) -> Vec<u8> {
-        let ports = &self.ports[..self.ports.len().min(PORTS_MAX)];
-        let mut bytes = Vec::with_capacity(BEACON_BYTES_MAX);
-        bytes.extend_from_slice(MAGIC);
-        bytes.extend_from_slice(&self.network);
-        bytes.extend_from_slice(&self.boot.to_be_bytes());
-        bytes.extend_from_slice(&self.node.0);
-        bytes.push(ports.len() as u8);
-        for port in ports {
-            bytes.push(match port.transport {
-                Transport::Tcp => 6,
-                Transport::Quic => 17,
-            });
-            bytes.extend_from_slice(&port.port.to_be_bytes());
-        }
-        bytes
-    }
-
-    /// Parses exactly one beacon; anything else in the datagram makes it none.
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        let (magic, rest) = bytes.split_first_chunk::<4>()?;
-        let (network, rest) = rest.split_first_chunk::<8>()?;
-        let (boot, rest) = rest.split_first_chunk::<8>()?;
-        let (node, rest) = rest.split_first_chunk::<32>()?;
-        let (&count, rest) = rest.split_first()?;
-        let count = usize::from(count);
-        if magic != MAGIC || count > PORTS_MAX || rest.len() != 3 * count {
-            return None;
-        }
-        let ports = rest
-            .chunks_exact(3)
-            .map(|chunk| {
-                let transport = match chunk[0] {
-                    6 => Transport::Tcp,
-                    17 => Transport::Quic,
-                    _ => return None,
-                };
-                Some(Port { transport, port: u16::from_be_bytes([chunk[1], chunk[2]]) })
-            })
-            .collect::<Option<Vec<Port>>>()?;
-        Some(Self { network: *network, boot: u64::from_be_bytes(*boot), node: NodeId(*node), ports })
+fn addr_of(port: Port) -> Multiaddr {
+    let local = Multiaddr::from(Ipv4Addr::LOCALHOST);
+    match port {
+        Port::Tcp(port) => local.with(Protocol::Tcp(port)),
+        Port::Quic(port) => local.with(Protocol::Udp(port)).with(Protocol::QuicV1),
     }
 }
 
@@ -208,7 +131,7 @@ pub(crate) async fn run(
                     let earliest = sent_at.map_or(now, |at| at + ANSWER_PAUSE);
                     next_at = next_at.min(earliest.max(now));
                 }
-                let addrs = beacon.ports.into_iter().map(Port::addr).collect();
+                let addrs = beacon.ports.into_iter().map(addr_of).collect();
                 let sighting = News::Sighting(Sighting { node: beacon.node, addrs });
                 // A full queue loses a hint that comes again in ten seconds.
                 if let Err(mpsc::error::TrySendError::Closed(_)) = news.try_send(sighting) {
@@ -324,44 +247,11 @@ impl Post {
 mod tests {
     use super::*;
 
-    fn beacon() -> Beacon {
-        Beacon {
-            network: [1; 8],
-            boot: 7,
-            node: NodeId([2; 32]),
-            ports: vec![
-                Port { transport: Transport::Tcp, port: 19999 },
-                Port { transport: Transport::Quic, port: 4000 },
-            ],
-        }
-    }
-
-    #[test]
-    fn a_beacon_survives_its_datagram() {
-        assert_eq!(Beacon::decode(&beacon().encode()), Some(beacon()));
-    }
-
-    #[test]
-    fn a_datagram_that_is_not_exactly_a_beacon_is_none() {
-        let bytes = beacon().encode();
-        for length in 0..bytes.len() {
-            assert_eq!(Beacon::decode(&bytes[..length]), None, "cut to {length}");
-        }
-        let mut longer = bytes.clone();
-        longer.push(0);
-        assert_eq!(Beacon::decode(&longer), None);
-        for (at, value) in [(0, b'X'), (HEADER_BYTES - 1, 9), (HEADER_BYTES, 1)] {
-            let mut broken = bytes.clone();
-            broken[at] = value;
-            assert_eq!(Beacon::decode(&broken), None, "byte {at}");
-        }
-    }
-
     #[test]
     fn only_loopback_listeners_are_announced() {
-        let port = |text: &str| Port::of(&text.parse().unwrap());
-        assert_eq!(port("/ip4/127.0.0.1/tcp/5"), Some(Port { transport: Transport::Tcp, port: 5 }));
-        assert_eq!(port("/ip4/127.0.0.1/udp/6/quic-v1"), Some(Port { transport: Transport::Quic, port: 6 }));
+        let port = |text: &str| port_of(&text.parse().unwrap());
+        assert_eq!(port("/ip4/127.0.0.1/tcp/5"), Some(Port::Tcp(5)));
+        assert_eq!(port("/ip4/127.0.0.1/udp/6/quic-v1"), Some(Port::Quic(6)));
         assert_eq!(port("/ip4/192.0.2.2/tcp/5"), None);
     }
 

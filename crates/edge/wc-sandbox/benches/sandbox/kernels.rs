@@ -1,5 +1,9 @@
 //! What counting work costs, and what the sandbox costs, on real kernels.
+//!
+//! With `WC_WASMTIME=/path/to/wasmtime` the command line of wasmtime runs the same modules in the same rounds.
 
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use wasmtime::{Config, Engine, Instance, Module, Store};
@@ -56,12 +60,19 @@ pub fn run() {
         .collect();
     let mut fuel = [0; KERNELS.len()];
     let mut best = [[Duration::MAX; KERNELS.len()]; WAYS.len()];
+    let program = std::env::var_os("WC_WASMTIME").map(PathBuf::from);
+    // The command line as the sandbox runs: with fuel, without and with canonical NaNs.
+    let mut best_of_program = [[Duration::MAX; KERNELS.len()]; 2];
     for (k, (_, bytes)) in KERNELS.iter().enumerate() {
         let bare = WAYS.map(|way| Bare::new(bytes, way));
         let mut slots: Vec<Option<Slot>> = places
             .iter()
             .map(|place| place.as_ref().map(|place| place.slot(&place.prepare(bytes))))
             .collect();
+        let dir = tempfile::tempdir().expect("directory");
+        let precompiled = program.as_deref().map(|program| {
+            [false, true].map(|canonical_nans| OfProgram::new(program, dir.path(), bytes, canonical_nans))
+        });
         // Interleaved, so that a busy moment of the machine meets all of them.
         for _ in 0..RUNS {
             for w in 0..WAYS.len() {
@@ -78,6 +89,9 @@ pub fn run() {
                     _ => bare[w].run(),
                 };
                 best[w][k] = best[w][k].min(time);
+            }
+            for (w, way) in precompiled.iter().flatten().enumerate() {
+                best_of_program[w][k] = best_of_program[w][k].min(way.run());
             }
         }
     }
@@ -97,6 +111,23 @@ pub fn run() {
             })
             .collect();
         println!("| {name} | {} |", cells.join(" | "));
+    }
+    if program.is_some() {
+        for (name, w, of) in
+            [("wasmtime command line, fuel", 0, 5), ("wasmtime command line, fuel, canonical NaNs", 1, 4)]
+        {
+            let cells = best_of_program[w].map(|time| format!("{:.0}", time.as_secs_f64() * 1e3));
+            println!("| {name} | {} |", cells.join(" | "));
+            let cells: Vec<_> = (0..KERNELS.len())
+                .map(|k| {
+                    let ratio = best[of][k].as_secs_f64() / best_of_program[w][k].as_secs_f64();
+                    format!("{:+.1} %", 100.0 * (ratio - 1.0))
+                })
+                .collect();
+            println!("| {} beside it | {} |", WAYS[of].name, cells.join(" | "));
+        }
+    } else {
+        println!("\nSKIP: the command line of wasmtime; WC_WASMTIME does not name one");
     }
     println!("| fuel | {} |", fuel.map(|fuel| format!("{fuel}")).join(" | "));
 }
@@ -135,6 +166,57 @@ impl Bare {
         start.call(&mut store, ()).expect("runs");
         thread_cpu() - before
     }
+}
+
+/// The module under wasmtime's command line, compiled before.
+struct OfProgram {
+    program: PathBuf,
+    module: PathBuf,
+    flags: Vec<&'static str>,
+}
+
+impl OfProgram {
+    fn new(program: &Path, dir: &Path, bytes: &[u8], canonical_nans: bool) -> Self {
+        let mut flags = vec!["-Wfuel=18446744073709551615"];
+        if canonical_nans {
+            flags.push("-Wnan-canonicalization=y");
+        }
+        let source = dir.join("kernel.wasm");
+        std::fs::write(&source, bytes).expect("the module is written");
+        let module = dir.join(format!("{canonical_nans}.cwasm"));
+        let status = Command::new(program)
+            .arg("compile")
+            .args(&flags)
+            .arg("-o")
+            .args([&module, &source])
+            .status()
+            .expect("wasmtime starts");
+        assert!(status.success(), "wasmtime compiles the kernel");
+        Self { program: program.to_owned(), module, flags }
+    }
+
+    /// Returns the processor time of the whole process, in steps of the kernel's clock (10 ms).
+    fn run(&self) -> Duration {
+        let before = children_cpu();
+        let status = Command::new(&self.program)
+            .args(["run", "--allow-precompiled"])
+            .args(&self.flags)
+            .arg(&self.module)
+            .stdout(Stdio::null())
+            .status()
+            .expect("wasmtime starts");
+        assert!(status.success(), "wasmtime runs the kernel");
+        children_cpu() - before
+    }
+}
+
+/// Returns the user and system time of children that were waited for.
+fn children_cpu() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").expect("Linux");
+    let (_, rest) = stat.rsplit_once(')').expect("the name is in parentheses");
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    let ticks: u64 = fields[13..15].iter().map(|field| field.parse::<u64>().expect("a number")).sum();
+    Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
 }
 
 fn thread_cpu() -> Duration {

@@ -408,6 +408,9 @@ fn a_guest_cannot_have_more_memory_than_its_limit() {
     assert!(outcome.usage.memory_bytes_peak > 60 << 20 && outcome.usage.memory_bytes_peak <= 64 << 20);
     let born_large = r#"(module (memory (export "memory") 2000) (func (export "_start")))"#;
     assert_eq!(bench.run_once(born_large, limits.clone()).exit, Exit::OutOfMemory);
+    // So large that the kernel would refuse it before the meter is asked.
+    let almost_all = r#"(module (memory (export "memory") 65535) (func (export "_start")))"#;
+    assert_eq!(bench.run_once(almost_all, limits.clone()).exit, Exit::OutOfMemory);
     let carry_on = r#"(module (memory (export "memory") 1)
         (func (export "_start") (loop (br_if 0 (i32.ne (memory.grow (i32.const 16)) (i32.const -1))))))"#;
     assert_eq!(bench.run_once(carry_on, limits).exit, Exit::Exited { code: 0 }, "a guest may cope");
@@ -689,8 +692,9 @@ fn a_guest_that_fills_the_disk_is_stopped() {
                (local.set 0 (i32.add (local.get 0) (i32.const 1)))
                br 0))"#,
     );
-    let outcome = bench.run_once(&many, Limits { output_files: 100, ..Limits::default() });
-    assert!(matches!(outcome.exit, Exit::OutputRefused { .. }), "{:?}", outcome.exit);
+    let limits = Limits { output_files: 100, ..Limits::default() };
+    let refusal = OutputRefusal::TooManyFiles { files_max: 100 };
+    assert_eq!(bench.run_once(&many, limits).exit, Exit::OutputRefused { refusal });
 }
 
 fn scratch_is_bounded() {
@@ -911,7 +915,10 @@ fn a_compiled_module_is_found_again_by_the_next_agent() {
 fn a_damaged_artifact_is_not_run() {
     let bench = Bench::new();
     let prepared = bench.prepare(NO_OP);
-    let path = fs::read_dir(bench.dir.path().join("compiled")).unwrap().next().unwrap().unwrap().path();
+    let compiled = fs::read_dir(bench.dir.path().join("compiled")).unwrap();
+    let name = prepared.cid().to_string();
+    let mut artifacts = compiled.map(|entry| entry.unwrap().path());
+    let path = artifacts.find(|path| path.to_string_lossy().contains(&name)).unwrap();
     let file = fs::File::options().write(true).open(path).unwrap();
     file.set_len(100).unwrap();
     let slot = bench.runtime.block_on(bench.sandbox.slot([1; 32], &prepared, Limits::default()));

@@ -1,0 +1,4 @@
+//! `beacons` for libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| wc_fuzz::beacons::target(data));

@@ -1,0 +1,4 @@
+//! `published` for libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| wc_fuzz::published::target(data));

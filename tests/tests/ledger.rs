@@ -1,0 +1,274 @@
+//! The published ledger of real nodes: audited by strangers, witnessed by donors, and whole after every kill.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use wc_proto::api::view::Phase;
+use wc_tests::federation::{Federation, SOON, binary, guest};
+use wc_tests::reference::LogCheck;
+
+fn run(args: &[&str]) -> Output {
+    Command::new(binary()).args(args).output().expect("the command runs")
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("utf-8 path")
+}
+
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("creates");
+    for entry in fs::read_dir(from).expect("directory").flatten() {
+        let kind = entry.file_type().expect("a type");
+        if kind.is_dir() {
+            copy(&entry.path(), &to.join(entry.file_name()));
+        } else if kind.is_file() {
+            fs::copy(entry.path(), to.join(entry.file_name())).expect("copies");
+        }
+    }
+}
+
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).expect("directory").flatten() {
+        if entry.path().is_dir() { found.extend(files(&entry.path())) } else { found.push(entry.path()) }
+    }
+    found.sort();
+    found
+}
+
+/// A coordinator that serves its ledger, and `witnesses` donors that witness it.
+async fn witnessed(witnesses: usize) -> Federation {
+    let mut federation = Federation::empty(binary());
+    federation.add(&["--coordinate", "always", "--trusted", "--slots", "0", "--log-listen", "127.0.0.1:0"]);
+    for _ in 0..witnesses {
+        federation.add(&["--coordinate", "never", "--consent", "all", "--slots", "2", "--witness"]);
+    }
+    federation.joined(witnesses).await;
+    federation
+}
+
+/// Runs a job of `tasks` tasks with one replica each.
+async fn work(federation: &Federation, tasks: u32) {
+    let job = federation
+        .submit(&guest("hello"), |stage| {
+            stage.tasks = tasks;
+            stage.replicas = 1;
+        })
+        .await;
+    let view = federation.finished(job).await;
+    assert_eq!(view.phase, Phase::Verified, "{view:?}\n{}", federation.logs());
+}
+
+/// Waits until the newest checkpoint covers the ledger and `witnesses` donors have cosigned it; returns its size.
+async fn settled(federation: &Federation, witnesses: usize) -> u64 {
+    federation
+        .until("the ledger is published and cosigned", async || {
+            let cluster = federation.cluster().await;
+            cluster.published_size == cluster.ledger_size && cluster.witnesses.len() >= witnesses
+        })
+        .await;
+    federation.cluster().await.ledger_size
+}
+
+fn url(federation: &Federation) -> String {
+    let log = federation.coordinator().logged();
+    let line = log.lines().rev().find(|line| line.contains("the ledger is served over http"));
+    let line = line.unwrap_or_else(|| panic!("no address in {log}"));
+    let address = line.split("127.0.0.1:").nth(1).expect("an address");
+    let port: String = address.chars().take_while(char::is_ascii_digit).collect();
+    format!("http://127.0.0.1:{port}")
+}
+
+#[tokio::test]
+async fn a_stranger_audits_the_published_ledger_and_ties_receipts_to_it() {
+    let federation = witnessed(2).await;
+    work(&federation, 3).await;
+    let early = settled(&federation, 2).await;
+    let here = federation.dir.path();
+    let seen = here.join("seen.checkpoint");
+    let head = federation.coordinator().json(&["ledger", "head", "--save", text(&seen)]);
+    assert_eq!(head["size"], early);
+    assert_eq!(head["witnesses"].as_array().map(Vec::len), Some(2));
+
+    work(&federation, 300).await;
+    let size = settled(&federation, 2).await;
+    assert!(size > 300, "{size} entries");
+    let log = federation.coordinator().dir.join("log");
+    for place in [text(&log), &url(&federation)] {
+        let output = run(&["ledger", "verify", place, "--checkpoint", text(&seen), "--json"]);
+        assert!(output.status.success(), "{}", said(&output));
+        let value: Value = serde_json::from_slice(&output.stdout).expect("json");
+        assert_eq!((&value["size"], &value["sound"]), (&size.into(), &true.into()));
+        assert_eq!(value["continues_size"], early);
+    }
+    assert!(log.join("tile/0/000").exists() && !log.join("tile/0/000.p").exists());
+
+    // Receipts: cosigned, and tied to the checkpoint that was seen before they existed.
+    let jobs = federation.coordinator().json(&["job", "list"]);
+    let job = jobs[0]["job"].as_str().expect("a job").to_owned();
+    let receipts = here.join("receipts");
+    federation.coordinator().json(&["job", "receipts", &job, "--output", text(&receipts)]);
+    let receipt =
+        files(&receipts).into_iter().find(|path| path.extension().is_some_and(|end| end == "receipt"));
+    let receipt = receipt.expect("receipts were written");
+    let alone = run(&["--json", "receipt", "verify", text(&receipt)]);
+    let value: Value = serde_json::from_slice(&alone.stdout).expect("json");
+    assert_eq!(value[0]["witnesses"].as_array().map(Vec::len), Some(2), "{}", said(&alone));
+    let bare = run(&["receipt", "verify", text(&receipt), "--checkpoint", text(&seen)]);
+    assert_eq!(bare.status.code(), Some(3), "{}", said(&bare));
+    let full =
+        run(&["receipt", "verify", text(&receipt), "--checkpoint", text(&seen), "--ledger", text(&log)]);
+    assert!(full.status.success(), "{}", said(&full));
+
+    // Whoever changes a byte of what is published is found out.
+    let forged = here.join("forged");
+    copy(&log, &forged);
+    for path in files(&forged) {
+        let bytes = fs::read(&path).expect("reads");
+        let mut changed = bytes.clone();
+        let middle = changed.len() / 2;
+        changed[middle] ^= 4;
+        fs::write(&path, changed).expect("writes");
+        let output = run(&["ledger", "verify", text(&forged)]);
+        // A partial tile of an earlier checkpoint is nothing that anybody reads any more.
+        let stale = text(&path).contains(".p/") && !text(&path).ends_with(&format!(".p/{}", size % 256));
+        let stale = stale && !text(&path).contains("tile/1/000.p/1");
+        assert!(stale || output.status.code() == Some(1), "{}: {}", path.display(), said(&output));
+        fs::write(&path, bytes).expect("writes");
+    }
+    assert!(run(&["ledger", "verify", text(&forged)]).status.success());
+
+    if let Some(go) = LogCheck::build(here) {
+        let key = head["key"].as_str().expect("a key").to_owned();
+        let witness = federation.nodes[1].json(&["donor", "status"]);
+        let witness = witness["witness"]["key"].as_str().expect("a key").to_owned();
+        let printed = go.accepts(&["read", text(&log), &key, &witness], "");
+        assert!(printed.starts_with(&format!("{size} entries")), "{printed}");
+    }
+}
+
+#[tokio::test]
+async fn publication_goes_on_after_every_kill_and_from_a_tree_that_was_half_written() {
+    let mut federation = witnessed(1).await;
+    let log = federation.coordinator().dir.join("log");
+    for round in 0u32..4 {
+        let job = federation
+            .submit(&guest("hello"), |stage| {
+                stage.tasks = 120;
+                stage.replicas = 1;
+            })
+            .await;
+        // Somewhere in the middle: between deciding, publishing tiles and publishing the checkpoint.
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_millis(350 * u64::from(round)) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        federation.nodes[0].kill();
+        if log.join("checkpoint").exists() {
+            let output = run(&["ledger", "verify", text(&log)]);
+            assert!(output.status.success(), "after kill {round}: {}", said(&output));
+        }
+        match round {
+            // What an interrupted write leaves: drafts, and tiles that no checkpoint covers.
+            1 => {
+                fs::create_dir_all(log.join("tile/0/001.p")).expect("creates");
+                fs::write(log.join("tile/0/001.p/200.tmp"), [1; 77]).expect("writes");
+                fs::write(log.join("tile/0/001.p/200"), [1; 77]).expect("writes");
+                fs::write(log.join("checkpoint.tmp"), "half a checkp").expect("writes");
+            }
+            // The checkpoint itself is lost, or is not one.
+            2 => fs::remove_file(log.join("checkpoint")).expect("was there"),
+            3 => fs::write(log.join("checkpoint"), "not a checkpoint\n").expect("writes"),
+            _ => {}
+        }
+        federation.nodes[0].start();
+        federation.joined(1).await;
+        federation.finished(job).await;
+        let size = settled(&federation, 1).await;
+        let output = run(&["--json", "ledger", "verify", text(&log)]);
+        assert!(output.status.success(), "round {round}: {}", said(&output));
+        let value: Value = serde_json::from_slice(&output.stdout).expect("json");
+        assert_eq!(value["size"], size);
+    }
+    let status = federation.nodes[1].json(&["donor", "status"]);
+    assert_eq!(status["witness"]["alarms"].as_array().map(Vec::len), Some(0), "{status}");
+}
+
+#[tokio::test]
+async fn a_coordinator_that_forks_its_ledger_raises_the_alarm_at_the_witness() {
+    let mut federation = witnessed(1).await;
+    work(&federation, 3).await;
+    settled(&federation, 1).await;
+    // The copy of this moment is what the other history begins with.
+    federation.nodes[0].kill();
+    let home = federation.nodes[0].dir.clone();
+    let fork = home.with_extension("fork");
+    copy(&home, &fork);
+    fs::set_permissions(&fork, fs::metadata(&home).expect("there").permissions()).expect("closes");
+    fs::set_permissions(fork.join("keys"), fs::metadata(home.join("keys")).expect("there").permissions())
+        .expect("closes");
+    federation.nodes[0].start();
+    federation.joined(1).await;
+    work(&federation, 6).await;
+    let honest = settled(&federation, 1).await;
+    let witness = |federation: &Federation| federation.nodes[1].json(&["donor", "status"])["witness"].clone();
+    federation
+        .until("the witness knows the longer ledger", async || witness(&federation)["size"] == honest)
+        .await;
+
+    federation.nodes[0].kill();
+    fs::rename(&home, home.with_extension("honest")).expect("moves");
+    fs::rename(&fork, &home).expect("moves");
+    federation.nodes[0].start();
+    federation.joined(1).await;
+    work(&federation, 20).await;
+    federation
+        .until("the witness raises the alarm", async || {
+            let alarms = witness(&federation)["alarms"].clone();
+            alarms
+                .as_array()
+                .is_some_and(|alarms| alarms.iter().any(|alarm| alarm["code"] == "WC-LEDGER-123"))
+        })
+        .await;
+    let seen = witness(&federation);
+    assert_eq!(seen["size"], honest, "nothing of the fork is cosigned: {seen}");
+    let cluster = federation.cluster().await;
+    assert!(cluster.published_size > honest && cluster.witnesses.is_empty(), "{cluster:?}");
+    let shown = federation.nodes[1].json(&["cluster", "status"]);
+    assert_eq!(shown["witness"]["alarms"], seen["alarms"]);
+    assert!(federation.nodes[1].logged().contains("WITNESS ALARM"));
+
+    // The evidence convinces somebody who has nothing but the file.
+    let alarms = seen["alarms"].as_array().expect("alarms").clone();
+    let proof = alarms.iter().find(|alarm| alarm["code"] == "WC-LEDGER-123").expect("found above");
+    let proof = PathBuf::from(proof["evidence"].as_str().expect("a file"));
+    let output = run(&["--json", "ledger", "evidence", text(&proof)]);
+    assert!(output.status.success(), "{}", said(&output));
+    let value: Value = serde_json::from_slice(&output.stdout).expect("json");
+    assert_eq!(value["finding"], "rewritten");
+
+    // The alarm survives a restart of the witness, which still cosigns nothing.
+    federation.nodes[1].kill();
+    federation.nodes[1].start();
+    federation.joined(1).await;
+    federation
+        .until("the alarm is there again", async || {
+            let alarms = witness(&federation)["alarms"].clone();
+            alarms
+                .as_array()
+                .is_some_and(|alarms| alarms.iter().any(|alarm| alarm["code"] == "WC-LEDGER-123"))
+        })
+        .await;
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(5).min(SOON) {
+        assert!(federation.cluster().await.witnesses.is_empty());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
