@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use wc_cell::{Cell, Command, Event, Fact};
 use wc_proto::api::view::JobView;
 use wc_store::{Journal, JournalError, Row};
-use wc_types::{JobId, Refusal, Timestamp, to_canonical};
+use wc_types::{Cid, JobId, Refusal, Timestamp, to_canonical};
 
 use crate::clock;
 use crate::view;
@@ -58,8 +58,9 @@ pub(crate) struct Watch {
     pub job: JobId,
     /// Revision that the caller has seen.
     pub seen: u64,
-    /// Told how it is when it differs, or dropped with the cell; `None` when there is no such job.
-    pub changed: oneshot::Sender<Option<JobView>>,
+    /// Told how it is when it differs, with the record that says how its guest failed, or dropped with the cell; `None`
+    /// when there is no such job.
+    pub changed: oneshot::Sender<Option<(JobView, Option<Cid>)>>,
 }
 
 /// Performs what the cell commands. Called in the order of the facts, on one thread.

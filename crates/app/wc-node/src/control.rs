@@ -88,7 +88,7 @@ async fn route(coordinator: &Arc<Coordinator>, request: CellRequest) -> Answered
             let (changed, change) = oneshot::channel();
             brain.watch(Watch { job, seen, changed }).await?;
             let view = match tokio::time::timeout(WATCH_MAX, change).await {
-                Ok(Ok(Some(changed))) => changed,
+                Ok(Ok(Some((view, failed)))) => told(coordinator, view, failed),
                 Ok(Ok(None)) => return Err(unknown_job(&job.to_string()).into()),
                 Ok(Err(_)) | Err(_) => job_now(coordinator, job).await?,
             };
