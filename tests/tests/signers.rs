@@ -76,6 +76,17 @@ async fn two_of_three_sign_with_one_dead_and_wait_with_two_dead_and_nothing_is_l
         reports[0]
     );
 
+    // What is published is what they signed, and a stranger verifies it along the chain.
+    federation
+        .until("their checkpoint is published", async || {
+            let cluster = federation.cluster().await;
+            cluster.published_size > 4 && cluster.signers.signed_size == Some(cluster.published_size)
+        })
+        .await;
+    let log = federation.coordinator().dir.join("log").display().to_string();
+    let head = federation.coordinator().json(&["ledger", "verify", &log]);
+    assert!(head.to_string().contains("\"of\":3"), "{head}");
+
     // One co-signer dies as in a power cut: the other two sign on.
     federation.nodes[2].kill();
     let second = run_job(&federation).await;
@@ -93,6 +104,7 @@ async fn two_of_three_sign_with_one_dead_and_wait_with_two_dead_and_nothing_is_l
     let view = signers(&federation).await;
     assert_eq!(view.signed_size, Some(signed), "nothing new is published");
     assert!(view.problem.is_some(), "the status says so: {view:?}");
+    assert!(federation.cluster().await.published_size <= signed, "nor in the published ledger");
     let status = text(&federation.coordinator().command(&["cluster", "status"]));
     assert!(status.contains("NO NEW CHECKPOINT CAN BE SIGNED"), "{status}");
     // What is covered by the last checkpoint is served all the same.
