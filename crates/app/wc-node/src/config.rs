@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use wc_types::Bytes;
 use wc_types::manifest::WorkClass;
+use wc_types::{Bytes, Millis};
 
 /// Whether this node may found a cell when it finds none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub struct NodeConfig {
     pub coordinate: Coordinate,
     /// Declares the nodes of a cell that this node founds trusted.
     pub trusted: bool,
+    /// How long such a cell keeps the results and logs of jobs that have ended, if not for the charter's seven days.
+    pub keep_results: Option<Millis>,
     /// Runs modules that strangers send straight to this node.
     pub accept_direct: bool,
     /// Holds a share of the key that signs its cell's checkpoints when the cell's owner names it.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use wc_host::DataDir;
 use wc_types::manifest::WorkClass;
-use wc_types::{Bytes, Class, Code, Refusal};
+use wc_types::{Bytes, Class, Code, Millis, Refusal};
 
 use crate::amount;
 use crate::cli::{Global, NodeArgs};
@@ -26,7 +26,7 @@ pub const HOME: &str = "WORLDCOMPUTE_HOME";
 const PREFIX: &str = "WORLDCOMPUTE_";
 
 /// Every environment variable and its meaning. Lists are separated by commas.
-pub const VARIABLES: [(&str, &str); 15] = [
+pub const VARIABLES: [(&str, &str); 16] = [
     (HOME, "data directory"),
     ("WORLDCOMPUTE_LOG", "what to log, as --log"),
     ("WORLDCOMPUTE_NETWORK", "name of the network"),
@@ -36,6 +36,7 @@ pub const VARIABLES: [(&str, &str); 15] = [
     ("WORLDCOMPUTE_CONSENT", "classes of work to consent to"),
     ("WORLDCOMPUTE_COORDINATE", "auto, always or never"),
     ("WORLDCOMPUTE_TRUSTED", "true if the nodes of a cell that this node founds are trusted"),
+    ("WORLDCOMPUTE_KEEP_RESULTS", "how long a cell that this node founds keeps results, such as 36h"),
     ("WORLDCOMPUTE_ACCEPT_DIRECT", "true to run modules that others send straight to this node"),
     ("WORLDCOMPUTE_COSIGNER", "true to hold a share of the key that signs checkpoints"),
     ("WORLDCOMPUTE_WITNESS", "true to cosign the growth of the cell's ledger"),
@@ -45,7 +46,7 @@ pub const VARIABLES: [(&str, &str); 15] = [
 ];
 
 /// Keys of `config.toml`.
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 15] = [
     "log",
     "network",
     "listen",
@@ -54,6 +55,7 @@ const KEYS: [&str; 14] = [
     "consent",
     "coordinate",
     "trusted",
+    "keep_results",
     "accept_direct",
     "cosigner",
     "witness",
@@ -102,6 +104,8 @@ pub struct Settings {
     pub coordinate: Coordinate,
     /// Whether the nodes of such a cell are trusted.
     pub trusted: bool,
+    /// How long such a cell keeps results, if the owner chose.
+    pub keep_results: Option<Millis>,
     /// Whether direct dispatch is accepted.
     pub accept_direct: bool,
     /// Whether this node signs checkpoints with others.
@@ -127,6 +131,7 @@ struct Layer {
     consents: Option<Vec<WorkClass>>,
     coordinate: Option<Coordinate>,
     trusted: Option<bool>,
+    keep_results: Option<Millis>,
     accept_direct: Option<bool>,
     cosigner: Option<bool>,
     witness: Option<bool>,
@@ -147,6 +152,7 @@ impl Layer {
             consents: self.consents.or(below.consents),
             coordinate: self.coordinate.or(below.coordinate),
             trusted: self.trusted.or(below.trusted),
+            keep_results: self.keep_results.or(below.keep_results),
             accept_direct: self.accept_direct.or(below.accept_direct),
             cosigner: self.cosigner.or(below.cosigner),
             witness: self.witness.or(below.witness),
@@ -206,6 +212,7 @@ impl Context {
             consents: layer.consents.unwrap_or_else(|| WorkClass::ALL.to_vec()),
             coordinate: layer.coordinate.unwrap_or(Coordinate::Auto),
             trusted: layer.trusted.unwrap_or(false),
+            keep_results: layer.keep_results,
             accept_direct: layer.accept_direct.unwrap_or(false),
             cosigner: layer.cosigner.unwrap_or(false),
             witness: layer.witness.unwrap_or(false),
@@ -305,6 +312,7 @@ fn flags(args: &NodeArgs) -> Result<Layer, Usage> {
         consents: read("consent", args.consent.as_ref(), consents)?,
         coordinate: read("coordinate", args.coordinate.as_ref(), coordinate)?,
         trusted: args.trusted.then_some(true),
+        keep_results: read("keep-results", args.keep_results.as_ref(), amount::duration)?,
         accept_direct: args.accept_direct.then_some(true),
         cosigner: args.cosigner.then_some(true),
         witness: args.witness.then_some(true),
@@ -349,6 +357,7 @@ fn environment(variables: &BTreeMap<String, String>) -> Result<Layer, Failure> {
         consents: read(variables, "WORLDCOMPUTE_CONSENT", &mut wrong, consents),
         coordinate: read(variables, "WORLDCOMPUTE_COORDINATE", &mut wrong, coordinate),
         trusted: read(variables, "WORLDCOMPUTE_TRUSTED", &mut wrong, flag),
+        keep_results: read(variables, "WORLDCOMPUTE_KEEP_RESULTS", &mut wrong, amount::duration),
         accept_direct: read(variables, "WORLDCOMPUTE_ACCEPT_DIRECT", &mut wrong, flag),
         cosigner: read(variables, "WORLDCOMPUTE_COSIGNER", &mut wrong, flag),
         witness: read(variables, "WORLDCOMPUTE_WITNESS", &mut wrong, flag),
@@ -395,6 +404,7 @@ fn file(path: &Path) -> Result<Layer, Failure> {
             }),
             coordinate: fields.choice("coordinate", &COORDINATES, &mut faults),
             trusted: fields.flag("trusted", &mut faults),
+            keep_results: fields.amount("keep_results", amount::duration, &mut faults),
             accept_direct: fields.flag("accept_direct", &mut faults),
             cosigner: fields.flag("cosigner", &mut faults),
             witness: fields.flag("witness", &mut faults),

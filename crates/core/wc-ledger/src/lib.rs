@@ -23,6 +23,9 @@ pub mod book;
 pub mod chain;
 pub mod checkpoint;
 pub mod cosign;
+pub mod earnings;
+pub mod fade;
+pub mod history;
 pub mod issue;
 pub mod merkle;
 pub mod note;
@@ -35,14 +38,16 @@ pub mod verify;
 pub mod witness;
 
 pub use audit::{AuditFault, Audited, Auditor};
-pub use book::{Book, PostError, Totals};
+pub use book::{Book, Fading, PostError, Totals};
 pub use chain::{LinkFault, check_link, leaf_bytes, leaf_hash};
 pub use checkpoint::{Checkpoint, CheckpointError, cell_key, origin};
 pub use cosign::{Cosignature, CosignatureError, check_cosignature, cosign, cosignatures, witness_key_text};
+pub use fade::{Acceleration, Retained};
+pub use history::{Audit, HistoryFault, HistoryReport, Remembered};
 pub use issue::{ReceiptParts, VerdictFault, award_postings, issue};
 pub use merkle::{EMPTY_ROOT, Hash, Tree, hash_leaf, hash_node};
 pub use note::{Note, NoteError, NoteSignature, VerifierKey};
-pub use price::price;
+pub use price::{Compute, Work, downgrade_refund, price};
 pub use proof::{
     ProofError, consistency_proof, inclusion_proof, root_at, verify_consistency, verify_inclusion,
 };

@@ -20,6 +20,7 @@ use wc_types::{CellId, Cid, Class, Code, Refusal, Signed, Timestamp, from_canoni
 use crate::amount::{show_ago, show_ncu};
 use crate::cli::LedgerCommand;
 use crate::client::{Failure, Node};
+use crate::command::replay;
 use crate::config::Context;
 use crate::exit::Unproved;
 use crate::progress::Progress;
@@ -36,6 +37,7 @@ pub async fn run(context: &Context, command: &LedgerCommand) -> anyhow::Result<(
         LedgerCommand::Head { ledger, save } => head(context, ledger.as_deref(), save.as_deref()).await,
         LedgerCommand::Verify { ledger, checkpoint } => verify(context, ledger, checkpoint.as_deref()).await,
         LedgerCommand::Evidence { file } => evidence(context, file),
+        LedgerCommand::Replay => replay::run(context),
     }
 }
 
