@@ -388,7 +388,14 @@ mod tests {
             let path = wc_ledger::consistency_proof(since, size, source).expect("all hashes");
             consistency = path.into_iter().map(|hash| hash.to_vec().into()).collect();
         }
-        PublishedCheckpoint { founding, note: note.to_string(), head: None, since_root, consistency }
+        PublishedCheckpoint {
+            founding,
+            signers: Vec::new(),
+            note: note.to_string(),
+            head: None,
+            since_root,
+            consistency,
+        }
     }
 
     fn witness(dir: &Path) -> Arc<Witness> {

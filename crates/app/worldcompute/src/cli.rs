@@ -103,6 +103,7 @@ pub struct DemoArgs {
 
 /// `node`
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "a command line is read once")]
 pub enum NodeCommand {
     /// Run the node until it is stopped
     #[command(after_help = "Examples:\n  \
@@ -168,6 +169,7 @@ pub struct NodeArgs {
 
 /// `donor`
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "a command line is read once")]
 pub enum DonorCommand {
     /// Lend this machine until this command is stopped
     #[command(after_help = "Examples:\n  worldcompute donor join\n  \
