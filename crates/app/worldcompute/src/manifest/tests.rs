@@ -406,7 +406,9 @@ fn mangled_job_files_are_refused_in_words_or_read() {
         dice ^= dice << 17;
         (dice % bound.max(1) as u64) as usize
     };
-    let pieces = ["{", "}", "[", "]", ":", "- ", "\n", "\"", "&a ", "*a", "0x", "1e999", "~", "\u{0}", "=", "🦀", "  "];
+    let pieces = [
+        "{", "}", "[", "]", ":", "- ", "\n", "\"", "&a ", "*a", "0x", "1e999", "~", "\u{0}", "=", "🦀", "  ",
+    ];
     for round in 0..3_000 {
         let (text, format) = &texts[round % texts.len()];
         let mut letters: Vec<char> = text.chars().collect();
@@ -421,7 +423,10 @@ fn mangled_job_files_are_refused_in_words_or_read() {
         }
         let text: String = letters.into_iter().collect();
         if let Err(refusals) = read(&text, *format, base.path(), "job") {
-            assert!(!refusals.is_empty() && refusals.iter().all(|refusal| !refusal.message.is_empty()), "{text}");
+            assert!(
+                !refusals.is_empty() && refusals.iter().all(|refusal| !refusal.message.is_empty()),
+                "{text}"
+            );
         }
     }
     let aliases = "a: &a [x, x, x, x, x, x, x, x, x]\nb: &b [*a, *a, *a, *a, *a, *a, *a, *a, *a]\n\
