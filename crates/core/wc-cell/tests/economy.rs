@@ -456,3 +456,11 @@ fn a_donor_redeems_its_own_class_or_takes_a_lower_one_for_part_of_the_charge() {
     );
     world.check_replay();
 }
+
+#[test]
+fn a_snapshot_of_another_release_says_so_whatever_is_in_it() {
+    // The list of a version and something that is no state of this release.
+    for bytes in [&[0x82, 0x01, 0xa0][..], &[0x82, 0x01, 0xa1, 0x61, b'x', 0x05][..]] {
+        assert!(matches!(Cell::restore(bytes), Err(wc_cell::RestoreError::Version { version: 1 })));
+    }
+}
