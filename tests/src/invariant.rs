@@ -2,6 +2,7 @@
 
 pub mod balance;
 pub mod cheat;
+pub mod fading;
 pub mod lease;
 pub mod progress;
 pub mod quorum;
@@ -59,5 +60,6 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::new(truth::Truth),
         Box::new(cheat::Cheat),
         Box::new(progress::Progress),
+        Box::new(fading::Fading::default()),
     ]
 }

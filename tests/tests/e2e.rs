@@ -365,3 +365,57 @@ async fn a_stage_that_reads_hundreds_of_results_gets_them_all() {
     let view = federation.finished(job).await;
     assert_eq!(view.phase, Phase::Verified, "{view:?}\n{}", federation.logs());
 }
+
+#[tokio::test]
+async fn results_and_logs_go_when_their_time_is_over_and_what_was_fetched_stays_good() {
+    let mut federation = Federation::empty(binary());
+    federation.add(&["--coordinate", "always", "--trusted", "--slots", "0", "--keep-results", "20s"]);
+    federation.add(&["--coordinate", "never", "--consent", "all", "--slots", "2"]);
+    federation.joined(1).await;
+    let job = federation.submit(&guest("hello"), |stage| (stage.tasks, stage.replicas) = (8, 1)).await;
+    assert_eq!(federation.finished(job).await.phase, Phase::Verified, "{}", federation.logs());
+    let id = job.to_string();
+    let node = federation.coordinator();
+    let receipts = federation.dir.path().join("receipts");
+    node.json(&["job", "receipts", &id, "--output", receipts.to_str().expect("utf-8 path")]);
+    let refused = async || {
+        let results = CellRequest::Results { job: id.clone(), stage: None, from: 0 };
+        matches!(node.cell(results).await, Response::Refused(refusals) if refusals[0].code == "WC-NODE-036")
+    };
+    assert!(!refused().await, "they are kept for a while");
+    federation.until("the results are let go", refused).await;
+    federation
+        .until("the store has let go too", async || {
+            node.logged().contains("for which its results are kept is over")
+        })
+        .await;
+    for request in [
+        CellRequest::Logs { job: id.clone(), after: 0 },
+        CellRequest::Receipts { job: id.clone(), stage: 0, from: 0 },
+    ] {
+        let Response::Refused(refusals) = node.cell(request).await else { panic!("still there") };
+        assert_eq!(refusals[0].code, "WC-NODE-036");
+    }
+    assert_eq!(federation.job(job).await.stages[0].accepted, 8, "that it ran, and how, is still known");
+    federation.credited_once().await;
+    for file in walk(&receipts).iter().filter(|path| path.extension().is_some_and(|kind| kind == "receipt")) {
+        let verified = Command::new(binary()).args(["receipt", "verify"]).arg(file).output().expect("runs");
+        assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
+    }
+
+    // After a restart it is still forgotten, and the coordinator still knows what it knew.
+    let before = federation.cluster().await;
+    federation.nodes[0].kill();
+    federation.nodes[0].start();
+    federation
+        .until("the coordinator is back", async || {
+            matches!(federation.coordinator().cell(CellRequest::Cluster).await, Response::Cluster(_))
+        })
+        .await;
+    assert_eq!(federation.cluster().await.ledger_root, before.ledger_root);
+    let results = CellRequest::Results { job: id, stage: None, from: 0 };
+    let Response::Refused(refusals) = federation.coordinator().cell(results).await else {
+        panic!("back again")
+    };
+    assert_eq!(refusals[0].code, "WC-NODE-036");
+}

@@ -272,3 +272,34 @@ async fn a_coordinator_that_forks_its_ledger_raises_the_alarm_at_the_witness() {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
+
+#[tokio::test]
+async fn a_coordinator_restored_from_an_old_copy_publishes_no_second_history() {
+    let mut federation = witnessed(1).await;
+    work(&federation, 2).await;
+    settled(&federation, 1).await;
+    federation.nodes[0].kill();
+    let home = federation.nodes[0].dir.clone();
+    let old = home.with_extension("old");
+    copy(&home.join("store"), &old);
+    federation.nodes[0].start();
+    federation.joined(1).await;
+    work(&federation, 4).await;
+    settled(&federation, 1).await;
+    federation.nodes[0].kill();
+    let checkpoint = fs::read(home.join("log/checkpoint")).expect("published");
+
+    // Only the journal is put back; what was published says that there was more.
+    fs::rename(home.join("store"), home.with_extension("lost")).expect("moves");
+    fs::rename(&old, home.join("store")).expect("moves");
+    federation.nodes[0].start();
+    federation.joined(1).await;
+    work(&federation, 8).await;
+    federation
+        .until("the coordinator says what is wrong", async || {
+            !federation.cluster().await.log_alarms.is_empty()
+        })
+        .await;
+    assert!(federation.cluster().await.log_alarms[0].contains("an old copy"));
+    assert_eq!(fs::read(home.join("log/checkpoint")).expect("still there"), checkpoint);
+}

@@ -52,7 +52,8 @@ fn every_world_stays_sound_and_every_job_ends_once_it_heals() {
     );
     let sum = |of: fn(&Ran) -> u64| worlds.values().map(of).sum::<u64>();
     println!(
-        "{} worlds: {} facts, {} donors, {} jobs completed, {} tasks accepted, {} leases, {} quarantined, {} restarts",
+        "{} worlds: {} facts, {} donors, {} jobs completed, {} tasks accepted, {} leases, {} quarantined, {} restarts; \
+         credit faded in {} entries, was taken back in {}, expired in {}",
         worlds.len(),
         sum(|ran| ran.facts),
         sum(|ran| ran.donors as u64),
@@ -61,6 +62,9 @@ fn every_world_stays_sound_and_every_job_ends_once_it_heals() {
         sum(|ran| ran.granted),
         sum(|ran| ran.quarantined as u64),
         sum(|ran| ran.restarts as u64),
+        sum(|ran| ran.faded[0]),
+        sum(|ran| ran.faded[1]),
+        sum(|ran| ran.faded[2]),
     );
 }
 

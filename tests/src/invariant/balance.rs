@@ -66,7 +66,7 @@ impl Invariant for Balance {
                 Holder::Account(account) if step.cell.balance(account).0 != balance.unsigned_abs() => {
                     return Err(format!("the cell and the ledger disagree on {account}"));
                 }
-                Holder::Account(_) | Holder::Reserve(_) | Holder::Issuance => {}
+                Holder::Account(_) | Holder::Reserve(_) | Holder::Issuance | Holder::PublicGood => {}
             }
         }
         Ok(())

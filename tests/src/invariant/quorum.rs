@@ -84,6 +84,7 @@ impl Invariant for Quorum {
                 | Command::Settled { .. }
                 | Command::Keep { .. }
                 | Command::Publish { .. }
+                | Command::Forget { .. }
                 | Command::JobEnded { .. } => {}
             }
         }

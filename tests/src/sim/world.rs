@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use wc_cell::{Cell, Command, Event, Fact, JobPhase};
 use wc_types::charter::Founding;
+use wc_types::entry::EntryKind;
 use wc_types::grant::Grant;
 use wc_types::outcome::{Commitment, Ending, Failure, Outcome, Usage};
 use wc_types::{
@@ -78,6 +79,8 @@ pub struct Ran {
     pub quarantined: usize,
     /// How often the coordinator came back from its snapshot.
     pub restarts: usize,
+    /// Entries by which credit faded, was taken back, or expired.
+    pub faded: [u64; 3],
     /// The state at the end.
     pub hash: [u8; 32],
 }
@@ -105,6 +108,7 @@ pub struct World {
     invariants: Vec<Box<dyn Invariant>>,
     healed: bool,
     granted: u64,
+    faded: [u64; 3],
     tick_at: Option<Timestamp>,
 }
 
@@ -141,6 +145,7 @@ impl World {
             invariants: invariant::all(),
             healed: false,
             granted: 0,
+            faded: [0; 3],
             tick_at: None,
         };
         for number in 0..world.donors.len() {
@@ -182,10 +187,45 @@ impl World {
             self.now = at;
             self.happen(happening)?;
             if self.healed && self.is_over() {
+                self.months()?;
                 return self.end();
             }
         }
         Err(self.unfinished())
+    }
+
+    /// Lets months pass after the last job, in leaps: credit fades, owners withdraw, some come back, the coordinator
+    /// restarts between.
+    fn months(&mut self) -> Result<(), String> {
+        for _ in 0..self.chance.between(0, 8) {
+            for _ in 0..self.chance.between(0, 4) {
+                let last = self.donors.len() as u64 - 1;
+                let number = usize::try_from(self.chance.between(0, last)).unwrap_or(0);
+                let donor = &self.donors[number];
+                let event = if donor.gone {
+                    Event::NodeJoined(donor.enrolment.clone())
+                } else {
+                    Event::NodeLeft { node: donor.node }
+                };
+                self.donors[number].gone = !donor.gone;
+                self.tell(event)?;
+            }
+            let leap = Millis(self.chance.between(1, 60 * 24) * 3_600_000);
+            self.now = self.now.plus(leap);
+            while let Some(due) = self.cell.next_deadline().filter(|due| *due <= self.now) {
+                // A coordinator that sleeps through midnight sees it late, each tick a moment after the other.
+                self.tell(Event::Tick)?;
+                if self.cell.next_deadline() == Some(due) {
+                    return Err(format!("a tick at {due} does nothing"));
+                }
+                let next = self.cell.next_deadline().filter(|due| *due <= Timestamp(self.now.0 + 1));
+                self.now = next.map_or(self.now, |next| self.now.max(next));
+            }
+            if self.chance.percent(30) {
+                self.replay()?;
+            }
+        }
+        Ok(())
     }
 
     /// Returns whether every job ended and every donor may forget what it held.
@@ -229,6 +269,7 @@ impl World {
                 .filter(|node| node.standing == wc_types::entry::Standing::Quarantined)
                 .count(),
             restarts: self.restarts,
+            faded: self.faded,
             hash: self.cell.state_hash(),
         })
     }
@@ -333,9 +374,19 @@ impl World {
             }
             Command::Answer { .. }
             | Command::Keep { .. }
-            | Command::Publish { .. }
             | Command::Decide { .. }
+            | Command::Forget { .. }
             | Command::JobEnded { .. } => {}
+            Command::Publish { entries } => {
+                for entry in entries {
+                    match entry.kind {
+                        EntryKind::CreditDecayed { .. } => self.faded[0] += 1,
+                        EntryKind::CreditReversed { .. } => self.faded[1] += 1,
+                        EntryKind::CreditExpired { .. } => self.faded[2] += 1,
+                        _ => {}
+                    }
+                }
+            }
         }
     }
 

@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex};
 use serde::{Deserialize, Serialize};
 use wc_ledger::merkle;
 use wc_store::{Change, Store, StoreError, Table};
-use wc_types::entry::Entry;
+use wc_types::entry::{Entry, EntryKind, Holder};
 use wc_types::manifest::Manifest;
 use wc_types::receipt::Verdict;
-use wc_types::{JobId, NodeId, Sealed, Signed, TaskId, Timestamp, to_canonical};
+use wc_types::{AccountId, Cid, JobId, NodeId, Sealed, Signed, TaskId, Timestamp, to_canonical};
 
 use crate::coordinator::lock;
 
@@ -78,6 +78,11 @@ pub(crate) struct Archive {
     entries: Table,
     tree: Table,
     logs: Table,
+    /// Account and index of each entry that concerns it.
+    accounts: Table,
+    /// Who set something aside for a job.
+    payers: Table,
+    forgetting: Table,
 }
 
 fn task_key(task: &TaskId) -> [u8; 38] {
@@ -94,11 +99,24 @@ fn hash_key(level: u8, index: u64) -> [u8; 9] {
     key
 }
 
+fn account_key(account: &AccountId, index: u64) -> [u8; 40] {
+    let mut key = [0; 40];
+    key[..32].copy_from_slice(&account.0);
+    key[32..].copy_from_slice(&index.to_be_bytes());
+    key
+}
+
 fn log_key(job: &JobId, position: u64) -> [u8; 40] {
     let mut key = [0; 40];
     key[..32].copy_from_slice(&job.0);
     key[32..].copy_from_slice(&position.to_be_bytes());
     key
+}
+
+fn index_of(row: Result<(Vec<u8>, Vec<u8>), StoreError>) -> Result<u64, ArchiveError> {
+    let (key, _) = row?;
+    let index = key.get(32..).and_then(|index| index.try_into().ok());
+    index.map(u64::from_be_bytes).ok_or(ArchiveError::Corrupt { table: "accounts" })
 }
 
 impl Archive {
@@ -111,6 +129,9 @@ impl Archive {
             entries: store.table("entries")?,
             tree: store.table("tree")?,
             logs: store.table("logs")?,
+            accounts: store.table("accounts")?,
+            payers: store.table("payers")?,
+            forgetting: store.table("forgetting")?,
         })
     }
 
@@ -170,6 +191,7 @@ impl Archive {
                 hashes.insert((level, index), hash);
             }
         }
+        self.index_accounts(entries)?;
         self.entries.apply(rows.into_iter().map(|(key, value)| Change::Put { key: key.to_vec(), value }))?;
         self.tree.apply(hashes.into_iter().map(|((level, index), hash)| Change::Put {
             key: hash_key(level, index).to_vec(),
@@ -181,6 +203,69 @@ impl Archive {
     /// Returns the canonical bytes of an entry: its leaf.
     pub fn entry_bytes(&self, index: u64) -> Result<Option<Vec<u8>>, ArchiveError> {
         Ok(self.entries.get(&index.to_be_bytes())?)
+    }
+
+    /// Notes whom entries concern: whoever they pay or take from, and whoever's reserve pays.
+    fn index_accounts(&self, entries: &[Entry]) -> Result<(), ArchiveError> {
+        let mut changes = Vec::new();
+        let mut payers = std::collections::BTreeMap::new();
+        for entry in entries {
+            let mut note = |account: &AccountId| {
+                let key = account_key(account, entry.index).to_vec();
+                changes.push(Change::Put { key, value: Vec::new() });
+            };
+            for posting in &entry.postings {
+                match (&posting.holder, &entry.kind) {
+                    (Holder::Account(account), EntryKind::JobAdmitted { job, .. }) => {
+                        note(account);
+                        payers.insert(*job, *account);
+                    }
+                    (Holder::Account(account), _) => note(account),
+                    (Holder::Reserve(job), EntryKind::TaskAccepted { .. }) => {
+                        let payer = match payers.get(job) {
+                            Some(payer) => Some(*payer),
+                            None => self
+                                .payers
+                                .get(&job.0)?
+                                .and_then(|bytes| bytes.try_into().ok())
+                                .map(AccountId),
+                        };
+                        if let Some(payer) = payer {
+                            payers.insert(*job, payer);
+                            note(&payer);
+                        }
+                    }
+                    (Holder::Reserve(_) | Holder::Issuance | Holder::PublicGood, _) => {}
+                }
+            }
+        }
+        let payers = payers.into_iter();
+        self.payers
+            .apply(payers.map(|(job, payer)| Change::Put { key: job.0.to_vec(), value: payer.0.to_vec() }))?;
+        Ok(self.accounts.apply(changes)?)
+    }
+
+    /// Returns the indices of at most `limit` entries that concern an account, oldest first from `from` on.
+    pub fn account_entries(
+        &self,
+        account: &AccountId,
+        from: u64,
+        limit: usize,
+    ) -> Result<Vec<u64>, ArchiveError> {
+        let rows = self.accounts.between(&account_key(account, from), &account_key(account, u64::MAX));
+        rows.take(limit).map(index_of).collect()
+    }
+
+    /// Returns the indices of at most `limit` entries that concern an account, newest first before `before`.
+    pub fn account_entries_back(
+        &self,
+        account: &AccountId,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<u64>, ArchiveError> {
+        let end = account_key(account, before.unwrap_or(u64::MAX));
+        let rows = self.accounts.between(&account_key(account, 0), &end).rev();
+        rows.take(limit).map(index_of).collect()
     }
 
     /// Returns an entry.
@@ -215,6 +300,40 @@ impl Archive {
             rows.push((position, row));
         }
         Ok(rows)
+    }
+
+    /// Notes that a job is to be forgotten, with the records that were kept for it.
+    pub fn put_forgetting(&self, job: &JobId, records: &[Cid]) -> Result<(), ArchiveError> {
+        Ok(self.forgetting.put(&job.0, &to_canonical(&records))?)
+    }
+
+    /// Returns the jobs that are to be forgotten, with their records.
+    pub fn forgetting(&self) -> Result<Vec<(JobId, Vec<Cid>)>, ArchiveError> {
+        let corrupt = || ArchiveError::Corrupt { table: "forgetting" };
+        let decode = |row: Result<(Vec<u8>, Vec<u8>), StoreError>| {
+            let (job, records) = row?;
+            let job = JobId(job.try_into().map_err(|_| corrupt())?);
+            Ok((job, wc_proto::frame::decode(&records).map_err(|_| corrupt())?))
+        };
+        self.forgetting.range(&[]).map(decode).collect()
+    }
+
+    /// Hands every result of a job to `let_go`, then removes its verdicts, its log and its manifest, and at last the
+    /// note that it is to be forgotten.
+    pub fn forget(&self, job: &JobId, mut let_go: impl FnMut(&Cid)) -> Result<(), ArchiveError> {
+        for row in self.verdicts.range(&job.0) {
+            let (key, bytes) = row?;
+            let decision: Decision =
+                wc_proto::frame::decode(&bytes).map_err(|_| ArchiveError::Corrupt { table: "verdicts" })?;
+            let_go(&decision.verdict.result);
+            self.verdicts.remove(&key)?;
+        }
+        for row in self.logs.range(&job.0) {
+            self.logs.remove(&row?.0)?;
+        }
+        self.manifests.remove(&job.0)?;
+        lock(&self.recent).retain(|(recent, _)| recent != job);
+        Ok(self.forgetting.remove(&job.0)?)
     }
 
     /// Returns how many log rows the job has.

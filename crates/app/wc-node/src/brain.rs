@@ -14,10 +14,10 @@ use std::sync::{Arc, mpsc as std_mpsc};
 use std::thread::JoinHandle;
 
 use tokio::sync::{mpsc, oneshot};
-use wc_cell::{Cell, Command, Event, Fact};
+use wc_cell::{Cell, Command, Event, Fact, RestoreError};
 use wc_proto::api::view::JobView;
 use wc_store::{Journal, JournalError, Row};
-use wc_types::{JobId, Refusal, Timestamp, to_canonical};
+use wc_types::{Cid, JobId, Refusal, Timestamp, to_canonical};
 
 use crate::clock;
 use crate::view;
@@ -58,8 +58,9 @@ pub(crate) struct Watch {
     pub job: JobId,
     /// Revision that the caller has seen.
     pub seen: u64,
-    /// Told how it is when it differs, or dropped with the cell; `None` when there is no such job.
-    pub changed: oneshot::Sender<Option<JobView>>,
+    /// Told how it is when it differs, with the record that says how its guest failed, or dropped with the cell; `None`
+    /// when there is no such job.
+    pub changed: oneshot::Sender<Option<(JobView, Option<Cid>)>>,
 }
 
 /// Performs what the cell commands. Called in the order of the facts, on one thread.
@@ -154,11 +155,15 @@ impl Recovered {
 /// Reads the journal: newest snapshot, then every fact after it, performing again what is kept on disk.
 pub(crate) fn recover(journal: &Journal, performer: &mut dyn Performer) -> Result<Recovered, BrainError> {
     let (mut cell, mut next_seq) = match journal.latest_snapshot()? {
-        Some(snapshot) => {
-            let cell = Cell::restore(&snapshot.bytes)
-                .map_err(|error| BrainError::Snapshot { reason: error.to_string() })?;
-            (cell, snapshot.seq + 1)
-        }
+        Some(snapshot) => match Cell::restore(&snapshot.bytes) {
+            Ok(cell) => (cell, snapshot.seq + 1),
+            // The journal is the state: what another release summed up is summed up again from the first fact.
+            Err(RestoreError::Version { version }) if journal.first_seq() == Some(0) => {
+                tracing::info!(version, "the snapshot is of another release; the whole journal is replayed");
+                (Cell::empty(), 0)
+            }
+            Err(error) => return Err(BrainError::Snapshot { reason: error.to_string() }),
+        },
         None => (Cell::empty(), 0),
     };
     let mut commands = Vec::new();

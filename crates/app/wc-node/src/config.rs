@@ -34,6 +34,8 @@ pub struct NodeConfig {
     pub coordinate: Coordinate,
     /// Declares the nodes of a cell that this node founds trusted.
     pub trusted: bool,
+    /// How long such a cell keeps the results and logs of jobs that have ended, if not for the charter's seven days.
+    pub keep_results: Option<Millis>,
     /// Runs modules that strangers send straight to this node.
     pub accept_direct: bool,
     /// Cosigns the growth of its cell's ledger, and raises an alarm when it does not add up.

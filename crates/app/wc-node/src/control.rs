@@ -1,6 +1,7 @@
 //! Requests about the cell, answered by its coordinator; the same words whether they come from this machine or over
 //! the mesh.
 
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use crate::anchor;
 use crate::blobs;
 use crate::brain::{BrainError, Watch};
 use crate::coordinator::Coordinator;
+use crate::credits::{self, CreditsError};
 use crate::flow::{admit, receipt, report, submit};
 use crate::link;
 use crate::view;
@@ -36,6 +38,7 @@ const UNREADABLE: Code = Code::new("WC-NODE-033", Class::Ours);
 const STOPPED: Code = Code::new("WC-NODE-034", Class::Ours);
 const UNPUBLISHED: Code = Code::new("WC-NODE-036", Class::Host);
 const NOT_COSIGNED: Code = Code::new("WC-NODE-037", Class::Caller);
+const FORGOTTEN: Code = Code::new("WC-NODE-038", Class::Caller);
 const UNREACHABLE: Code = Code::new("WC-NODE-035", Class::Host);
 
 /// Either an answer or the refusal that takes its place.
@@ -49,6 +52,18 @@ enum Refused {
 impl From<BrainError> for Refused {
     fn from(error: BrainError) -> Self {
         Self::Brain(error)
+    }
+}
+
+impl From<CreditsError> for Refused {
+    fn from(error: CreditsError) -> Self {
+        match error {
+            CreditsError::Brain(error) => Self::Brain(error),
+            error => {
+                let cause = error.source().map_or_else(String::new, |cause| format!(": {cause}"));
+                Self::Refusal(unreadable(format!("{error}{cause}")))
+            }
+        }
     }
 }
 
@@ -85,7 +100,7 @@ async fn route(coordinator: &Arc<Coordinator>, request: CellRequest) -> Answered
             let (changed, change) = oneshot::channel();
             brain.watch(Watch { job, seen, changed }).await?;
             let view = match tokio::time::timeout(WATCH_MAX, change).await {
-                Ok(Ok(Some(changed))) => changed,
+                Ok(Ok(Some((view, failed)))) => told(coordinator, view, failed),
                 Ok(Ok(None)) => return Err(unknown_job(&job.to_string()).into()),
                 Ok(Err(_)) | Err(_) => job_now(coordinator, job).await?,
             };
@@ -118,6 +133,7 @@ async fn route(coordinator: &Arc<Coordinator>, request: CellRequest) -> Answered
         }
         CellRequest::Logs { job, after } => {
             let job = find(coordinator, job).await?;
+            still_kept(coordinator, job).await?;
             let rows = coordinator.archive.logs(&job, after, 500).map_err(unreadable)?;
             Response::Logs(
                 rows.into_iter()
@@ -137,7 +153,8 @@ async fn route(coordinator: &Arc<Coordinator>, request: CellRequest) -> Answered
             let job = find_or_trust(coordinator, job).await?;
             let found = brain
                 .query(move |cell, _| {
-                    let tasks = cell.job(&job)?.stages.get(usize::from(stage))?.tasks;
+                    let view = cell.job(&job).filter(|view| !view.forgotten)?;
+                    let tasks = view.stages.get(usize::from(stage))?.tasks;
                     Some((tasks, cell.ledger_size(), cell.ledger_root()))
                 })
                 .await?;
@@ -184,6 +201,13 @@ async fn route(coordinator: &Arc<Coordinator>, request: CellRequest) -> Answered
             let balance = brain.query(move |cell, _| cell.balance(&account)).await?;
             Response::Balance(i64::try_from(balance.0).unwrap_or(i64::MAX))
         }
+        CellRequest::Account { account, since } => credits::statement(coordinator, account, since).await?,
+        CellRequest::Credits { account, before, limit } => {
+            credits::history(coordinator, account, before, limit).await?
+        }
+        CellRequest::CreditProofs { account, from, size } => {
+            credits::proofs(coordinator, account, from, size).await?
+        }
     })
 }
 
@@ -193,10 +217,14 @@ fn unknown_job(text: &str) -> Refusal {
         .hint("list the jobs with 'worldcompute job list'")
 }
 
-/// Returns what is missing: the whole job, or this stage of it.
+/// Returns what is missing: the whole job, what was kept of it, or this stage of it.
 async fn no_job_or_stage(coordinator: &Arc<Coordinator>, job: JobId, stage: u16) -> Refused {
-    match job_now(coordinator, job).await {
-        Ok(_) => Refusal::new(UNKNOWN_STAGE, format!("the job has no stage {stage}")).field("stage").into(),
+    let kept = match job_now(coordinator, job).await {
+        Ok(_) => still_kept(coordinator, job).await,
+        Err(refused) => Err(refused),
+    };
+    match kept {
+        Ok(()) => Refusal::new(UNKNOWN_STAGE, format!("the job has no stage {stage}")).field("stage").into(),
         Err(refused) => refused,
     }
 }
@@ -235,6 +263,23 @@ async fn job_now(coordinator: &Arc<Coordinator>, job: JobId) -> Result<JobView, 
     Ok(told(coordinator, view, failed))
 }
 
+/// Refuses when what a job left behind is not kept any longer.
+async fn still_kept(coordinator: &Arc<Coordinator>, job: JobId) -> Result<(), Refused> {
+    let forgotten =
+        coordinator.brain.query(move |cell, _| cell.job(&job).is_some_and(|job| job.forgotten)).await?;
+    if !forgotten {
+        return Ok(());
+    }
+    let hours = coordinator.founding.charter.retention.0 / 3_600_000;
+    Err(Refusal::new(
+        FORGOTTEN,
+        format!("{job} has ended, and this cell keeps results and logs for {hours} hours"),
+    )
+    .field("job")
+    .hint("receipts and results that you fetched before stay valid; the ledger keeps what was earned")
+    .into())
+}
+
 /// Completes a job's reason with how its guest ended, where a record says so and is still here.
 fn told(coordinator: &Coordinator, mut job: JobView, failed_result: Option<Cid>) -> JobView {
     let record = failed_result.and_then(|cid| report::result_record(&coordinator.store, &cid, false));
@@ -254,7 +299,7 @@ async fn results(
     let page = coordinator
         .brain
         .query(move |cell, _| {
-            let stages = cell.job(&job)?.stages.len();
+            let stages = cell.job(&job).filter(|view| !view.forgotten)?.stages.len();
             let stage = stage.unwrap_or_else(|| u16::try_from(stages.saturating_sub(1)).unwrap_or(0));
             (usize::from(stage) < stages).then(|| {
                 let accepted = cell.stage_results(&job, stage).skip_while(|(index, _)| *index < from);

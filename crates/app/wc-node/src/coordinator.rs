@@ -25,6 +25,7 @@ use crate::brain::{Brain, BrainError, Performer};
 use crate::flow::{agree, dispatch, post, report, stage};
 use crate::link::{self, LinkError};
 use crate::publish::Publication;
+use crate::retention::Forgetter;
 
 /// Messages that may wait for one donor. A donor that reads slower than this is cut off and its leases are revoked.
 const OUTBOX_MAX: usize = 4096;
@@ -389,6 +390,8 @@ pub(crate) struct Hands {
     pub key: Arc<SigningKey>,
     /// Jobs whose blobs have to be made local.
     pub staging: Arc<stage::Staging>,
+    /// Lets go of old jobs.
+    pub forgetter: Forgetter,
     /// Ledger entries of this batch.
     pub entries: Vec<wc_types::entry::Entry>,
 }
@@ -414,6 +417,10 @@ impl Performer for Hands {
             | Command::Settled { .. } => {}
             Command::Keep { job, record } => agree::keep(self, &job, &record),
             Command::Decide { verdict, entry, outcomes } => agree::decide(self, verdict, entry, outcomes),
+            Command::Forget { job, records } => {
+                self.forgetter.note(&job, &records);
+                self.forgetter.wake();
+            }
             Command::Publish { entries } => self.entries.extend(entries),
             Command::JobEnded { job, end, reason } => {
                 self.sessions.forget_job(&job);

@@ -33,6 +33,7 @@ use crate::finder::{self, Search};
 use crate::flow::{run, schedule, stage, submit};
 use crate::logtree::LogTreeError;
 use crate::publish::{self, Publication};
+use crate::retention::Forgetter;
 use crate::witness::{self, Witness};
 use crate::{blobs, clock, control, direct};
 
@@ -505,6 +506,15 @@ struct Starter<'a> {
 }
 
 impl Starter<'_> {
+    /// Returns the numbers of a cell that this node founds.
+    fn charter(&self) -> Charter {
+        let mut charter = Charter { nodes_trusted: self.config.trusted, ..Charter::default() };
+        if let Some(retention) = self.config.keep_results {
+            charter.retention = retention;
+        }
+        charter
+    }
+
     async fn begin(&self, resumed: bool) -> Result<Begun, NodeError> {
         if !resumed && self.config.coordinate != Coordinate::Always {
             match finder::search(&self.mesh, self.introduction).await {
@@ -527,6 +537,8 @@ impl Starter<'_> {
             sessions: sessions.clone(),
             key: self.key.clone(),
             staging: staging.clone(),
+            forgetter: Forgetter::start(archive.clone(), self.store.clone())
+                .map_err(|source| NodeError::DataDir { path: self.config.data_dir.clone(), source })?,
             entries: Vec::new(),
         };
         let journal = self.store.journal().clone();
@@ -550,7 +562,7 @@ impl Starter<'_> {
                     network: self.config.network.clone(),
                     coordinator: self.key.node_id(),
                     owner: self.owner,
-                    charter: Charter { nodes_trusted: self.config.trusted, ..Charter::default() },
+                    charter: self.charter(),
                     founded_at: clock::now(),
                 },
                 &self.key,

@@ -17,7 +17,7 @@ use tokio::time::MissedTickBehavior;
 use wc_ledger::cosign::check_cosignature;
 use wc_ledger::note::SIGNATURES_MAX;
 use wc_ledger::proof::{consistency_proof, root_at};
-use wc_ledger::{Checkpoint, Hash, Note, cell_key, cosignatures};
+use wc_ledger::{Checkpoint, Hash, Note, cosignatures, published_key};
 use wc_proto::api::PublishedCheckpoint;
 use wc_types::{NodeId, to_canonical};
 
@@ -129,7 +129,7 @@ impl Publication {
         let founding = to_canonical(coordinator.founding.sealed());
         self.tree.put_founding(&founding)?;
         let Some(text) = self.tree.checkpoint()? else { return Ok(()) };
-        let key = cell_key(&coordinator.cell, coordinator.founding.coordinator.0);
+        let key = published_key(&coordinator.founding);
         let opened = Note::parse(&text).map_err(|error| error.to_string()).and_then(|note| {
             let checkpoint = Checkpoint::open(&note, &key).map_err(|error| error.to_string())?;
             Ok(Published { checkpoint, note })

@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use wc_cell::{Cell, Explanation, JobPhase, ReplicaPhase, TaskPhase};
 use wc_proto::api::view::{
-    ExplainView, JobView, NodeReason, NodeView, Phase, ReplicaView, StageView, TaskView,
+    AccountView, ExplainView, JobView, NodeReason, NodeView, Phase, ReplicaView, StageView, TaskView,
 };
 use wc_types::Cid;
 use wc_types::entry::Standing;
@@ -98,6 +98,27 @@ fn stage(stage: wc_cell::StageView, replicas: u8) -> StageView {
         accepted: stage.accepted,
         failed: stage.failed,
         leases: stage.replicas_running,
+    }
+}
+
+/// Returns an account.
+pub(crate) fn account(account: &wc_cell::AccountView) -> AccountView {
+    AccountView {
+        identity_id: account.account,
+        balance_micro_ncu: account.balance.0,
+        as_of_entry_id: account.as_of,
+        as_of_timestamp: account.at,
+        ledger_size: account.ledger_size,
+        caliber_class: account.caliber,
+        trailing_30d_earn_rate: account.floor.0 / 30,
+        decay_floor_micro_ncu: account.floor.0,
+        last_decay_applied_at: account.faded_at,
+        next_decay_at: account.fades_at,
+        acceleration_ppm: account.acceleration.0,
+        earned: account.earned.0,
+        spent: account.spent.0,
+        lost: account.lost.0,
+        expires_at: account.expires_at,
     }
 }
 

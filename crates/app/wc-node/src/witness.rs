@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use wc_ledger::{
-    Checkpoint, Evidence, Finding, Hash, Note, WitnessFault, cell_key, consider, cosign, cosignatures,
+    Checkpoint, Evidence, Finding, Hash, Note, WitnessFault, consider, cosign, cosignatures, published_key,
     witness_key_text,
 };
 use wc_mesh::Mesh;
@@ -122,8 +122,7 @@ impl Witness {
 
     fn read_head(&self, founding: &Signed<Founding>, text: &str) -> Option<Head> {
         let note = Note::parse(text).ok()?;
-        let key = cell_key(&cell_id(founding), founding.coordinator.0);
-        let checkpoint = Checkpoint::open(&note, &key).ok()?;
+        let checkpoint = Checkpoint::open(&note, &published_key(founding)).ok()?;
         let (lines, _) = cosignatures(&note, &checkpoint.origin).ok()?;
         let own = lines.iter().find(|line| line.witness == self.key.node_id())?;
         Some(Head { at_s: own.at_s, checkpoint, note })
@@ -203,40 +202,45 @@ impl Witness {
             source = cause.source();
         }
         let mut code = fault.code();
-        let mut kept = None;
-        if let (Some(head), false) = (&state.head, matches!(fault, WitnessFault::Foreign(_))) {
-            let evidence = Evidence {
-                founding: founding.clone(),
-                seen: head.note.to_string(),
-                offered: offer.note.clone(),
-                prefix_root: offer.since_root.clone().into(),
-                path: offer.consistency.iter().take(PATH_MAX).cloned().collect(),
-            };
-            let proves = evidence.check().is_ok_and(|(_, finding)| {
-                code = code_of_proof(&finding).unwrap_or(code);
-                !matches!(finding, Finding::Inconclusive { .. })
-            });
-            let room = state.alarms.len() < ALARMS_MAX && !state.convicted;
-            let known = state.alarms.iter().any(|alarm| alarm.message == message);
-            if let (Some(dir), true) = (&state.dir, room && (proves || !known)) {
-                let path = dir.join(format!("{}-{}.evidence", head.checkpoint.size, clock::now().0));
-                match put(&path, &to_canonical(&evidence)) {
-                    Ok(()) => kept = Some(path.display().to_string()),
-                    Err(error) => tracing::error!(%error, "evidence cannot be kept"),
+        let mut proves = false;
+        let evidence = match &state.head {
+            Some(head) if !matches!(fault, WitnessFault::Foreign(_)) => {
+                let evidence = Evidence {
+                    founding: founding.clone(),
+                    seen: head.note.to_string(),
+                    offered: offer.note.clone(),
+                    prefix_root: offer.since_root.clone().into(),
+                    path: offer.consistency.iter().take(PATH_MAX).cloned().collect(),
+                };
+                if let Ok((_, finding)) = evidence.check() {
+                    code = code_of_proof(&finding).unwrap_or(code);
+                    proves = !matches!(finding, Finding::Inconclusive { .. });
                 }
+                Some((head.checkpoint.size, evidence))
             }
-            state.convicted |= proves;
+            Some(_) | None => None,
+        };
+        let known = state.alarms.iter().any(|alarm| alarm.message == message);
+        let room = state.alarms.len() < ALARMS_MAX;
+        // The first proof is always told; after it there is nothing worse to say.
+        if state.convicted || !(proves || (room && !known)) {
+            return;
         }
-        let known = state.alarms.iter().any(|alarm| alarm.message == message && alarm.code == code.name);
-        if kept.is_some() || (!known && state.alarms.len() < ALARMS_MAX && !state.convicted) {
-            let evidence = kept.as_deref().unwrap_or("none");
-            tracing::error!(
-                cell = %cell_id(founding), code = code.name, evidence,
-                "WITNESS ALARM: {message}; this checkpoint is not cosigned"
-            );
-            let code = code.name.to_owned();
-            state.alarms.push(AlarmView { code, message, at: clock::now(), evidence: kept });
+        state.convicted = proves;
+        let mut kept = None;
+        if let (Some((size, evidence)), Some(dir)) = (evidence, &state.dir) {
+            let path = dir.join(format!("{size}-{}.evidence", clock::now().0));
+            match put(&path, &to_canonical(&evidence)) {
+                Ok(()) => kept = Some(path.display().to_string()),
+                Err(error) => tracing::error!(%error, "evidence cannot be kept"),
+            }
         }
+        tracing::error!(
+            cell = %cell_id(founding), code = code.name, evidence = kept.as_deref().unwrap_or("none"),
+            "WITNESS ALARM: {message}; this checkpoint is not cosigned"
+        );
+        let code = code.name.to_owned();
+        state.alarms.push(AlarmView { code, message, at: clock::now(), evidence: kept });
     }
 
     async fn visit(
@@ -320,4 +324,133 @@ fn put(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::rename(&draft, path)?;
     let dir = path.parent().unwrap_or(Path::new("."));
     File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wc_ledger::Tree;
+    use wc_types::charter::Charter;
+
+    fn key(name: u8) -> Arc<SigningKey> {
+        Arc::new(SigningKey::from_seed(&[name; 32]))
+    }
+
+    fn founding() -> Signed<Founding> {
+        let founding = Founding {
+            network: "test".to_owned(),
+            coordinator: key(1).node_id(),
+            owner: key(2).account_id(),
+            charter: Charter::default(),
+            founded_at: Timestamp(0),
+        };
+        Signed::seal(founding, &key(1))
+    }
+
+    /// The log of `size` leaves, the last of them `last`, as its coordinator offers it to whoever saw `since`.
+    fn offer(size: u64, last: u8, since: u64) -> PublishedCheckpoint {
+        let (mut tree, mut hashes) = (Tree::new(), std::collections::HashMap::new());
+        for leaf in 0..size {
+            let leaf = if leaf + 1 == size { last } else { 0 };
+            tree.push_with([leaf; 32], |level, index, hash| {
+                hashes.insert((level, index), *hash);
+            });
+        }
+        let source = |level, index| hashes.get(&(level, index)).copied();
+        let founding = founding();
+        let note = Checkpoint::new(&cell_id(&founding), size, tree.root()).sign(&key(1)).expect("signs");
+        let (mut since_root, mut consistency) = (Vec::new(), Vec::new());
+        if since > 0 && since <= size {
+            since_root = wc_ledger::root_at(since, source).expect("all hashes").to_vec();
+            let path = wc_ledger::consistency_proof(since, size, source).expect("all hashes");
+            consistency = path.into_iter().map(|hash| hash.to_vec().into()).collect();
+        }
+        PublishedCheckpoint { founding, note: note.to_string(), head: None, since_root, consistency }
+    }
+
+    fn witness(dir: &Path) -> Arc<Witness> {
+        let witness = Witness::new(dir.to_owned(), key(3));
+        witness.recall(&founding()).expect("a directory");
+        witness
+    }
+
+    fn at_s(line: &str) -> u64 {
+        let line: wc_ledger::NoteSignature = line.parse().expect("a line");
+        u64::from_be_bytes(*line.signature.first_chunk().expect("a time"))
+    }
+
+    #[test]
+    fn the_new_head_is_on_disk_before_the_cosignature_leaves() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let witness = witness(dir.path());
+        let (size, line) = witness.look(&founding(), &offer(4, 0, 0), 100).expect("cosigned");
+        assert_eq!(size, 4);
+        let head = dir.path().join(cell_id(&founding()).to_string()).join("head");
+        assert!(fs::read_to_string(&head).expect("kept").ends_with(&format!("{line}\n")));
+        // Where it cannot be kept, nothing is handed out.
+        fs::remove_file(&head).expect("there");
+        fs::create_dir(&head).expect("in the way");
+        assert_eq!(witness.look(&founding(), &offer(5, 0, 4), 101), None);
+        assert_eq!(witness.view().size, 4);
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_does_not_make_a_later_cosignature_look_earlier() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let first = witness(dir.path());
+        let (_, line) = first.look(&founding(), &offer(4, 0, 0), 1_000).expect("cosigned");
+        assert_eq!(at_s(&line), 1_000);
+        let (_, line) = first.look(&founding(), &offer(5, 0, 4), 10).expect("cosigned");
+        assert_eq!(at_s(&line), 1_000);
+        // Not even after a restart.
+        let (_, line) = witness(dir.path()).look(&founding(), &offer(6, 0, 5), 20).expect("cosigned");
+        assert_eq!(at_s(&line), 1_000);
+        assert!(first.view().alarms.is_empty());
+    }
+
+    #[test]
+    fn a_restarted_witness_still_knows_what_it_cosigned() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        witness(dir.path()).look(&founding(), &offer(4, 0, 0), 1).expect("cosigned");
+        let again = witness(dir.path());
+        assert_eq!(again.look(&founding(), &offer(4, 7, 0), 2), None, "another ledger of the same size");
+        assert_eq!(again.view().alarms.len(), 1);
+        assert_eq!(again.view().alarms[0].code, "WC-LEDGER-122");
+        assert_eq!(again.look(&founding(), &offer(5, 0, 4), 3), None, "the cell is convicted");
+        let third = witness(dir.path());
+        assert_eq!(third.view().alarms.len(), 1, "the evidence is still there");
+        assert_eq!(third.look(&founding(), &offer(5, 0, 4), 4), None, "and counts");
+    }
+
+    #[test]
+    fn a_damaged_head_is_not_taken_for_a_fresh_start() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        witness(dir.path()).look(&founding(), &offer(4, 0, 0), 1).expect("cosigned");
+        let head = dir.path().join(cell_id(&founding()).to_string()).join("head");
+        let text = fs::read_to_string(&head).expect("kept");
+        fs::write(&head, &text[..text.len() - 10]).expect("writes");
+        let forgetful = Witness::new(dir.path().to_owned(), key(3));
+        assert!(forgetful.recall(&founding()).is_err());
+    }
+
+    #[test]
+    fn alarms_are_bounded_however_long_a_coordinator_misbehaves() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let witness = witness(dir.path());
+        witness.look(&founding(), &offer(40, 0, 0), 1).expect("cosigned");
+        for size in 1..40 {
+            assert_eq!(witness.look(&founding(), &offer(size, 0, 0), 2), None, "a shorter ledger");
+        }
+        let mut broken = offer(41, 0, 40);
+        broken.note = "no note".to_owned();
+        for _ in 0..40 {
+            assert_eq!(witness.look(&founding(), &broken, 3), None);
+        }
+        assert!(witness.view().alarms.len() <= ALARMS_MAX);
+        assert!(
+            fs::read_dir(dir.path().join(cell_id(&founding()).to_string())).expect("there").count()
+                <= 1 + ALARMS_MAX
+        );
+        witness.look(&founding(), &offer(41, 0, 40), 4).expect("an honest growth is still cosigned");
+    }
 }

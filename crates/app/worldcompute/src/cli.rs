@@ -139,6 +139,9 @@ pub struct NodeArgs {
     /// Declare the nodes of a cell that this node founds trusted, so that three replicas are enough without attestation
     #[arg(long)]
     pub trusted: bool,
+    /// How long a cell that this node founds keeps results and logs of jobs that have ended, such as 36h [default: 7 days]
+    #[arg(long, value_name = "TIME")]
+    pub keep_results: Option<String>,
     /// Run modules that others send straight to this node (`job submit --executor`)
     #[arg(long)]
     pub accept_direct: bool,
@@ -192,8 +195,29 @@ pub enum DonorCommand {
     Resume,
     /// Leave the cell, remove every trace that jobs left, and stop
     Leave,
-    /// The owner's balance
-    Credits,
+    /// The owner's balance and history, and whether the ledger says the same
+    #[command(
+        after_help = "Examples:\n  worldcompute donor credits\n  worldcompute donor credits --verify\n\n\
+        With --verify every entry of the owner is fetched with a proof, recomputed and added up, against a checkpoint \
+        that the cell signed and that continues the one which this machine saw the last time. Exit codes: 0 done or \
+        PASS, 1 could not be checked, 2 wrong usage, 4 FAIL: the ledger does not say what it must, and the message \
+        names the entry."
+    )]
+    Credits(CreditsArgs),
+}
+
+/// `donor credits`
+#[derive(Debug, Args)]
+pub struct CreditsArgs {
+    /// Check everything against the ledger, with proofs
+    #[arg(long, conflicts_with = "before")]
+    pub verify: bool,
+    /// At most this many entries
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub limit: u32,
+    /// Entries before this one; the newest if none
+    #[arg(long, value_name = "ENTRY")]
+    pub before: Option<u64>,
 }
 
 /// `job`
@@ -408,6 +432,12 @@ pub enum LedgerCommand {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
+    /// Replay this coordinator's journal from its first fact, and compare with everything kept beside it
+    #[command(after_help = "Example:\n  worldcompute node stop\n  worldcompute ledger replay\n\n\
+        Needs the data directory of a coordinator whose node does not run. Compares snapshot, entries, hashes of the \
+        log and balances. Exit codes: 0 everything is what the journal gives, 1 the journal cannot be read, and the \
+        message names the row, 2 wrong usage, 4 something differs.")]
+    Replay,
     /// Anchors: checkpoints of the ledger in a log outside of the cell
     #[command(
         long_about = "Anchors: checkpoints of the ledger in a transparency log outside of the cell, which the cell cannot \

@@ -1,6 +1,7 @@
 //! One file per noun; here is what they share: a runtime, a log, and the way to a noun's file.
 
 mod cluster;
+mod credits;
 mod demo;
 mod direct;
 mod donor;
@@ -10,6 +11,7 @@ mod job;
 mod ledger;
 mod map;
 mod receipt;
+mod replay;
 mod run;
 
 use std::collections::BTreeMap;

@@ -29,7 +29,7 @@ pub const HOME: &str = "WORLDCOMPUTE_HOME";
 const PREFIX: &str = "WORLDCOMPUTE_";
 
 /// Every environment variable and its meaning. Lists are separated by commas.
-pub const VARIABLES: [(&str, &str); 20] = [
+pub const VARIABLES: [(&str, &str); 21] = [
     (HOME, "data directory"),
     ("WORLDCOMPUTE_LOG", "what to log, as --log"),
     ("WORLDCOMPUTE_NETWORK", "name of the network"),
@@ -39,6 +39,7 @@ pub const VARIABLES: [(&str, &str); 20] = [
     ("WORLDCOMPUTE_CONSENT", "classes of work to consent to"),
     ("WORLDCOMPUTE_COORDINATE", "auto, always or never"),
     ("WORLDCOMPUTE_TRUSTED", "true if the nodes of a cell that this node founds are trusted"),
+    ("WORLDCOMPUTE_KEEP_RESULTS", "how long a cell that this node founds keeps results, such as 36h"),
     ("WORLDCOMPUTE_ACCEPT_DIRECT", "true to run modules that others send straight to this node"),
     ("WORLDCOMPUTE_WITNESS", "true to cosign the growth of the cell's ledger"),
     ("WORLDCOMPUTE_LOG_LISTEN", "address at which the published ledger is served over http"),
@@ -53,7 +54,7 @@ pub const VARIABLES: [(&str, &str); 20] = [
 ];
 
 /// Keys of `config.toml`.
-const KEYS: [&str; 19] = [
+const KEYS: [&str; 20] = [
     "log",
     "network",
     "listen",
@@ -62,6 +63,7 @@ const KEYS: [&str; 19] = [
     "consent",
     "coordinate",
     "trusted",
+    "keep_results",
     "accept_direct",
     "witness",
     "log_listen",
@@ -125,6 +127,8 @@ pub struct Settings {
     pub coordinate: Coordinate,
     /// Whether the nodes of such a cell are trusted.
     pub trusted: bool,
+    /// How long such a cell keeps results, if the owner chose.
+    pub keep_results: Option<Millis>,
     /// Whether direct dispatch is accepted.
     pub accept_direct: bool,
     /// Whether this node witnesses its cell's ledger.
@@ -161,6 +165,7 @@ struct Layer {
     consents: Option<Vec<WorkClass>>,
     coordinate: Option<Coordinate>,
     trusted: Option<bool>,
+    keep_results: Option<Millis>,
     accept_direct: Option<bool>,
     witness: Option<bool>,
     log_listen: Option<SocketAddr>,
@@ -187,6 +192,7 @@ impl Layer {
             consents: self.consents.or(below.consents),
             coordinate: self.coordinate.or(below.coordinate),
             trusted: self.trusted.or(below.trusted),
+            keep_results: self.keep_results.or(below.keep_results),
             accept_direct: self.accept_direct.or(below.accept_direct),
             witness: self.witness.or(below.witness),
             log_listen: self.log_listen.or(below.log_listen),
@@ -251,6 +257,7 @@ impl Context {
             consents: layer.consents.unwrap_or_else(|| WorkClass::ALL.to_vec()),
             coordinate: layer.coordinate.unwrap_or(Coordinate::Auto),
             trusted: layer.trusted.unwrap_or(false),
+            keep_results: layer.keep_results,
             accept_direct: layer.accept_direct.unwrap_or(false),
             witness: layer.witness.unwrap_or(false),
             log_listen: layer.log_listen,
@@ -432,6 +439,7 @@ fn flags(args: &NodeArgs) -> Result<Layer, Usage> {
         consents: read("consent", args.consent.as_ref(), consents)?,
         coordinate: read("coordinate", args.coordinate.as_ref(), coordinate)?,
         trusted: args.trusted.then_some(true),
+        keep_results: read("keep-results", args.keep_results.as_ref(), amount::duration)?,
         accept_direct: args.accept_direct.then_some(true),
         witness: args.witness.then_some(true),
         log_listen: read("log-listen", args.log_listen.as_ref(), address)?,
@@ -481,6 +489,7 @@ fn environment(variables: &BTreeMap<String, String>) -> Result<Layer, Failure> {
         consents: read(variables, "WORLDCOMPUTE_CONSENT", &mut wrong, consents),
         coordinate: read(variables, "WORLDCOMPUTE_COORDINATE", &mut wrong, coordinate),
         trusted: read(variables, "WORLDCOMPUTE_TRUSTED", &mut wrong, flag),
+        keep_results: read(variables, "WORLDCOMPUTE_KEEP_RESULTS", &mut wrong, amount::duration),
         accept_direct: read(variables, "WORLDCOMPUTE_ACCEPT_DIRECT", &mut wrong, flag),
         witness: read(variables, "WORLDCOMPUTE_WITNESS", &mut wrong, flag),
         log_listen: read(variables, "WORLDCOMPUTE_LOG_LISTEN", &mut wrong, address),
@@ -532,6 +541,7 @@ fn file(path: &Path) -> Result<Layer, Failure> {
             }),
             coordinate: fields.choice("coordinate", &COORDINATES, &mut faults),
             trusted: fields.flag("trusted", &mut faults),
+            keep_results: fields.amount("keep_results", amount::duration, &mut faults),
             accept_direct: fields.flag("accept_direct", &mut faults),
             witness: fields.flag("witness", &mut faults),
             log_listen: fields.amount("log_listen", address, &mut faults),

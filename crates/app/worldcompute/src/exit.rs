@@ -15,6 +15,8 @@ pub const USAGE: u8 = 2;
 
 /// Nothing is wrong with what was given, and it is not enough for what was asked.
 pub const UNPROVED: u8 = 3;
+/// Checked, and not what it must be: `donor credits --verify` and `ledger replay` say FAIL.
+pub const UNVERIFIED: u8 = 4;
 
 /// An error that no part of the system has named.
 const UNNAMED: Code = Code::new("WC-CLI-001", Class::Ours);
@@ -39,6 +41,11 @@ pub struct Unproved {
     pub hint: String,
 }
 
+/// Something was checked and is not what it must be.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.iter().map(|refusal| refusal.message.as_str()).collect::<Vec<_>>().join("; "))]
+pub struct Unverified(pub Vec<Refusal>);
+
 /// Prints the error, if there is one, and returns the exit code.
 pub fn finish(result: anyhow::Result<()>) -> ExitCode {
     let Err(error) = result else { return ExitCode::from(OK) };
@@ -52,6 +59,7 @@ pub fn finish(result: anyhow::Result<()>) -> ExitCode {
     ExitCode::from(match () {
         () if error.is::<Usage>() => USAGE,
         () if error.is::<Unproved>() => UNPROVED,
+        () if error.is::<Unverified>() => UNVERIFIED,
         () => ERROR,
     })
 }
@@ -62,6 +70,8 @@ pub fn refusals(error: &anyhow::Error) -> Vec<Refusal> {
     for cause in error.chain() {
         let found = if let Some(failure) = cause.downcast_ref::<Failure>() {
             failure.0.clone()
+        } else if let Some(unverified) = cause.downcast_ref::<Unverified>() {
+            unverified.0.clone()
         } else if let Some(refusal) = cause.downcast_ref::<Refusal>() {
             vec![refusal.clone()]
         } else if let Some(error) = cause.downcast_ref::<wc_api::ApiError>() {

@@ -3,16 +3,17 @@
 
 use serde::{Deserialize, Serialize};
 use wc_types::charter::Founding;
-use wc_types::manifest::{BlobRef, Manifest};
+use wc_types::entry::Entry;
+use wc_types::manifest::{BlobRef, Manifest, WorkClass};
 use wc_types::outcome::ResultRecord;
-use wc_types::receipt::ReceiptFile;
+use wc_types::receipt::{ReceiptFile, Verdict};
 use wc_types::{AccountId, Cid, JobId, NodeId, Refusal, Signed, Timestamp};
 
 pub mod view;
 
 use view::{
-    AnchorView, AnchoringView, ClusterView, DonorView, ExplainView, JobView, LogView, NodeView, PeerView,
-    TaskView,
+    AccountView, AnchorView, AnchoringView, ClusterView, DonorView, ExplainView, JobView, LogView, NodeView,
+    PeerView, TaskView,
 };
 
 /// A request to one's own node.
@@ -167,6 +168,31 @@ pub enum CellRequest {
         /// Its number.
         id: u64,
     },
+    /// An account as it stands, and what vouches for it.
+    Account {
+        /// Whose.
+        account: AccountId,
+        /// Size of the log that the caller has seen before; 0 for none.
+        since: u64,
+    },
+    /// The newest entries that concern an account, newest first.
+    Credits {
+        /// Whose.
+        account: AccountId,
+        /// Entries before this one; the newest ones if none.
+        before: Option<u64>,
+        /// At most this many.
+        limit: u32,
+    },
+    /// Every entry that concerns an account, oldest first, each with its path to a root.
+    CreditProofs {
+        /// Whose.
+        account: AccountId,
+        /// Entries from this one on.
+        from: u64,
+        /// Size of the log whose root the paths lead to.
+        size: u64,
+    },
 }
 
 /// A submitter's wish to stop its job.
@@ -262,6 +288,52 @@ pub enum Response {
         /// Where to go on, if there is more.
         next: Option<u64>,
     },
+    /// An account.
+    Account(Box<AccountStatement>),
+    /// Entries that concern an account.
+    Credits {
+        /// The entries.
+        rows: Vec<CreditRow>,
+        /// Where to go on, if there is more.
+        next: Option<u64>,
+    },
+}
+
+/// An account as it stands, and what vouches for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccountStatement {
+    /// The account.
+    pub view: AccountView,
+    /// The cell's founding record: its key and its rules.
+    pub founding: Signed<Founding>,
+    /// The signed checkpoint of the log as it stands: a C2SP note.
+    pub checkpoint: String,
+    /// Hashes that lead from the log that the caller has seen to this one; empty where nothing needs proof.
+    pub consistency: Vec<serde_bytes::ByteBuf>,
+}
+
+/// One entry that concerns an account.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreditRow {
+    /// The entry.
+    pub entry: Entry,
+    /// What was decided, for an entry that accepts a task.
+    pub verdict: Option<Verdict>,
+    /// Name and class of the job, if it is about one.
+    pub job: Option<CreditJob>,
+    /// Hashes from the entry's leaf to the root; empty where none were asked for.
+    pub path: Vec<serde_bytes::ByteBuf>,
+}
+
+/// The job that an entry is about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreditJob {
+    /// The job.
+    pub job: JobId,
+    /// Its name.
+    pub name: String,
+    /// Its class.
+    pub class: WorkClass,
 }
 
 /// One accepted result.

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::cid::Cid;
 use crate::id::{AccountId, CellId, JobId, NodeId};
 use crate::time::Timestamp;
+use crate::unit::{MicroNcu, PartsPerMillion};
 
 /// Whose balance a posting changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -12,10 +13,13 @@ use crate::time::Timestamp;
 pub enum Holder {
     /// A person's account.
     Account(AccountId),
-    /// Where credit comes from: its balance is minus everything that was ever issued. The only one below zero.
+    /// Where credit comes from and where it goes when it fades: its balance is minus everything that is outstanding.
+    /// The only one below zero.
     Issuance,
     /// What a submitter set aside for a job that has not ended.
     Reserve(JobId),
+    /// What donors left behind for good (AGT-15).
+    PublicGood,
 }
 
 /// A signed change of one balance, in micro-NCU. The postings of one entry sum to zero.
@@ -100,6 +104,56 @@ pub enum EntryKind {
         /// How.
         end: JobEnd,
     },
+    /// A day began, and what accounts hold above their floors faded (CRD-04). One day may take several entries.
+    CreditDecayed {
+        /// The day, counted from 1970-01-01 UTC.
+        day: u32,
+        /// How much faster than the charter's half-life; one is none (CRD-06).
+        acceleration: PartsPerMillion,
+        /// What each account had and could not fall below, in the order of the accounts' postings.
+        accounts: Vec<Decay>,
+    },
+    /// A node was convicted: what it earned unchecked since its last agreed check is taken back from its owner.
+    CreditReversed {
+        /// The node.
+        node: NodeId,
+        /// Whom it earned for.
+        owner: AccountId,
+        /// When the first of that work was accepted.
+        since: Timestamp,
+        /// How many tasks.
+        tasks: u64,
+        /// What they earned.
+        unverified: MicroNcu,
+        /// What of it was no longer there to take.
+        shortfall: MicroNcu,
+    },
+    /// A node said goodbye: its owner withdrew it.
+    NodeLeft {
+        /// The node.
+        node: NodeId,
+        /// Its owner.
+        owner: AccountId,
+        /// When the owner's credit expires, if no node of this owner is left.
+        expires_at: Option<Timestamp>,
+    },
+    /// A withdrawn donor's credit went to the public good.
+    CreditExpired {
+        /// Whose.
+        account: AccountId,
+        /// When its last node left.
+        withdrawn_at: Timestamp,
+    },
+}
+
+/// What decay found in one account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Decay {
+    /// The balance before.
+    pub before: MicroNcu,
+    /// What the account earned in the trailing 30 days; decay does not go below it (CRD-05).
+    pub floor: MicroNcu,
 }
 
 /// One leaf. Canonical bytes are hashed into the log with the RFC 6962 leaf prefix.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cid::{CODEC_DAG_CBOR, Cid, HASH_SHA2_256};
 use crate::id::{AccountId, JobId};
+use crate::node::CaliberClass;
 use crate::time::Timestamp;
 use crate::unit::{Bytes, Fuel, MicroNcu, Millis};
 
@@ -207,6 +208,19 @@ pub struct Resources {
     pub wall_clock: Millis,
     /// Most work, when the submitter bounds it.
     pub fuel: Option<Fuel>,
+    /// Class of hardware that a redeeming donor asks for (SCH-25).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caliber: Option<CaliberWish>,
+}
+
+/// A donor's wish to be served by hardware such as it donated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CaliberWish {
+    /// The class that is asked for; at most the one that the submitter's credit was earned with.
+    pub class: CaliberClass,
+    /// Whether a lower class will do, for part of the charge back (CRD-08). If not, the job waits for its class.
+    pub lower_accepted: bool,
 }
 
 impl Default for Resources {
@@ -218,6 +232,7 @@ impl Default for Resources {
             stdout: Bytes(1 << 20),
             wall_clock: Millis(3_600_000),
             fuel: None,
+            caliber: None,
         }
     }
 }

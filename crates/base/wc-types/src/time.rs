@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::unit::Millis;
 
+const DAY_MICROS: i64 = 86_400_000_000;
+
 /// Microseconds since 1970-01-01T00:00:00 UTC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -21,6 +23,17 @@ impl Timestamp {
     /// Returns how long after `earlier` this moment is, zero if it is not.
     pub fn since(self, earlier: Self) -> Millis {
         Millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0) / 1000)
+    }
+
+    /// Returns the day, counted from 1970-01-01 UTC; the first or the last one that fits for moments beyond.
+    pub fn day(self) -> u32 {
+        let day = self.0.div_euclid(DAY_MICROS);
+        u32::try_from(day).unwrap_or(if day < 0 { 0 } else { u32::MAX })
+    }
+
+    /// Returns the moment at which a day begins.
+    pub fn of_day(day: u32) -> Self {
+        Self(i64::from(day).saturating_mul(DAY_MICROS))
     }
 }
 
@@ -63,6 +76,17 @@ mod tests {
         assert_eq!(Timestamp(0).to_string(), "1970-01-01T00:00:00.000000Z");
         assert_eq!(Timestamp(951_782_400_000_001).to_string(), "2000-02-29T00:00:00.000001Z");
         assert_eq!(Timestamp(1_795_410_134_500_000).to_string(), "2026-11-23T05:02:14.500000Z");
+    }
+
+    #[test]
+    fn days_begin_at_midnight_in_utc() {
+        assert_eq!(Timestamp(0).day(), 0);
+        assert_eq!(Timestamp(86_399_999_999).day(), 0);
+        assert_eq!(Timestamp(86_400_000_000).day(), 1);
+        assert_eq!(Timestamp::of_day(20_833).to_string(), "2027-01-15T00:00:00.000000Z");
+        assert_eq!(Timestamp::of_day(20_833).day(), 20_833);
+        assert_eq!((Timestamp(-1).day(), Timestamp(i64::MIN).day()), (0, 0));
+        assert_eq!(Timestamp(i64::MAX).day(), 106_751_991);
     }
 
     #[test]

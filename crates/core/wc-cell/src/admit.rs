@@ -1,5 +1,6 @@
 //! From a manifest to a job, and a job's way out before its results.
 
+use wc_ledger::Work;
 use wc_policy::{AdmissionContext, admit, code};
 use wc_types::entry::{EntryKind, Holder, JobEnd, Posting};
 use wc_types::manifest::Manifest;
@@ -40,6 +41,7 @@ impl Cell {
             awarded: MicroNcu(0),
             rank: None,
             failed: None,
+            forgotten: false,
         };
         self.jobs.push(job);
         self.job_numbers.insert(id, no);
@@ -66,7 +68,28 @@ impl Cell {
             jobs_open: account.map_or(0, |account| account.jobs_open),
             tasks_open: account.map_or(0, |account| account.tasks_open),
         };
-        admit(manifest, &context).err().unwrap_or_default()
+        let mut refusals = admit(manifest, &context).err().unwrap_or_default();
+        refusals.extend(self.caliber_refusal(manifest, turn));
+        refusals
+    }
+
+    /// Refuses a job that redeems a class of hardware beyond what its submitter donated. Nothing else is ever refused
+    /// for want of credit (E-41).
+    fn caliber_refusal(&self, manifest: &Manifest, turn: &Turn) -> Option<Refusal> {
+        let wished = manifest.stages.iter().filter_map(|stage| stage.resources.caliber);
+        let wished = wished.map(|wish| wish.class).max()?;
+        let balance = self.ledger.book.balance(&Holder::Account(manifest.submitter));
+        let donated = self.donated_class(&manifest.submitter, turn.at).filter(|_| balance > 0);
+        if donated.is_some_and(|donated| donated >= wished) {
+            return None;
+        }
+        let has = donated.map_or_else(
+            || "has no credit that was earned of late".to_owned(),
+            |donated| format!("has credit of class {donated:?}"),
+        );
+        let message = format!("the job redeems hardware of class {wished:?}, its submitter {has}");
+        let hint = "leave the class out: without it any machine runs the job, with or without credit";
+        Some(Refusal::new(code::CALIBER, message).field("resources.caliber").hint(hint))
     }
 
     /// Returns the most that a job is expected to cost: the submitter's own limit if there is one, else what its tasks
@@ -77,7 +100,7 @@ impl Cell {
             let time = Fuel(stage.resources.wall_clock.0.saturating_mul(FUEL_PER_MS_MAX));
             let fuel = stage.resources.fuel.map_or(time, |fuel| fuel.min(time));
             let replicas = u64::from(stage.tasks) * u64::from(stage.replicas);
-            wc_ledger::price(fuel, charter).0.saturating_mul(replicas)
+            wc_ledger::price(&Work::wasm(fuel, 0), charter).0.saturating_mul(replicas)
         });
         let most = MicroNcu(tasks.fold(0, u64::saturating_add));
         manifest.max_total.map_or(most, |limit| limit.min(most))

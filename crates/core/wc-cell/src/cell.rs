@@ -10,6 +10,7 @@ use wc_types::{AccountId, CellId, JobId, LeaseId, NodeId, Signed, Timestamp, Wit
 
 use crate::account::Account;
 use crate::command::Command;
+use crate::economy::Tide;
 use crate::fact::{Event, Fact};
 use crate::job::{Job, JobNo};
 use crate::ledger::Ledger;
@@ -55,6 +56,7 @@ pub struct Cell {
     /// Nodes that have credit and may be given work.
     pub(crate) hungry: BTreeSet<NodeNo>,
     pub(crate) ledger: Ledger,
+    pub(crate) tide: Tide,
     #[serde(skip)]
     pub(crate) pool: Pool,
 }
@@ -78,6 +80,7 @@ impl Cell {
             queue: Queue::default(),
             hungry: BTreeSet::new(),
             ledger: Ledger::default(),
+            tide: Tide::default(),
             pool: Pool::default(),
         }
     }
@@ -114,7 +117,11 @@ impl Cell {
             // Handled by the caller; a second founding never comes here.
             Event::Founded(_) => {}
             Event::NodeJoined(enrolment) => self.node_joined(enrolment, turn),
-            Event::NodeOffline { node } | Event::NodeLeft { node } => self.node_gone(*node, turn),
+            Event::NodeOffline { node } => self.node_gone(*node, turn),
+            Event::NodeLeft { node } => {
+                self.node_gone(*node, turn);
+                self.node_left(*node, turn);
+            }
             Event::NodePaused { node, paused } => self.node_paused(*node, *paused, turn),
             Event::JobSubmitted(manifest) => self.job_submitted(manifest, turn),
             Event::JobStaged { job } => self.job_staged(*job, turn),
@@ -136,6 +143,7 @@ impl Cell {
         self.id = cell_id(founding);
         self.founding = Some(founding.clone());
         self.post(EntryKind::CellFounded { founding: founding.cid() }, Vec::new(), turn);
+        self.open_books(turn);
     }
 
     /// Does what is due.
@@ -145,6 +153,9 @@ impl Cell {
                 Due::Lease(lease) => self.expire(lease, turn),
                 Due::Reveal { job, stage, index } => self.reveal_due(job, stage, index, turn),
                 Due::Job(job) => self.deadline_passed(job, turn),
+                Due::Day => self.day_begins(turn),
+                Due::Expiry(account) => self.expire_credit(account, turn),
+                Due::Retention(job) => self.forget(job, turn),
             }
         }
     }

@@ -3,7 +3,7 @@
 use wc_types::entry::{Entry, JobEnd};
 use wc_types::grant::Grant;
 use wc_types::receipt::Verdict;
-use wc_types::{JobId, LeaseId, NodeId, Refusal, Sealed};
+use wc_types::{Cid, JobId, LeaseId, NodeId, Refusal, Sealed};
 
 /// Something to do, caused by the fact that was applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +54,13 @@ pub enum Command {
     Publish {
         /// The entries.
         entries: Vec<Entry>,
+    },
+    /// Let go of the results, verdicts and logs of a job: the time for which they are kept is over.
+    Forget {
+        /// The job.
+        job: JobId,
+        /// Records that were kept for it.
+        records: Vec<Cid>,
     },
     /// Keep what a receipt is made of.
     Decide {

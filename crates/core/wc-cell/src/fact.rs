@@ -25,10 +25,6 @@ pub struct Fact {
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one event exists at a time; a box would cost more than it saves"
-)]
 pub enum Event {
     /// The cell began. Fact 0, and only once.
     Founded(Witnessed<Founding>),

@@ -59,6 +59,10 @@ pub(crate) struct Job {
     pub(crate) rank: Option<u32>,
     /// The task that failed for good.
     pub(crate) failed: Option<(u16, u32)>,
+    /// Whether its results, verdicts and logs are kept no longer. The job itself stays, so that it cannot be submitted
+    /// again.
+    #[serde(default)]
+    pub(crate) forgotten: bool,
 }
 
 impl Job {
@@ -102,6 +106,7 @@ impl Job {
             cpu_millicores: stage.resources.cpu_millicores,
             replicas: stage.replicas,
             placement: self.manifest.placement,
+            caliber_min: stage.resources.caliber.filter(|wish| !wish.lower_accepted).map(|wish| wish.class),
             t0_replicas_min: if charter.nodes_trusted { 1 } else { charter.t0_replicas_min },
         }
     }

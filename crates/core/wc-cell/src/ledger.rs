@@ -31,6 +31,11 @@ impl Ledger {
         Some(entry)
     }
 
+    /// Returns the CID of the last entry.
+    pub(crate) fn last(&self) -> Option<Cid> {
+        self.previous
+    }
+
     /// Returns how many entries there are.
     pub(crate) fn size(&self) -> u64 {
         self.tree.size()

@@ -6,6 +6,7 @@
 //!   admit ── matching ── commit ── report ── settle        one file per step, all over the nouns
 //!                                   │                      node, job, stage, task
 //!                                 ledger                   entries, balances, Merkle log
+//!                                 economy                  what time and conviction do to credit
 //! ```
 //!
 //! The cell composes the pure questions of `wc-policy`, `wc-scheduler`, `wc-quorum`, `wc-trust` and `wc-ledger`. It has
@@ -24,6 +25,7 @@
 //! - `CELL-7`: of those who vouch for an accepted result at least one truly found it, so it can be fetched.
 //! - `CELL-8`: accepted results of compared tasks are the true ones while liars are a minority of each task.
 //! - `CELL-9`: whoever cheats where it is compared earns nothing there, and its second time quarantines it.
+//! - `CELL-10`: decay never raises a balance, nor takes it below what was earned in the trailing 30 days.
 //!
 //! `tests/src/invariant` checks all of them after every fact of every simulated world.
 #![forbid(unsafe_code)]
@@ -33,6 +35,7 @@ mod admit;
 mod cell;
 mod command;
 mod commit;
+mod economy;
 mod explain;
 mod fact;
 mod job;
@@ -60,5 +63,6 @@ pub use explain::{Explanation, StageExplanation, WaitingTask};
 pub use fact::{Event, Fact};
 pub use snapshot::RestoreError;
 pub use view::{
-    CellCounts, JobPhase, JobView, NodeView, ReplicaPhase, ReplicaView, StageView, TaskPhase, TaskView,
+    AccountView, CellCounts, JobPhase, JobView, NodeView, ReplicaPhase, ReplicaView, StageView, TaskPhase,
+    TaskView,
 };

@@ -35,7 +35,9 @@ impl Cell {
                 (NodeNo(number), false, true)
             }
         };
-        if changed {
+        let returned = self.node_at_mut(no).is_some_and(|node| std::mem::replace(&mut node.left, false));
+        self.owner_is_here(enrolment.owner());
+        if changed || returned {
             let kind =
                 EntryKind::NodeJoined { node: id, owner: enrolment.owner(), enrolment: enrolment.cid() };
             self.post(kind, Vec::new(), turn);
@@ -108,6 +110,7 @@ impl Cell {
         self.post(EntryKind::NodeStanding { node: id, standing }, Vec::new(), turn);
         self.note_appetite(no);
         if standing == Standing::Quarantined {
+            self.reverse(no, turn);
             self.take_back(no, turn);
         }
         turn.nodes_changed = true;

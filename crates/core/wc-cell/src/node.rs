@@ -1,6 +1,6 @@
 //! A machine as the cell sees it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use wc_scheduler::{Candidate, Site};
@@ -8,6 +8,9 @@ use wc_trust::{Evidence, TrustRecord};
 use wc_types::manifest::WorkClass;
 use wc_types::node::{Capabilities, Enrolment, Locality, TrustTier};
 use wc_types::{AccountId, LeaseId, NodeId, PartsPerMillion, Timestamp};
+
+use crate::economy::Unverified;
+use crate::pairs;
 
 /// Number of a node inside the cell, in order of first joining.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -27,6 +30,11 @@ pub(crate) struct Node {
     pub(crate) online: bool,
     pub(crate) paused: bool,
     pub(crate) trust: TrustRecord,
+    /// Whether its owner withdrew it.
+    pub(crate) left: bool,
+    /// What it earned, by owner, since it was last checked and agreed.
+    #[serde(with = "pairs")]
+    pub(crate) unverified: BTreeMap<AccountId, Unverified>,
     /// Replicas that it asked for and has not been granted.
     pub(crate) credit: u32,
     /// Leases that it owes a report for.
@@ -54,6 +62,8 @@ impl Node {
             online: true,
             paused: false,
             trust: TrustRecord::new(at),
+            left: false,
+            unverified: BTreeMap::new(),
             credit: 0,
             leases: BTreeSet::new(),
             returned: false,
@@ -109,6 +119,7 @@ impl Node {
             tier: self.tier(at),
             slots: self.capabilities.slots,
             cpu_cores: self.capabilities.cpu_cores,
+            caliber: self.capabilities.caliber,
             guest_memory_max: self.capabilities.guest_memory_max,
             consents: &self.consents,
         }

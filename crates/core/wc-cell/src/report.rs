@@ -4,6 +4,7 @@ use wc_quorum::{Decision, decide};
 use wc_scheduler::Lease;
 use wc_types::cid::{CODEC_DAG_CBOR, cid_digest, cid_from_digest};
 use wc_types::entry::JobEnd;
+use wc_types::manifest::Placement;
 use wc_types::outcome::{Ending, Failure, Outcome};
 use wc_types::{Cid, Fuel, LeaseId, TaskId, Witnessed};
 
@@ -78,6 +79,7 @@ impl Cell {
             record,
             success,
             fuel: outcome.usage.fuel.min(fuel_max),
+            output: outcome.usage.output,
             outcome: outcome.cid(),
             sealed: outcome.sealed().clone(),
         };
@@ -117,6 +119,10 @@ impl Cell {
             // Only a successful result is accepted without ending the job, so success is part of the comparison.
             let agreed = accepted == Some(report.record) && report.success;
             self.judge(node, agreed, turn);
+            let apart = self.job_at(no).is_some_and(|job| job.manifest.placement != Placement::Machines);
+            if agreed && apart {
+                self.vouch(node);
+            }
         } else {
             self.tally(no, stage, index, turn);
         }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use wc_ledger::award_postings;
+use wc_ledger::{Work, award_postings, downgrade_refund};
 use wc_quorum::required;
 use wc_types::entry::{EntryKind, Holder, JobEnd, Posting};
 use wc_types::grant::GatherList;
@@ -60,9 +60,11 @@ impl Cell {
             tasks.live.remove(&index);
         }
 
-        let fuel =
-            agreeing.iter().filter_map(|lease| Some(votes.get(lease)?.2.fuel)).min().unwrap_or_default();
-        let award = self.charter().map_or(MicroNcu(0), |charter| wc_ledger::price(fuel, charter));
+        let reports = || agreeing.iter().filter_map(|lease| Some(&votes.get(lease)?.2));
+        let fuel = reports().map(|report| report.fuel).min().unwrap_or_default();
+        let output = reports().map(|report| report.output).min().unwrap_or_default();
+        let work = Work::wasm(fuel, output.0);
+        let award = self.charter().map_or(MicroNcu(0), |charter| wc_ledger::price(&work, charter));
         let vote = |lease: &LeaseId, awarded: MicroNcu| {
             let (node, owner, report) = votes.get(lease)?;
             let node = self.node_id(*node);
@@ -84,6 +86,13 @@ impl Cell {
             charged: MicroNcu(0),
         };
         let entry = self.pay(no, &mut verdict, turn);
+        // What several people's machines found alike, somebody vouches for; what one person's found, nobody does.
+        let checked = verdict.spread.owners > 1;
+        for vote in &verdict.agreeing {
+            if let Some((node, owner, _)) = votes.get(&vote.lease) {
+                self.note_earning(*node, *owner, vote.awarded, checked, turn);
+            }
+        }
         let mut leases = agreeing.iter().chain(dissenting);
         let outcomes: Vec<Sealed> =
             leases.by_ref().filter_map(|lease| Some(votes.get(lease)?.2.sealed.clone())).collect();
@@ -99,6 +108,9 @@ impl Cell {
             for (lease, agreed) in judged.chain(dissenting.iter().map(|lease| (lease, false))) {
                 if let Some((node, _, _)) = votes.get(lease) {
                     self.judge(*node, agreed, turn);
+                    if agreed && checked {
+                        self.vouch(*node);
+                    }
                 }
             }
         } else if let Some(node) =
@@ -144,7 +156,8 @@ impl Cell {
     fn pay(&mut self, no: JobNo, verdict: &mut Verdict, turn: &mut Turn) -> u64 {
         let total = verdict.agreeing.iter().fold(0u64, |sum, vote| sum.saturating_add(vote.awarded.0));
         let reserved = self.ledger.book.balance(&Holder::Reserve(verdict.job));
-        verdict.charged = MicroNcu(u64::try_from(reserved).unwrap_or(0).min(total));
+        let charged = u64::try_from(reserved).unwrap_or(0).min(total);
+        verdict.charged = MicroNcu(charged - self.downgrade_refund(no, verdict, charged));
         let kind = |verdict: &Verdict| EntryKind::TaskAccepted {
             job: verdict.job,
             stage: verdict.stage,
@@ -172,6 +185,18 @@ impl Cell {
         let submitter = job.submitter();
         self.accounts.entry(submitter).or_default().use_up(total, turn.at);
         index
+    }
+
+    /// Returns what of a charge a redeeming donor is let off, because the machines that agreed were of a lower class
+    /// than it asked for. It is not charged in the first place: the issuance pays the difference.
+    fn downgrade_refund(&self, no: JobNo, verdict: &Verdict, charged: u64) -> u64 {
+        let wish = self.job_at(no).and_then(|job| job.spec(verdict.stage)?.resources.caliber);
+        let (Some(wish), Some(economy)) = (wish, self.economy()) else { return 0 };
+        let nodes = verdict.agreeing.iter().filter_map(|vote| self.node_numbers.get(&vote.node));
+        let used = nodes.filter_map(|&no| Some(self.node_at(no)?.capabilities.caliber)).min();
+        used.map_or(0, |used| {
+            downgrade_refund(MicroNcu(charged), wish.class, used, economy.downgrade_refund).0
+        })
     }
 
     /// Returns how different some nodes and their owners are.
@@ -231,6 +256,8 @@ impl Cell {
         if let Some(at) = deadline {
             self.timers.cancel(at, Due::Job(no));
         }
+        let retention = self.charter().map_or_else(Default::default, |charter| charter.retention);
+        self.timers.set(turn.at.plus(retention), Due::Retention(no));
         if end != JobEnd::Completed {
             self.clear_tasks(no, turn);
         }
@@ -249,6 +276,20 @@ impl Cell {
         };
         self.post(EntryKind::JobEnded { job: id, end }, postings, turn);
         turn.events.push(Command::JobEnded { job: id, end, reason });
+    }
+
+    /// Lets go of what was kept of a job that ended long ago. The ledger keeps what it says, and receipts that somebody
+    /// holds stay as good as they were.
+    pub(crate) fn forget(&mut self, no: JobNo, turn: &mut Turn) {
+        let Some(job) = self.job_at_mut(no) else { return };
+        if !job.has_ended() || std::mem::replace(&mut job.forgotten, true) {
+            return;
+        }
+        let records = job.stages.iter().filter_map(|tasks| match tasks.phase {
+            StagePhase::Complete { gather } => gather,
+            StagePhase::Open | StagePhase::Waiting => None,
+        });
+        turn.events.push(Command::Forget { job: job.id, records: records.collect() });
     }
 
     /// Revokes every live lease of a job and forgets what was reported and not decided.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use wc_quorum::{Ballot, required};
 use wc_scheduler::Lease;
 use wc_types::cid::{CODEC_RAW, cid_digest, cid_from_digest};
-use wc_types::{AccountId, Cid, Fuel, LeaseId, NodeId, Sealed, Timestamp};
+use wc_types::{AccountId, Bytes, Cid, Fuel, LeaseId, NodeId, Sealed, Timestamp};
 
 use crate::node::NodeNo;
 
@@ -26,6 +26,7 @@ pub(crate) struct Report {
     pub(crate) record: Cid,
     pub(crate) success: bool,
     pub(crate) fuel: Fuel,
+    pub(crate) output: Bytes,
     /// CID of the signed outcome.
     pub(crate) outcome: Cid,
     pub(crate) sealed: Sealed,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
-use wc_types::{LeaseId, Timestamp};
+use wc_types::{AccountId, LeaseId, Timestamp};
 
 use crate::job::JobNo;
 
@@ -16,6 +16,12 @@ pub(crate) enum Due {
     Reveal { job: JobNo, stage: u16, index: u32 },
     /// A job's result stops being useful.
     Job(JobNo),
+    /// A day begins: credit fades.
+    Day,
+    /// A withdrawn donor's credit expires.
+    Expiry(AccountId),
+    /// The results of a job that has ended are not kept any longer.
+    Retention(JobNo),
 }
 
 /// Everything that is due, soonest first.

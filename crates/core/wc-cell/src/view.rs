@@ -3,7 +3,7 @@
 use wc_scheduler::Lease;
 use wc_types::entry::{Holder, JobEnd, Standing};
 use wc_types::manifest::{Manifest, WorkClass};
-use wc_types::node::{Capabilities, Locality};
+use wc_types::node::{CaliberClass, Capabilities, Locality};
 use wc_types::{AccountId, Cid, JobId, LeaseId, MicroNcu, NodeId, PartsPerMillion, TaskId, Timestamp};
 
 use crate::cell::Cell;
@@ -84,6 +84,8 @@ pub struct JobView {
     /// CID of the result record that failed it: its guest ended unsuccessfully wherever it ran, and how it ended is in
     /// there.
     pub failed_result: Option<Cid>,
+    /// Whether its results, verdicts and logs are kept no longer.
+    pub forgotten: bool,
 }
 
 /// Where a task is.
@@ -173,6 +175,41 @@ pub struct NodeView {
     pub dissented: u64,
     /// Replicas without a result.
     pub failed: u64,
+}
+
+/// One account (CRD-03).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccountView {
+    /// Whose.
+    pub account: AccountId,
+    /// What it may spend.
+    pub balance: MicroNcu,
+    /// What accepted tasks ever paid it.
+    pub earned: MicroNcu,
+    /// What its jobs ever cost it, with what is still set aside.
+    pub spent: MicroNcu,
+    /// What decay, reversal and expiry ever took.
+    pub lost: MicroNcu,
+    /// What it earned in the trailing 30 days, which it does not fade below.
+    pub floor: MicroNcu,
+    /// Class of hardware that this credit was earned with of late.
+    pub caliber: Option<CaliberClass>,
+    /// When credit last faded here; `None` when it never did, or never does.
+    pub faded_at: Option<Timestamp>,
+    /// When credit fades next.
+    pub fades_at: Option<Timestamp>,
+    /// How much faster than its half-life; one is none.
+    pub acceleration: PartsPerMillion,
+    /// When it expires, if its donor has withdrawn.
+    pub expires_at: Option<Timestamp>,
+    /// CID of the last entry of the ledger.
+    pub as_of: Option<Cid>,
+    /// How many entries there are.
+    pub ledger_size: u64,
+    /// The Merkle root over them.
+    pub ledger_root: [u8; 32],
+    /// The latest moment that the cell knows of.
+    pub at: Timestamp,
 }
 
 /// The cell in numbers.
@@ -269,6 +306,38 @@ impl Cell {
         MicroNcu(u64::try_from(self.ledger.book.balance(&Holder::Account(*account))).unwrap_or(0))
     }
 
+    /// Returns an account as it stands.
+    pub fn account(&self, account: &AccountId) -> AccountView {
+        let book = &self.ledger.book;
+        let totals = book.totals(account);
+        let amount = |signed: i64| MicroNcu(u64::try_from(signed).unwrap_or(0));
+        let fades = self.economy().is_some();
+        let next = self.next_fading_day();
+        AccountView {
+            account: *account,
+            balance: amount(totals.balance),
+            earned: amount(totals.earned),
+            spent: amount(totals.spent),
+            lost: amount(totals.lost),
+            floor: book.floor(account, self.now.day()),
+            caliber: self.donated_class(account, self.now),
+            faded_at: book.faded_at(account),
+            fades_at: fades.then(|| Timestamp::of_day(next)),
+            acceleration: self.tide.acceleration.factor,
+            expires_at: self.expires_at(account),
+            as_of: self.ledger.last(),
+            ledger_size: self.ledger.size(),
+            ledger_root: self.ledger.root(),
+            at: self.now,
+        }
+    }
+
+    /// Returns every account that ever had a posting, with its balance.
+    pub fn balances(&self) -> impl Iterator<Item = (AccountId, MicroNcu)> {
+        let accounts = self.ledger.book.accounts();
+        accounts.map(|(id, totals)| (*id, MicroNcu(u64::try_from(totals.balance).unwrap_or(0))))
+    }
+
     /// Returns the CID of a task's accepted result.
     pub fn result(&self, id: &TaskId) -> Option<Cid> {
         self.job_by_id(&id.job)?.tasks(id.stage)?.results.get(id.index)
@@ -324,6 +393,7 @@ impl Cell {
             awarded: job.awarded,
             reserved: MicroNcu(u64::try_from(reserved).unwrap_or(0)),
             reason,
+            forgotten: job.forgotten,
             failed_result: job.failed.and_then(|(stage, index)| job.tasks(stage)?.results.get(index)),
         }
     }

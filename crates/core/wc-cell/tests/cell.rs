@@ -49,6 +49,39 @@ fn a_single_task_with_one_replica_runs_and_is_paid() {
 }
 
 #[test]
+fn what_a_job_left_behind_is_let_go_once_when_its_time_is_over() {
+    let mut world = World::with_nodes(1);
+    world.want(0, 4);
+    let manifest = manifest(vec![stage("only", 1, 1)]);
+    let job = world.run(manifest.clone());
+    let [leased] = world.take(0)[..] else { panic!("one lease") };
+    world.report(0, world.result(0, leased, "x"));
+    let retention = world.cell.charter().expect("founded").retention;
+    let ended_at = world.cell.job(&job).expect("known").ended_at.expect("ended");
+    assert_eq!(world.cell.next_deadline(), Some(ended_at.plus(retention)));
+    let balance = world.cell.balance(&owner_key(0).account_id());
+    let ledger = world.cell.ledger_root();
+
+    world.pass(Millis(retention.0 - 1));
+    assert_eq!(world.tell(Event::Tick), [], "a moment too early");
+    assert!(!world.cell.job(&job).expect("known").forgotten);
+    world.pass(Millis(1));
+    assert_eq!(world.tell(Event::Tick), [Command::Forget { job, records: Vec::new() }]);
+    assert!(world.cell.job(&job).expect("known").forgotten);
+    world.pass(retention);
+    assert_eq!(world.tell(Event::Tick), [], "only once");
+    assert_eq!(world.cell.next_deadline(), None);
+
+    // What was earned stays, and nobody who kept the manifest can run it again at its submitter's cost.
+    assert_eq!(world.cell.balance(&owner_key(0).account_id()), balance);
+    assert_eq!(world.cell.ledger_root(), ledger);
+    let (again, refusals) = world.submit(manifest);
+    assert_eq!(again, Some(job));
+    assert_eq!(refusals[0].code, "WC-POLICY-003");
+    world.check_replay();
+}
+
+#[test]
 fn three_replicas_commit_then_reveal_then_agree() {
     let mut world = World::with_nodes(4);
     for number in 0..4 {
@@ -156,7 +189,7 @@ fn an_expired_lease_is_revoked_when_its_deadline_ticks() {
     world.at = deadline;
     world.tell(Event::Tick);
     assert_eq!(world.revoked.len(), 1);
-    assert_eq!(world.cell.next_deadline(), None);
+    assert_eq!(world.cell.next_deadline(), Some(midnight()), "nothing but the day");
     world.want(0, 1);
     assert_eq!(world.take(0).len(), 1, "the first lease");
     assert!(world.grants.is_empty(), "the node that let it expire waits for the other");
@@ -365,7 +398,7 @@ fn an_unsuccessful_exit_on_which_all_agree_fails_the_job() {
         assert!(world.revoked.contains(&(node_id(0), lease)));
     }
     assert_eq!(world.cell.balance(&owner_key(replicas[0].0).account_id()), MicroNcu(5), "the work was done");
-    assert_eq!(world.cell.next_deadline(), None);
+    assert_eq!(world.cell.next_deadline(), Some(midnight()), "nothing but the day");
     world.check_replay();
 }
 
@@ -617,7 +650,7 @@ fn a_deadline_ends_a_job_that_is_not_done() {
     world.pass(Millis(1000));
     world.tell(Event::Tick);
     assert_eq!((phase(&world, job), reason(&world, job).as_str()), (JobPhase::Failed, "its deadline passed"));
-    assert_eq!(world.cell.next_deadline(), None);
+    assert_eq!(world.cell.next_deadline(), Some(midnight()), "nothing but the day");
     world.check_replay();
 }
 

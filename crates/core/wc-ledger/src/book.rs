@@ -6,10 +6,15 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use wc_types::entry::{Entry, EntryKind, Holder, Posting};
-use wc_types::{AccountId, Class, Code, JobId};
+use wc_types::entry::{Decay, Entry, EntryKind, Holder, Posting};
+use wc_types::{AccountId, Class, Code, JobId, MicroNcu, Timestamp};
 
+use crate::earnings::Earnings;
+use crate::fade::Retained;
 use crate::pairs;
+
+/// Accounts that one look for decay passes over at most, whether they lose anything or not.
+const LOOKED_AT_MAX: usize = 65_536;
 
 /// An entry cannot be posted. The book is as it was.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -60,16 +65,44 @@ pub struct Totals {
     pub earned: i64,
     /// What its jobs ever cost it: set aside, less what came back.
     pub spent: i64,
+    /// What decay, reversal and expiry ever took.
+    pub lost: i64,
+}
+
+/// One account.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Account {
+    totals: Totals,
+    /// What it earned of late: its floor.
+    earnings: Earnings,
+    /// Day of its first posting or of the last decay that took something.
+    faded_on: u32,
+    /// Whether decay ever took something.
+    faded: bool,
+}
+
+/// What one day takes from some accounts, ready to be posted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fading {
+    /// Who loses, in order of accounts: what it had, its floor, and what it has afterwards.
+    pub accounts: Vec<(AccountId, Decay, MicroNcu)>,
+    /// The last account that was looked at, if there may be more behind it.
+    pub next: Option<AccountId>,
 }
 
 /// The balances of one cell.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Book {
-    /// Minus everything that was ever issued.
+    /// Minus everything that is outstanding.
     issuance: i64,
+    /// What withdrawn donors left behind.
+    public_good: i64,
+    /// What submitters paid with of late.
+    redeemed: Earnings,
     #[serde(with = "pairs")]
-    accounts: BTreeMap<AccountId, Totals>,
+    accounts: BTreeMap<AccountId, Account>,
     /// Open reserves; one that is used up is forgotten.
     #[serde(with = "pairs")]
     reserves: BTreeMap<JobId, i64>,
@@ -99,12 +132,12 @@ impl Book {
         for &(holder, amount) in &changes {
             next.push((holder, self.after(holder, amount, &entry.kind)?));
         }
+        let day = entry.at.day();
         for (holder, totals) in next {
             match holder {
                 Holder::Issuance => self.issuance = totals.balance,
-                Holder::Account(account) => {
-                    self.accounts.insert(account, totals);
-                }
+                Holder::PublicGood => self.public_good = totals.balance,
+                Holder::Account(account) => self.settle(account, totals, &entry.kind, day),
                 Holder::Reserve(job) if totals.balance == 0 => {
                     self.reserves.remove(&job);
                 }
@@ -113,13 +146,91 @@ impl Book {
                 }
             }
         }
+        if let EntryKind::TaskAccepted { job, .. } = &entry.kind {
+            let paid = changes.iter().find(|(holder, _)| *holder == Holder::Reserve(*job));
+            let paid = paid.map_or(0, |&(_, amount)| u64::try_from(-amount).unwrap_or(0));
+            self.redeemed.add(day, paid);
+        }
         Ok(())
+    }
+
+    /// Writes an account's new totals and what they mean for its floor.
+    fn settle(&mut self, id: AccountId, totals: Totals, kind: &EntryKind, day: u32) {
+        let account =
+            self.accounts.entry(id).or_insert_with(|| Account { faded_on: day, ..Account::default() });
+        let change = totals.earned - account.totals.earned;
+        account.earnings.add(day, u64::try_from(change).unwrap_or(0));
+        match kind {
+            EntryKind::CreditDecayed { day, .. } => {
+                account.faded_on = *day;
+                account.faded = true;
+            }
+            EntryKind::CreditReversed { .. } => {
+                account.earnings.take_back(totals.lost.abs_diff(account.totals.lost));
+            }
+            EntryKind::CellFounded { .. }
+            | EntryKind::NodeJoined { .. }
+            | EntryKind::NodeStanding { .. }
+            | EntryKind::JobAdmitted { .. }
+            | EntryKind::TaskAccepted { .. }
+            | EntryKind::JobEnded { .. }
+            | EntryKind::NodeLeft { .. }
+            | EntryKind::CreditExpired { .. } => {}
+        }
+        account.totals = totals;
+    }
+
+    /// Returns what `day` takes from the accounts after `after`, at most `limit` of them that lose something.
+    ///
+    /// Posting it is one or several [`EntryKind::CreditDecayed`] entries; the book itself does not change here.
+    pub fn fading(&self, after: Option<&AccountId>, day: u32, retained: Retained, limit: usize) -> Fading {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let from = after.map_or(Unbounded, Excluded);
+        let mut fading = Fading::default();
+        for (looked_at, (id, account)) in (1..).zip(self.accounts.range((from, Unbounded))) {
+            let before = MicroNcu(u64::try_from(account.totals.balance).unwrap_or(0));
+            if before.0 > 0 && account.faded_on < day {
+                let floor = MicroNcu(account.earnings.trailing(day));
+                let left = retained.above(before, floor);
+                if left < before {
+                    fading.accounts.push((*id, Decay { before, floor }, left));
+                }
+            }
+            if fading.accounts.len() >= limit || looked_at >= LOOKED_AT_MAX {
+                fading.next = Some(*id);
+                break;
+            }
+        }
+        fading
+    }
+
+    /// Returns what `account` may not fade below on `day`: what it earned in the trailing 30 days (CRD-05).
+    pub fn floor(&self, account: &AccountId, day: u32) -> MicroNcu {
+        MicroNcu(self.accounts.get(account).map_or(0, |account| account.earnings.trailing(day)))
+    }
+
+    /// Returns when decay last took something from `account`.
+    pub fn faded_at(&self, account: &AccountId) -> Option<Timestamp> {
+        let account = self.accounts.get(account)?;
+        account.faded.then(|| Timestamp::of_day(account.faded_on))
+    }
+
+    /// Returns what accounts and reserves hold together.
+    pub fn outstanding(&self) -> u64 {
+        let outstanding = -i128::from(self.issuance) - i128::from(self.public_good);
+        u64::try_from(outstanding).unwrap_or(0)
+    }
+
+    /// Returns what submitters paid with in the 30 days before `day`.
+    pub fn redeemed(&self, day: u32) -> u64 {
+        self.redeemed.trailing(day)
     }
 
     /// Returns what `holder` holds, in micro-NCU.
     pub fn balance(&self, holder: &Holder) -> i64 {
         match holder {
             Holder::Issuance => self.issuance,
+            Holder::PublicGood => self.public_good,
             Holder::Account(account) => self.totals(account).balance,
             Holder::Reserve(job) => self.reserves.get(job).copied().unwrap_or(0),
         }
@@ -127,19 +238,19 @@ impl Book {
 
     /// Returns what `account` holds, earned and spent; zeros for one that never had a posting.
     pub fn totals(&self, account: &AccountId) -> Totals {
-        self.accounts.get(account).copied().unwrap_or_default()
+        self.accounts.get(account).map(|account| account.totals).unwrap_or_default()
     }
 
     /// Returns every account that ever had a posting, in order.
     pub fn accounts(&self) -> impl Iterator<Item = (&AccountId, &Totals)> {
-        self.accounts.iter()
+        self.accounts.iter().map(|(id, account)| (id, &account.totals))
     }
 
     /// Returns the sum over all holders, which is zero (invariant LEDGER-1).
     pub fn total(&self) -> i128 {
-        let accounts: i128 = self.accounts.values().map(|totals| i128::from(totals.balance)).sum();
+        let accounts: i128 = self.accounts.values().map(|account| i128::from(account.totals.balance)).sum();
         let reserves: i128 = self.reserves.values().map(|&balance| i128::from(balance)).sum();
-        i128::from(self.issuance) + accounts + reserves
+        i128::from(self.issuance) + i128::from(self.public_good) + accounts + reserves
     }
 
     /// Returns what `holder` would have after `amount`.
@@ -153,17 +264,22 @@ impl Book {
         let Holder::Account(account) = holder else {
             return Ok(Totals { balance: fit(changed)?, ..Totals::default() });
         };
-        let Totals { earned, spent, .. } = self.totals(&account);
-        let (mut earned, mut spent) = (i128::from(earned), i128::from(spent));
+        let Totals { earned, spent, lost, .. } = self.totals(&account);
+        let (mut earned, mut spent, mut lost) = (i128::from(earned), i128::from(spent), i128::from(lost));
         match kind {
             EntryKind::TaskAccepted { .. } if amount > 0 => earned += amount,
             EntryKind::TaskAccepted { .. } | EntryKind::JobAdmitted { .. } | EntryKind::JobEnded { .. } => {
                 spent -= amount;
             }
-            EntryKind::CellFounded { .. } | EntryKind::NodeJoined { .. } | EntryKind::NodeStanding { .. } => {
-            }
+            EntryKind::CreditDecayed { .. }
+            | EntryKind::CreditReversed { .. }
+            | EntryKind::CreditExpired { .. } => lost -= amount,
+            EntryKind::CellFounded { .. }
+            | EntryKind::NodeJoined { .. }
+            | EntryKind::NodeStanding { .. }
+            | EntryKind::NodeLeft { .. } => {}
         }
-        Ok(Totals { balance: fit(changed)?, earned: fit(earned)?, spent: fit(spent)? })
+        Ok(Totals { balance: fit(changed)?, earned: fit(earned)?, spent: fit(spent)?, lost: fit(lost)? })
     }
 }
 

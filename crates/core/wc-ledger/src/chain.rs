@@ -93,7 +93,11 @@ pub fn check_link(previous: Option<&Entry>, next: &Entry) -> Result<(), LinkFaul
         | EntryKind::NodeStanding { .. }
         | EntryKind::JobAdmitted { .. }
         | EntryKind::TaskAccepted { .. }
-        | EntryKind::JobEnded { .. } => previous.is_some(),
+        | EntryKind::JobEnded { .. }
+        | EntryKind::CreditDecayed { .. }
+        | EntryKind::CreditReversed { .. }
+        | EntryKind::NodeLeft { .. }
+        | EntryKind::CreditExpired { .. } => previous.is_some(),
     };
     if founds { Ok(()) } else { Err(LinkFault::WrongFounding { index }) }
 }

@@ -25,6 +25,9 @@ pub mod book;
 pub mod chain;
 pub mod checkpoint;
 pub mod cosign;
+pub mod earnings;
+pub mod fade;
+pub mod history;
 pub mod issue;
 pub mod merkle;
 pub mod note;
@@ -38,18 +41,20 @@ pub mod witness;
 
 pub use anchor::{AnchorFile, AnchorKey, AnchorReport, verify_anchor};
 pub use audit::{AuditFault, Audited, Auditor};
-pub use book::{Book, PostError, Totals};
+pub use book::{Book, Fading, PostError, Totals};
 pub use chain::{LinkFault, check_link, leaf_bytes, leaf_hash};
 pub use checkpoint::{Checkpoint, CheckpointError, cell_key, origin};
 pub use cosign::{Cosignature, CosignatureError, check_cosignature, cosign, cosignatures, witness_key_text};
+pub use fade::{Acceleration, Retained};
+pub use history::{Audit, HistoryFault, HistoryReport, Remembered};
 pub use issue::{ReceiptParts, VerdictFault, award_postings, issue};
 pub use merkle::{EMPTY_ROOT, Hash, Tree, hash_leaf, hash_node};
 pub use note::{Note, NoteError, NoteSignature, VerifierKey};
-pub use price::price;
+pub use price::{Compute, Work, downgrade_refund, price};
 pub use proof::{
     ProofError, consistency_proof, inclusion_proof, root_at, verify_consistency, verify_inclusion,
 };
 pub use rekor::{LogEntry, RekorError, TrustedRoot, verify_entry};
 pub use tile::{Bundle, HashTile, Tile, TileError, TileSource, check_tile, hash_from_tiles};
 pub use verify::{Anchors, ReceiptFault, ReceiptReport, Seen, Step, decode_receipt, verify_receipt};
-pub use witness::{Evidence, EvidenceError, Finding, WitnessFault, consider};
+pub use witness::{Evidence, EvidenceError, Finding, WitnessFault, consider, published_key};

@@ -32,8 +32,6 @@ pub const TILE_LEVEL_MAX: u8 = 7;
 
 /// Longest leaf that an entry bundle can hold.
 pub const LEAF_BYTES_MAX: usize = 0xffff;
-/// Longest entry bundle: a full one of the longest leaves.
-pub const BUNDLE_BYTES_MAX: usize = TILE_WIDTH as usize * (LEAF_BYTES_MAX + 2);
 
 /// Text or bytes are not those of a tile.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -107,16 +105,6 @@ impl Tile {
         let first = index.checked_mul(u64::from(TILE_WIDTH))?;
         let hashes = (size >> (level * TILE_HEIGHT)).checked_sub(first).filter(|&hashes| hashes > 0)?;
         Some(Self { level, index, width: hashes.min(u64::from(TILE_WIDTH)) as u16 })
-    }
-
-    /// Returns the tile of a log of `size` entries that holds the hash of tree level `level` at `index`, if `level` is
-    /// one that tiles hold and the log has that hash.
-    pub fn holding(level: u8, index: u64, size: u64) -> Option<Self> {
-        if !level.is_multiple_of(TILE_HEIGHT) {
-            return None;
-        }
-        Self::of_log(level / TILE_HEIGHT, index / u64::from(TILE_WIDTH), size)
-            .filter(|tile| index % u64::from(TILE_WIDTH) < u64::from(tile.width))
     }
 
     /// Returns the tile level.
@@ -446,13 +434,10 @@ mod tests {
             for tile in (0..).map_while(|index| Tile::of_log(level, index, size)) {
                 for (level, index) in tile.hashes() {
                     assert!(stored.remove(&(level, index)), "{tile} holds {level}/{index}");
-                    assert_eq!(Tile::holding(level, index, size), Some(tile));
                 }
             }
         }
         assert!(stored.is_empty());
-        assert_eq!(Tile::holding(0, size, size), None);
-        assert_eq!(Tile::holding(1, 0, size), None);
     }
 
     proptest! {

@@ -18,7 +18,7 @@ use wc_types::{CanonicalError, CellId, Class, Code, SignError, Signed, from_cano
 
 use crate::checkpoint::{Checkpoint, CheckpointError, cell_key};
 use crate::merkle::Hash;
-use crate::note::Note;
+use crate::note::{Note, VerifierKey};
 use crate::proof::verify_consistency;
 
 /// A checkpoint cannot be cosigned.
@@ -93,9 +93,15 @@ pub fn consider(
     }
 }
 
+/// Returns the key that signs the checkpoints of the cell that `founding` founds: for the publisher, the witness, the
+/// auditor and whoever checks evidence the one place that says which.
+pub fn published_key(founding: &Signed<Founding>) -> VerifierKey {
+    cell_key(&cell_id(founding), founding.coordinator.0)
+}
+
 /// Opens a note as a checkpoint of the cell that `founding` founds.
 fn open(founding: &Signed<Founding>, note: &Note) -> Result<Checkpoint, CheckpointError> {
-    Checkpoint::open(note, &cell_key(&cell_id(founding), founding.coordinator.0))
+    Checkpoint::open(note, &published_key(founding))
 }
 
 /// Two checkpoints of one cell that do not fit, as a file that anybody can check.

@@ -34,12 +34,14 @@ pub const UNKNOWN_JOB: Code = Code::new("WC-POLICY-014", Class::Caller);
 pub const NOT_SUBMITTER: Code = Code::new("WC-POLICY-015", Class::Caller);
 /// The job has ended.
 pub const ENDED: Code = Code::new("WC-POLICY-016", Class::Conflict);
+/// A class of hardware is redeemed that the submitter's credit was not earned with (E-41: insufficient credits).
+pub const CALIBER: Code = Code::new("WC-POLICY-017", Class::Exhausted);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const ALL: [Code; 16] = [
+    const ALL: [Code; 17] = [
         MALFORMED,
         WRONG_SIGNER,
         DUPLICATE,
@@ -56,6 +58,7 @@ mod tests {
         UNKNOWN_JOB,
         NOT_SUBMITTER,
         ENDED,
+        CALIBER,
     ];
 
     #[test]

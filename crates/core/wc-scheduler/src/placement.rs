@@ -7,7 +7,7 @@ use std::fmt;
 
 use wc_types::entry::Standing;
 use wc_types::manifest::{Placement, WorkClass};
-use wc_types::node::{Locality, TrustTier};
+use wc_types::node::{CaliberClass, Locality, TrustTier};
 use wc_types::{AccountId, Bytes, NodeId};
 
 /// What a stage requires of every node that runs it.
@@ -23,6 +23,8 @@ pub struct Requirement {
     pub replicas: u8,
     /// How far apart they run.
     pub placement: Placement,
+    /// Class of hardware that every node must have at least; none if any will do.
+    pub caliber_min: Option<CaliberClass>,
     /// Least replicas on nodes without evidence of their own; 1 where the cell's owner declares its nodes trusted.
     pub t0_replicas_min: u8,
 }
@@ -55,6 +57,8 @@ pub struct Candidate<'a> {
     pub slots: u16,
     /// Cores it offers.
     pub cpu_cores: u32,
+    /// Class of its hardware.
+    pub caliber: CaliberClass,
     /// Most memory of one guest.
     pub guest_memory_max: Bytes,
     /// Classes its owner consents to.
@@ -88,6 +92,13 @@ pub enum Reason {
         needed_millicores: u32,
         /// Cores it offers.
         offered: u32,
+    },
+    /// Its hardware is of a lower class than the submitter asks for in return for its own (SCH-25).
+    Caliber {
+        /// The least class that will do.
+        needed: CaliberClass,
+        /// Its own.
+        offered: CaliberClass,
     },
     /// It runs no guests.
     NoSlots,
@@ -136,6 +147,9 @@ impl fmt::Display for Reason {
             Self::Cores { needed_millicores, offered } => {
                 write!(f, "has {offered} cores, the task needs {needed_millicores}/1000 of one")
             }
+            Self::Caliber { needed, offered } => {
+                write!(f, "has hardware of class {offered:?}, the job redeems class {needed:?}")
+            }
             Self::NoSlots => f.write_str("runs no guests"),
             Self::WeakEvidence { replicas_min } => {
                 write!(f, "has no hardware evidence, so a task needs at least {replicas_min} replicas")
@@ -182,6 +196,9 @@ pub fn may_run(candidate: &Candidate<'_>, needs: &Requirement) -> Result<(), Rea
     }
     if needs.cpu_millicores > candidate.cpu_cores.saturating_mul(1000) {
         return Err(Reason::Cores { needed_millicores: needs.cpu_millicores, offered: candidate.cpu_cores });
+    }
+    if let Some(needed) = needs.caliber_min.filter(|needed| candidate.caliber < *needed) {
+        return Err(Reason::Caliber { needed, offered: candidate.caliber });
     }
     if candidate.slots == 0 {
         return Err(Reason::NoSlots);
@@ -247,6 +264,7 @@ mod tests {
         cpu_millicores: 1000,
         replicas: 3,
         placement: Placement::Lan,
+        caliber_min: None,
         t0_replicas_min: 1,
     };
 
@@ -257,6 +275,7 @@ mod tests {
         tier: TrustTier::T0,
         slots: 4,
         cpu_cores: 4,
+        caliber: CaliberClass::C1,
         guest_memory_max: Bytes(1 << 30),
         consents: &WorkClass::ALL,
     };
@@ -272,7 +291,12 @@ mod tests {
 
     #[test]
     fn every_hard_requirement_has_its_own_words() {
-        let table: [(Candidate<'_>, Requirement, &str); 8] = [
+        let table: [(Candidate<'_>, Requirement, &str); 9] = [
+            (
+                FIT,
+                Requirement { caliber_min: Some(CaliberClass::C2), ..NEEDS },
+                "has hardware of class C1, the job redeems class C2",
+            ),
             (Candidate { online: false, ..FIT }, NEEDS, "is not connected"),
             (Candidate { paused: true, ..FIT }, NEEDS, "is paused by its owner"),
             (Candidate { standing: Standing::Quarantined, ..FIT }, NEEDS, "is quarantined for wrong results"),

@@ -102,6 +102,23 @@ impl Table {
         })
     }
 
+    /// Walks the entries from the key `from` to before the key `end`, in key order.
+    ///
+    /// # Errors
+    /// Each item is an error when the disk cannot be read.
+    pub fn between(
+        &self,
+        from: &[u8],
+        end: &[u8],
+    ) -> impl DoubleEndedIterator<Item = Result<(Vec<u8>, Vec<u8>), StoreError>> + use<> {
+        // The engine panics on a range that ends before it begins.
+        let end = end.max(from);
+        self.keyspace.range(from.to_vec()..end.to_vec()).map(|entry| {
+            let (key, value) = entry.into_inner().map_err(read_failed)?;
+            Ok((key.to_vec(), value.to_vec()))
+        })
+    }
+
     /// Removes every entry, for a rebuild.
     ///
     /// # Errors

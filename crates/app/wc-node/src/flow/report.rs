@@ -205,3 +205,14 @@ pub(crate) fn pin_result(store: &Store, job: &JobId, result: &Cid) {
         pin(cid);
     }
 }
+
+/// Lets go of a result that was pinned for a job; it stays until room is needed.
+pub(crate) fn unpin_result(store: &Store, job: &JobId, result: &Cid) {
+    let owner = job.to_string();
+    let record = result_record(store, result, true).or_else(|| result_record(store, result, false));
+    for cid in record.iter().flat_map(result_blobs).chain([result]) {
+        if let Err(error) = blobs::unpin(store, cid, &owner) {
+            tracing::warn!(%job, %cid, %error, "an old result cannot be unpinned");
+        }
+    }
+}

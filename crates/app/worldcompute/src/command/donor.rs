@@ -1,13 +1,14 @@
 //! `donor status|pause|resume|leave|credits`.
 
 use serde_json::json;
+use wc_proto::api::Request;
 use wc_proto::api::view::{DonorView, WitnessView};
-use wc_proto::api::{CellRequest, Request, Response};
 use wc_types::Millis;
 
 use crate::amount::{show_ago, show_duration, show_ncu, show_ppm, show_size};
 use crate::cli::DonorCommand;
-use crate::client::{Node, unexpected};
+use crate::client::Node;
+use crate::command::credits;
 use crate::config::Context;
 use crate::{identity, json, say};
 
@@ -16,7 +17,7 @@ pub async fn run(context: &Context, command: &DonorCommand) -> anyhow::Result<()
     let mut node = Node::connect(&context.dir).await?;
     let done = match command {
         DonorCommand::Status => return status(context, &mut node).await,
-        DonorCommand::Credits => return credits(context, &mut node).await,
+        DonorCommand::Credits(args) => return credits::run(context, &mut node, args).await,
         DonorCommand::Pause => {
             node.tell(Request::Pause).await?;
             "paused: guests are frozen, and no more work is taken"
@@ -100,17 +101,4 @@ fn show(view: &DonorView) -> anyhow::Result<()> {
         table.add_row([&*defence.name, if defence.active { "yes" } else { "NO" }, &*defence.detail]);
     }
     Ok(say::rows(&table, "no sandbox is set up: this node runs no guests")?)
-}
-
-async fn credits(context: &Context, node: &mut Node) -> anyhow::Result<()> {
-    let account = identity::owner_key(context)?.account_id();
-    let balance = match node.cell(CellRequest::Balance { account }).await? {
-        Response::Balance(balance) => balance,
-        other => return Err(unexpected("Balance", &other)),
-    };
-    if context.json {
-        let value = json!({ "account": account.to_string(), "balance_micro_ncu": balance });
-        return Ok(say::json(&value)?);
-    }
-    Ok(say::pairs(&[("account", account.to_string()), ("balance", show_ncu(balance))])?)
 }

@@ -12,8 +12,8 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 use wc_api::log::{LogReadError, LogReader};
 use wc_ledger::{
-    Auditor, Checkpoint, Cosignature, Evidence, Finding, Hash, HashTile, Note, Tile, TileSource, cell_key,
-    consistency_proof, cosignatures, hash_from_tiles, verify_consistency,
+    Auditor, Checkpoint, Cosignature, Evidence, Finding, Hash, HashTile, Note, Tile, TileSource,
+    consistency_proof, cosignatures, hash_from_tiles, published_key, verify_consistency,
 };
 use wc_types::charter::{Founding, cell_id};
 use wc_types::{CellId, Cid, Class, Code, Refusal, Signed, Timestamp, from_canonical, record_cid};
@@ -21,6 +21,7 @@ use wc_types::{CellId, Cid, Class, Code, Refusal, Signed, Timestamp, from_canoni
 use crate::amount::{show_ago, show_ncu};
 use crate::cli::LedgerCommand;
 use crate::client::{Failure, Node};
+use crate::command::replay;
 use crate::config::Context;
 use crate::exit::Unproved;
 use crate::progress::Progress;
@@ -38,6 +39,7 @@ pub async fn run(context: &Context, command: &LedgerCommand) -> anyhow::Result<(
         LedgerCommand::Verify { ledger, checkpoint } => verify(context, ledger, checkpoint.as_deref()).await,
         LedgerCommand::Evidence { file } => evidence(context, file),
         LedgerCommand::Anchors(args) => anchors::run(context, args).await,
+        LedgerCommand::Replay => replay::run(context),
     }
 }
 
@@ -83,7 +85,7 @@ impl Head {
         founding.signed_by(&founding.coordinator.0).map_err(|error| wrong(&error))?;
         let cell = cell_id(&founding);
         let note = Note::parse(text).map_err(|error| told(error.code(), "the checkpoint", &error))?;
-        let checkpoint = Checkpoint::open(&note, &cell_key(&cell, founding.coordinator.0))
+        let checkpoint = Checkpoint::open(&note, &published_key(&founding))
             .map_err(|error| told(error.code(), "the checkpoint", &error))?;
         let (witnesses, others) = cosignatures(&note, &checkpoint.origin)
             .map_err(|error| told(error.code(), "the checkpoint", &error))?;
@@ -113,7 +115,7 @@ impl Head {
             "root": data_encoding::BASE64.encode(&self.checkpoint.root),
             "head_entry": entry.map(|cid| cid.to_string()),
             "signers": { "signed": 1, "required": 1, "of": 1 },
-            "key": cell_key(&self.cell, self.founding.coordinator.0).to_string(),
+            "key": published_key(&self.founding).to_string(),
             "witnesses": witnesses.collect::<Vec<_>>(),
             "unknown_signers": self.unknown,
             "checkpoint": self.note.to_string(),
@@ -127,7 +129,7 @@ impl Head {
             ("root", data_encoding::BASE64.encode(&self.checkpoint.root)),
             ("last entry", entry.map_or_else(|| "none".to_owned(), |cid| cid.to_string())),
             ("signed by", format!("1 of 1 coordinators, {}", self.founding.coordinator)),
-            ("key", cell_key(&self.cell, self.founding.coordinator.0).to_string()),
+            ("key", published_key(&self.founding).to_string()),
             ("witnesses", self.witnesses.len().to_string()),
         ])?;
         for one in &self.witnesses {

@@ -33,6 +33,7 @@ pub async fn run(context: &Context, args: &NodeArgs, manner: Manner) -> anyhow::
         join: settings.join,
         coordinate: settings.coordinate,
         trusted: settings.trusted,
+        keep_results: settings.keep_results,
         accept_direct: settings.accept_direct,
         slots: settings.slots,
         consents: settings.consents,

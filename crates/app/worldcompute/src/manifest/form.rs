@@ -22,9 +22,10 @@ use std::path::{Path, PathBuf};
 
 use wc_types::cid::Cid;
 use wc_types::manifest::{
-    Confidentiality, Output, Placement, PreemptClass, PriorityClass, REPLICAS_MAX, RETRIES_MAX, Resources,
-    STAGES_MAX, TASKS_MAX, WorkClass,
+    CaliberWish, Confidentiality, Output, Placement, PreemptClass, PriorityClass, REPLICAS_MAX, RETRIES_MAX,
+    Resources, STAGES_MAX, TASKS_MAX, WorkClass,
 };
+use wc_types::node::CaliberClass;
 use wc_types::{Bytes, Fuel, Timestamp};
 
 use super::draft::{Draft, InputDraft, InputFrom, Source, StageDraft};
@@ -91,6 +92,13 @@ const PREEMPTS: [(&str, PreemptClass); 3] = [
     ("yieldable", PreemptClass::Yieldable),
     ("checkpointable", PreemptClass::Checkpointable),
     ("restartable", PreemptClass::Restartable),
+];
+const CALIBERS: [(&str, CaliberClass); 5] = [
+    ("C0", CaliberClass::C0),
+    ("C1", CaliberClass::C1),
+    ("C2", CaliberClass::C2),
+    ("C3", CaliberClass::C3),
+    ("C4", CaliberClass::C4),
 ];
 const CHECKPOINTINGS: [(&str, PreemptClass); 2] =
     [("enabled", PreemptClass::Checkpointable), ("disabled", PreemptClass::Yieldable)];
@@ -355,7 +363,7 @@ fn resources(fields: &Fields<'_>, faults: &mut Faults) -> Resources {
     }
     let Some(node) = fields.find("resources") else { return resources };
     let path = fields.path_of("resources");
-    let known = ["cpu", "memory", "scratch", "stdout", "fuel", "gpu"];
+    let known = ["cpu", "memory", "scratch", "stdout", "fuel", "gpu", "caliber", "lower_caliber"];
     let Some(map) = Fields::open(node, &path, &known, faults) else { return resources };
     if let Some(gpu) = map.find("gpu") {
         faults.add(OUT_OF_RANGE, map.path_of("gpu"), "cannot be had in this release", gpu);
@@ -370,6 +378,9 @@ fn resources(fields: &Fields<'_>, faults: &mut Faults) -> Resources {
     resources.scratch = scratch.unwrap_or(resources.scratch);
     resources.stdout = stdout.unwrap_or(resources.stdout);
     resources.fuel = map.whole("fuel", 1..=u64::MAX, faults).map(Fuel);
+    let lower_accepted = map.flag("lower_caliber", faults).unwrap_or(false);
+    let class = map.choice("caliber", &CALIBERS, faults);
+    resources.caliber = class.map(|class| CaliberWish { class, lower_accepted });
     resources
 }
 

@@ -206,6 +206,7 @@ fn what_is_out_of_range_is_named() {
         "WC-FORM-005",
         "1 MiB to 4 GiB",
     );
+    bad("module: m.wasm\nresources: {caliber: C7}", "spec.resources.caliber", "WC-FORM-005", "C4");
     bad("module: m.wasm\nresources: {memory: big}", "spec.resources.memory", "WC-FORM-005", "256MiB");
     bad("module: m.wasm\nresources: {cpu: 0}", "spec.resources.cpu", "WC-FORM-005", "thousandths of a core");
     bad("module: m.wasm\nresources: {gpu: 1}", "spec.resources.gpu", "WC-FORM-005", "this release");

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use wc_types::manifest::WorkClass;
+use wc_types::node::CaliberClass;
 use wc_types::{AccountId, CellId, Cid, JobId, LeaseId, NodeId, Timestamp};
 
 /// Phase of a job as clients see it (WFL-07).
@@ -272,6 +273,41 @@ pub struct NodeView {
     pub consents: Vec<WorkClass>,
     /// Version of its agent.
     pub agent_version: String,
+}
+
+/// One account (CRD-03).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccountView {
+    /// Whose.
+    pub identity_id: AccountId,
+    /// What it may spend, in micro-NCU.
+    pub balance_micro_ncu: u64,
+    /// The last entry of the ledger that this takes into account.
+    pub as_of_entry_id: Option<Cid>,
+    /// When the cell last heard of anything.
+    pub as_of_timestamp: Timestamp,
+    /// Entries of the ledger.
+    pub ledger_size: u64,
+    /// Class of hardware that this credit was earned with of late.
+    pub caliber_class: Option<CaliberClass>,
+    /// Micro-NCU earned per day in the trailing 30 days.
+    pub trailing_30d_earn_rate: u64,
+    /// What decay does not take the balance below, in micro-NCU.
+    pub decay_floor_micro_ncu: u64,
+    /// When decay last took something from this account.
+    pub last_decay_applied_at: Option<Timestamp>,
+    /// When credit fades next in this cell; none if it never does.
+    pub next_decay_at: Option<Timestamp>,
+    /// How much faster than its half-life credit fades now, in parts per million.
+    pub acceleration_ppm: u32,
+    /// What accepted tasks ever paid it, in micro-NCU.
+    pub earned: u64,
+    /// What its jobs ever cost it, with what is set aside now, in micro-NCU.
+    pub spent: u64,
+    /// What decay, reversal and expiry ever took, in micro-NCU.
+    pub lost: u64,
+    /// When the credit expires, if the donor has withdrawn.
+    pub expires_at: Option<Timestamp>,
 }
 
 /// This machine.

@@ -15,6 +15,11 @@ use wc_types::*;
 /// A moment in 2027.
 pub(crate) const START: Timestamp = Timestamp(1_800_000_000_000_000);
 
+/// The first moment at which credit fades.
+pub(crate) fn midnight() -> Timestamp {
+    Timestamp::of_day(START.day() + 1)
+}
+
 pub(crate) fn key(kind: u8, number: u8) -> SigningKey {
     let mut seed = [kind; 32];
     seed[0] = number;
@@ -174,6 +179,7 @@ impl World {
                 | Command::Stage { .. }
                 | Command::Keep { .. }
                 | Command::Decide { .. }
+                | Command::Forget { .. }
                 | Command::JobEnded { .. } => {}
             }
         }

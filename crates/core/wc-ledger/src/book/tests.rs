@@ -48,8 +48,8 @@ fn credit_moves_and_the_sum_stays_zero() {
     assert_eq!(book.balance(&BOB), 40);
     assert_eq!(book.balance(&Holder::Issuance), -100);
     assert_eq!(book.balance(&Holder::Reserve(JOB)), 0);
-    assert_eq!(book.totals(&AccountId([1; 32])), Totals { balance: 60, earned: 100, spent: 40 });
-    assert_eq!(book.totals(&AccountId([2; 32])), Totals { balance: 40, earned: 40, spent: 0 });
+    assert_eq!(book.totals(&AccountId([1; 32])), Totals { balance: 60, earned: 100, spent: 40, lost: 0 });
+    assert_eq!(book.totals(&AccountId([2; 32])), Totals { balance: 40, earned: 40, spent: 0, lost: 0 });
     assert_eq!(book.total(), 0);
     assert!(book.reserves.is_empty(), "a used reserve is forgotten");
     assert_eq!(book.accounts().count(), 2);

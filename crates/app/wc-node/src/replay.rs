@@ -1,0 +1,242 @@
+//! The journal, replayed from its first fact, and compared with everything that was kept beside it.
+//!
+//! The journal is the state. Snapshots, ledger entries, the hashes of the log and the balances only follow from it, so a
+//! difference means that somebody, or a failing disk, changed one of them.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use wc_cell::{Cell, Command, Fact};
+use wc_ledger::{Book, Tree, leaf_hash};
+use wc_store::{JournalError, Row, Store, StoreConfig, StoreError};
+use wc_types::CellId;
+use wc_types::cid::sha256;
+use wc_types::entry::{Entry, Holder};
+
+use crate::archive::{Archive, ArchiveError};
+use crate::clock;
+use crate::view::hex;
+
+/// Facts between two reports of progress.
+const PROGRESS_FACTS: u64 = 4096;
+/// Differences that are told; a store that was replaced differs everywhere.
+const DIFFERENCES_MAX: usize = 20;
+
+/// The journal cannot be replayed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReplayError {
+    /// There is nothing to replay here.
+    #[error("{dir} has no journal: only the machine that coordinates a cell keeps one")]
+    NoJournal {
+        /// Where.
+        dir: String,
+    },
+    /// The store cannot be used.
+    #[error("the store cannot be opened")]
+    Store(#[from] StoreError),
+    /// A row is damaged, missing or cannot be read; the cause names it.
+    #[error("the journal cannot be read")]
+    Journal(#[from] JournalError),
+    /// A row is not a fact of this version.
+    #[error("row {seq} of the journal is not a fact: {reason}")]
+    Fact {
+        /// Its number.
+        seq: u64,
+        /// What the decoder said.
+        reason: String,
+    },
+    /// What is kept beside the journal cannot be read.
+    #[error("what is kept beside the journal cannot be read")]
+    Archive(#[from] ArchiveError),
+}
+
+/// What a replay came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplayReport {
+    /// The cell.
+    pub cell: CellId,
+    /// Facts that were replayed.
+    pub facts: u64,
+    /// Time that reading, decoding and applying them took.
+    pub replayed_in: Duration,
+    /// Ledger entries that followed from them.
+    pub entries: u64,
+    /// Root of the ledger, in hexadecimal.
+    pub ledger_root: String,
+    /// SHA-256 of the state, in hexadecimal.
+    pub state_hash: String,
+    /// Accounts that ever had a posting.
+    pub accounts: u64,
+    /// What accounts, reserves and the public good hold together, in micro-NCU.
+    pub outstanding: i64,
+    /// The fact of the newest snapshot, if there is one of this release.
+    pub snapshot: Option<u64>,
+    /// What is not as the journal says, in sentences; empty when everything is.
+    pub differences: Vec<String>,
+    /// Differences beyond those that are told.
+    pub untold: u64,
+}
+
+impl ReplayReport {
+    fn differs(&mut self, what: String) {
+        if self.differences.len() < DIFFERENCES_MAX {
+            self.differences.push(what);
+        } else {
+            self.untold += 1;
+        }
+    }
+}
+
+/// Replays the journal of a store that no node is using, and compares.
+///
+/// - `dir`: the store's directory
+/// - `progress`: told how many facts of how many are done
+///
+/// # Errors
+/// [`ReplayError`] where the journal itself cannot be read; a difference is no error but part of the report.
+pub fn replay(dir: &Path, mut progress: impl FnMut(u64, u64)) -> Result<ReplayReport, ReplayError> {
+    let no_journal = || ReplayError::NoJournal { dir: dir.display().to_string() };
+    if !dir.is_dir() {
+        return Err(no_journal());
+    }
+    let store = Store::open(StoreConfig::new(dir.to_owned(), u64::MAX, Arc::new(|| clock::now().0)))?;
+    let total = store.journal().next_seq().ok_or_else(no_journal)?;
+    let archive = Archive::open(&store)?;
+    let snapshot = store.journal().latest_snapshot()?;
+    let mut checks = Checks::new(archive);
+    let (mut cell, mut commands) = (Cell::empty(), Vec::new());
+    let mut rows = store.journal().replay(0)?;
+    let mut done = 0;
+    loop {
+        let begun = Instant::now();
+        let mut batch = Vec::new();
+        let mut at_snapshot = false;
+        for row in rows.by_ref() {
+            let Row { seq, bytes } = row?;
+            let fact: Fact = wc_proto::frame::decode(&bytes)
+                .map_err(|error| ReplayError::Fact { seq, reason: error.to_string() })?;
+            cell.apply(&fact, &mut commands);
+            batch.append(&mut commands);
+            done += 1;
+            at_snapshot = snapshot.as_ref().is_some_and(|snapshot| snapshot.seq == seq);
+            if done % PROGRESS_FACTS == 0 || at_snapshot {
+                break;
+            }
+        }
+        checks.report.replayed_in += begun.elapsed();
+        let ended = !at_snapshot && done % PROGRESS_FACTS != 0 || done >= total;
+        for command in batch {
+            if let Command::Publish { entries } = command {
+                entries.iter().try_for_each(|entry| checks.entry(entry))?;
+            }
+        }
+        if let Some(snapshot) = snapshot.as_ref().filter(|_| at_snapshot) {
+            checks.snapshot(&cell, snapshot.seq, &snapshot.bytes);
+        }
+        progress(done, total);
+        if ended {
+            break;
+        }
+    }
+    checks.finish(&cell, done)
+}
+
+/// What is compared on the way.
+struct Checks {
+    archive: Archive,
+    /// The log as it follows from the journal.
+    tree: Tree,
+    /// Balances as they follow from the entries that are kept.
+    book: Book,
+    report: ReplayReport,
+}
+
+impl Checks {
+    fn new(archive: Archive) -> Self {
+        let report = ReplayReport {
+            cell: CellId([0; 32]),
+            facts: 0,
+            replayed_in: Duration::ZERO,
+            entries: 0,
+            ledger_root: String::new(),
+            state_hash: String::new(),
+            accounts: 0,
+            outstanding: 0,
+            snapshot: None,
+            differences: Vec::new(),
+            untold: 0,
+        };
+        Self { archive, tree: Tree::new(), book: Book::new(), report }
+    }
+
+    /// Compares a kept entry and the hashes that it completes with the entry that follows from the journal.
+    fn entry(&mut self, entry: &Entry) -> Result<(), ArchiveError> {
+        let index = entry.index;
+        match self.archive.entry(index) {
+            Ok(Some(kept)) if kept == *entry => {
+                if let Err(error) = self.book.apply(&kept) {
+                    self.report.differs(format!("entry {index} cannot be posted: {error}"));
+                }
+            }
+            Ok(Some(_)) => self.report.differs(format!("entry {index} is not what the journal says")),
+            Ok(None) => self.report.differs(format!("entry {index} is missing")),
+            Err(ArchiveError::Corrupt { .. }) => {
+                self.report.differs(format!("entry {index} does not decode"));
+            }
+            Err(error) => return Err(error),
+        }
+        let mut hashes = Vec::new();
+        self.tree.push_with(leaf_hash(entry), |level, position, hash| hashes.push((level, position, *hash)));
+        for (level, position, hash) in hashes {
+            if self.archive.tree_hash(level, position)? != Some(hash) {
+                let what =
+                    format!("hash {position} of level {level} of the log is not what the journal says");
+                self.report.differs(what);
+            }
+        }
+        Ok(())
+    }
+
+    fn snapshot(&mut self, cell: &Cell, seq: u64, bytes: &[u8]) {
+        if Cell::restore(bytes).is_err() {
+            // Of another release, or damaged: a start replays the journal instead, as this does.
+            self.report.differs(format!("the snapshot after fact {seq} is not of this release or damaged"));
+            return;
+        }
+        self.report.snapshot = Some(seq);
+        if sha256(bytes) != cell.state_hash() {
+            self.report
+                .differs(format!("the snapshot after fact {seq} is not the state that the journal gives"));
+        }
+    }
+
+    fn finish(mut self, cell: &Cell, facts: u64) -> Result<ReplayReport, ReplayError> {
+        let report = &mut self.report;
+        if self.archive.entry(cell.ledger_size())?.is_some() {
+            report.differs(format!("entry {} is more than the journal gives", cell.ledger_size()));
+        }
+        for (account, balance) in cell.balances() {
+            report.accounts += 1;
+            let kept = self.book.balance(&Holder::Account(account));
+            if u64::try_from(kept) != Ok(balance.0) {
+                let what = format!("{account} holds {} µNCU, its kept entries add up to {kept}", balance.0);
+                report.differs(what);
+            }
+        }
+        if self.book.total() != 0 {
+            report.differs(format!("the balances sum to {} µNCU, not to zero", self.book.total()));
+        }
+        if self.tree.root() != cell.ledger_root() {
+            report.differs("the root of the log is not that of its entries".to_owned());
+        }
+        report.cell = cell.id();
+        report.facts = facts;
+        report.entries = cell.ledger_size();
+        report.ledger_root = hex(&cell.ledger_root());
+        report.state_hash = hex(&cell.state_hash());
+        report.outstanding = self.book.balance(&Holder::Issuance).saturating_neg();
+        Ok(self.report)
+    }
+}

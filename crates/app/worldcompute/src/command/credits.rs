@@ -1,0 +1,533 @@
+//! `donor credits`: what the owner has, how it came about, and whether the ledger says the same.
+//!
+//! Verification is a list of named checks, in order. Each says what it found; one that needs an earlier one that failed
+//! is skipped. Nothing here believes the coordinator: every check is against a key or a number that this machine holds,
+//! or against what it saw before.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use data_encoding::HEXLOWER;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use wc_ledger::{Audit, Checkpoint, Hash, HistoryReport, Note, Remembered, cell_key, verify_consistency};
+use wc_proto::api::view::AccountView;
+use wc_proto::api::{AccountStatement, CellRequest, CreditRow, Response};
+use wc_types::charter::cell_id;
+use wc_types::code::{Class, Code};
+use wc_types::entry::{EntryKind, Holder, Posting};
+use wc_types::receipt::Verdict;
+use wc_types::{AccountId, CellId, MicroNcu, Refusal, Timestamp};
+
+use crate::amount::{show_ago, show_ncu};
+use crate::cli::CreditsArgs;
+use crate::client::{Failure, Node, unexpected};
+use crate::config::Context;
+use crate::exit::Unverified;
+use crate::progress::Progress;
+use crate::{identity, json, say};
+
+const UNVERIFIED: Code = Code::new("WC-CLI-020", Class::Peer);
+const NO_CELL: Code = Code::new("WC-CLI-021", Class::Caller);
+const MEMORY: Code = Code::new("WC-CLI-022", Class::Host);
+
+/// Shows balance and history, or verifies them.
+///
+/// # Errors
+/// When the cell cannot be asked; [`Unverified`] when something does not verify.
+pub async fn run(context: &Context, node: &mut Node, args: &CreditsArgs) -> anyhow::Result<()> {
+    let account = identity::owner_key(context)?.account_id();
+    if args.verify {
+        verify(context, node, account).await
+    } else {
+        history(context, node, account, args).await
+    }
+}
+
+async fn statement(node: &mut Node, account: AccountId, since: u64) -> anyhow::Result<AccountStatement> {
+    match node.cell(CellRequest::Account { account, since }).await? {
+        Response::Account(statement) => Ok(*statement),
+        other => Err(unexpected("Account", &other)),
+    }
+}
+
+// What the owner has and how it came about.
+
+async fn history(
+    context: &Context,
+    node: &mut Node,
+    account: AccountId,
+    args: &CreditsArgs,
+) -> anyhow::Result<()> {
+    let view = statement(node, account, 0).await?.view;
+    let request = CellRequest::Credits { account, before: args.before, limit: args.limit };
+    let (rows, next) = match node.cell(request).await? {
+        Response::Credits { rows, next } => (rows, next),
+        other => return Err(unexpected("Credits", &other)),
+    };
+    if context.json {
+        let rows: Vec<Value> = rows.iter().map(|row| row_json(row, account)).collect();
+        let value = json!({ "account": json::view(&view), "entries": rows, "next_before": next });
+        return Ok(say::json(&value)?);
+    }
+    show_account(&view)?;
+    say::data("")?;
+    let mut table = say::table(&["entry", "when", "what", "NCU", "job", "class", "verification"]);
+    let now = identity::now();
+    for row in &rows {
+        let (what, amount) = movement(row, account);
+        table.add_row([
+            row.entry.index.to_string(),
+            show_ago(row.entry.at, now),
+            what.to_owned(),
+            show_ncu(amount),
+            row.job.as_ref().map_or_else(String::new, |job| say::harmless(&job.name)),
+            row.job.as_ref().map_or("", |job| job.class.name()).to_owned(),
+            outcome(row),
+        ]);
+    }
+    say::rows(&table, "nothing was earned or spent yet")?;
+    if let Some(next) = next {
+        say::talk(format!("there is more: worldcompute donor credits --before {next}"));
+    }
+    Ok(())
+}
+
+fn show_account(view: &AccountView) -> anyhow::Result<()> {
+    let amount = |micro: u64| show_ncu(i64::try_from(micro).unwrap_or(i64::MAX));
+    let mut pairs = vec![
+        ("account", view.identity_id.to_string()),
+        ("balance", amount(view.balance_micro_ncu)),
+        (
+            "earned",
+            format!("{} in all, {} a day of late", amount(view.earned), amount(view.trailing_30d_earn_rate)),
+        ),
+        ("spent", format!("{}, with what is set aside now", amount(view.spent))),
+        ("faded", format!("{}, by decay, reversal or expiry", amount(view.lost))),
+        ("floor", format!("{}: decay takes no balance below it", amount(view.decay_floor_micro_ncu))),
+    ];
+    if let Some(class) = view.caliber_class {
+        pairs.push(("earned with", format!("hardware of class {class:?}")));
+    }
+    pairs.push((
+        "fades next",
+        view.next_decay_at.map_or_else(|| "never: this cell has no decay".to_owned(), |at| at.to_string()),
+    ));
+    if view.acceleration_ppm > 1_000_000 {
+        let percent = view.acceleration_ppm / 10_000;
+        pairs.push(("speed", format!("{percent} % of the usual: more is outstanding than is spent")));
+    }
+    if let Some(at) = view.expires_at {
+        pairs.push(("expires", at.to_string()));
+    }
+    Ok(say::pairs(&pairs)?)
+}
+
+/// Returns what an entry did to an account, in a word, and by how much.
+fn movement(row: &CreditRow, account: AccountId) -> (&'static str, i64) {
+    let sum = |wanted: fn(&Posting, AccountId) -> bool| {
+        let postings = row.entry.postings.iter().filter(|posting| wanted(posting, account));
+        postings.fold(0i64, |sum, posting| sum.saturating_add(posting.amount))
+    };
+    let own = sum(|posting, account| posting.holder == Holder::Account(account));
+    match row.entry.kind {
+        EntryKind::TaskAccepted { .. } if own != 0 => ("earned", own),
+        EntryKind::TaskAccepted { .. } => {
+            ("spent from reserve", sum(|posting, _| matches!(posting.holder, Holder::Reserve(_))))
+        }
+        EntryKind::JobAdmitted { .. } => ("reserved", own),
+        EntryKind::JobEnded { .. } => ("refunded", own),
+        EntryKind::CreditDecayed { .. } => ("decayed", own),
+        EntryKind::CreditReversed { .. } => ("reversed", own),
+        EntryKind::CreditExpired { .. } => ("expired", own),
+        EntryKind::CellFounded { .. }
+        | EntryKind::NodeJoined { .. }
+        | EntryKind::NodeStanding { .. }
+        | EntryKind::NodeLeft { .. } => ("", own),
+    }
+}
+
+/// Returns how a task was checked.
+fn outcome(row: &CreditRow) -> String {
+    let told = |verdict: &Verdict| {
+        let (agreed, dissented) = (verdict.agreeing.len(), verdict.dissenting.len());
+        match (verdict.replicas, dissented) {
+            (1, _) => "not compared: one replica was asked for".to_owned(),
+            (asked, 0) => format!("{agreed} of {asked} agreed"),
+            (asked, _) => format!("{agreed} of {asked} agreed, {dissented} did not"),
+        }
+    };
+    match (&row.verdict, &row.entry.kind) {
+        (Some(verdict), _) => told(verdict),
+        (None, EntryKind::JobEnded { end, .. }) => format!("job {end:?}").to_lowercase(),
+        (None, EntryKind::CreditReversed { node, .. }) => format!("{node} was convicted"),
+        (None, _) => String::new(),
+    }
+}
+
+fn row_json(row: &CreditRow, account: AccountId) -> Value {
+    let (what, amount) = movement(row, account);
+    json!({
+        "entry": row.entry.index,
+        "at": row.entry.at.to_string(),
+        "type": what,
+        "amount_micro_ncu": amount,
+        "job": row.job.as_ref().map(|job| job.job.to_string()),
+        "job_name": row.job.as_ref().map(|job| &job.name),
+        "job_class": row.job.as_ref().map(|job| job.class.name()),
+        "verification": outcome(row),
+        "replicas": row.verdict.as_ref().map(|verdict| verdict.replicas),
+        "agreed": row.verdict.as_ref().map(|verdict| verdict.agreeing.len()),
+        "dissented": row.verdict.as_ref().map(|verdict| verdict.dissenting.len()),
+    })
+}
+
+// Whether the ledger says the same.
+
+/// What one check found.
+struct Check {
+    /// Its name, in a word or two.
+    name: &'static str,
+    /// Whether it held; `None` when it was skipped.
+    held: Option<bool>,
+    /// What was found.
+    detail: String,
+    /// The entry that is wrong, if it is one.
+    entry: Option<u64>,
+    /// Code of the refusal.
+    code: Code,
+}
+
+/// The checks so far. A check that needs what a failed one would have found is skipped.
+#[derive(Default)]
+struct Checks(Vec<Check>);
+
+impl Checks {
+    /// Notes what a check found, and returns it if it held.
+    fn note<T>(&mut self, name: &'static str, found: Result<(T, String), Fault>) -> Option<T> {
+        let (held, detail, entry, code, value) = match found {
+            Ok((value, detail)) => (Some(true), detail, None, UNVERIFIED, Some(value)),
+            Err(fault) => (Some(false), fault.what, fault.entry, fault.code, None),
+        };
+        self.0.push(Check { name, held, detail, entry, code });
+        value
+    }
+
+    fn skip(&mut self, name: &'static str) {
+        let detail = "skipped: needs a check that failed".to_owned();
+        self.0.push(Check { name, held: None, detail, entry: None, code: UNVERIFIED });
+    }
+
+    fn hold(&self) -> bool {
+        self.0.iter().all(|check| check.held == Some(true))
+    }
+}
+
+/// Why a check did not hold.
+struct Fault {
+    what: String,
+    entry: Option<u64>,
+    code: Code,
+}
+
+impl Fault {
+    fn new(what: impl Into<String>) -> Self {
+        Self { what: what.into(), entry: None, code: UNVERIFIED }
+    }
+
+    fn caused(code: Code, error: &dyn std::error::Error) -> Self {
+        let mut what = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            what += &format!(": {cause}");
+            source = cause.source();
+        }
+        Self { what, entry: None, code }
+    }
+}
+
+async fn verify(context: &Context, node: &mut Node, account: AccountId) -> anyhow::Result<()> {
+    let cell = node.donor().await?.cell.ok_or_else(|| {
+        let refusal = Refusal::new(NO_CELL, "this machine belongs to no cell yet");
+        Failure(vec![refusal.hint("wait until 'worldcompute donor status' names one")])
+    })?;
+    let memory = Memory::file(context.dir.path(), &cell, &account);
+    let remembered = Memory::load(&memory)?;
+    let since = remembered.as_ref().map_or(0, |memory| memory.size);
+    let statement = statement(node, account, since).await?;
+    let mut checks = Checks::default();
+
+    let founding = checks.note("founding", check_founding(&statement, &cell));
+    let checkpoint = match founding {
+        Some(()) => checks.note("checkpoint", check_checkpoint(&statement, &cell)),
+        None => None,
+    };
+    let mut report = None;
+    if let Some(checkpoint) = &checkpoint {
+        checks.note(
+            "same log as before",
+            check_consistency(&statement, &cell, checkpoint, remembered.as_ref()),
+        );
+        let seen = remembered.as_ref().map(Memory::remembered).transpose()?;
+        let found = audit(node, account, &cell, &statement, checkpoint, seen).await?;
+        report = checks.note("entries and balance", found);
+    } else {
+        checks.skip("same log as before");
+        checks.skip("entries and balance");
+    }
+
+    let passed = checks.hold();
+    if let (true, Some(report)) = (passed, &report) {
+        Memory::new(&statement, &report.seen).save(&memory)?;
+    }
+    show_verification(context, &checks, checkpoint.as_ref(), report.as_ref())?;
+    if passed {
+        return Ok(());
+    }
+    let failed = checks.0.into_iter().filter(|check| check.held == Some(false));
+    let refusals = failed.map(|check| Refusal::new(check.code, format!("{}: {}", check.name, check.detail)));
+    Err(Unverified(refusals.collect()).into())
+}
+
+/// The founding record is signed by the coordinator that it names, and founds the cell that this machine belongs to.
+fn check_founding(statement: &AccountStatement, cell: &CellId) -> Result<((), String), Fault> {
+    let founding = &statement.founding;
+    founding.signed_by(&founding.coordinator.0).map_err(|error| Fault::caused(UNVERIFIED, &error))?;
+    let actual = cell_id(founding);
+    if actual != *cell {
+        return Err(Fault::new(format!("the record founds {actual}, this machine belongs to {cell}")));
+    }
+    Ok(((), format!("signed by {}", founding.coordinator)))
+}
+
+/// The checkpoint is signed by the cell, and is the one that the account's numbers belong to.
+fn check_checkpoint(statement: &AccountStatement, cell: &CellId) -> Result<(Checkpoint, String), Fault> {
+    let checkpoint = open_note(&statement.checkpoint, cell, statement)?;
+    let claimed = statement.view.ledger_size;
+    if checkpoint.size != claimed {
+        let what = format!("it is of {} entries, the balance is of {claimed}", checkpoint.size);
+        return Err(Fault::new(what));
+    }
+    let detail = format!("{} entries, signed by the cell", checkpoint.size);
+    Ok((checkpoint, detail))
+}
+
+fn open_note(note: &str, cell: &CellId, statement: &AccountStatement) -> Result<Checkpoint, Fault> {
+    let key = cell_key(cell, statement.founding.coordinator.0);
+    let note = Note::parse(note).map_err(|error| Fault::caused(error.code(), &error))?;
+    Checkpoint::open(&note, &key).map_err(|error| Fault::caused(error.code(), &error))
+}
+
+/// The log continues the one that this machine saw the last time.
+fn check_consistency(
+    statement: &AccountStatement,
+    cell: &CellId,
+    checkpoint: &Checkpoint,
+    memory: Option<&Memory>,
+) -> Result<((), String), Fault> {
+    let Some(memory) = memory else {
+        return Ok(((), "first look: from now on this machine remembers".to_owned()));
+    };
+    let seen = open_note(&memory.checkpoint, cell, statement).map_err(|fault| {
+        Fault::new(format!("what this machine remembers does not verify: {}", fault.what))
+    })?;
+    if checkpoint.size < seen.size {
+        let what = format!(
+            "the log has shrunk: {} entries were seen on this machine, now it has {}",
+            seen.size, checkpoint.size
+        );
+        return Err(Fault::new(what));
+    }
+    if checkpoint.size == seen.size {
+        if checkpoint.root != seen.root {
+            let what = format!("two different logs of {} entries: the history was rewritten", seen.size);
+            return Err(Fault::new(what));
+        }
+        return Ok(((), format!("still the {} entries that were seen before", seen.size)));
+    }
+    let proof =
+        hashes(&statement.consistency).ok_or_else(|| Fault::new("the proof has a hash that is none"))?;
+    verify_consistency(seen.size, checkpoint.size, &proof, &seen.root, &checkpoint.root).map_err(
+        |error| {
+            let what =
+                format!("the history was rewritten since entry {} was the last: {error}", seen.size - 1);
+            Fault { code: error.code(), ..Fault::new(what) }
+        },
+    )?;
+    Ok(((), format!("continues the {} entries that were seen before", seen.size)))
+}
+
+/// Every entry of the account is in the log, says what it must, and all of them add up to the balance.
+async fn audit(
+    node: &mut Node,
+    account: AccountId,
+    cell: &CellId,
+    statement: &AccountStatement,
+    checkpoint: &Checkpoint,
+    seen: Option<Remembered>,
+) -> anyhow::Result<Result<(HistoryReport, String), Fault>> {
+    let economy = statement.founding.charter.economy.clone();
+    let mut audit = Audit::new(account, *cell, economy, (checkpoint.size, checkpoint.root), seen);
+    let progress = Progress::new();
+    let bar = progress.count("verifying", checkpoint.size);
+    let mut from = 0;
+    loop {
+        let request = CellRequest::CreditProofs { account, from, size: checkpoint.size };
+        let (rows, next) = match node.cell(request).await? {
+            Response::Credits { rows, next } => (rows, next),
+            other => return Err(unexpected("CreditProofs", &other)),
+        };
+        for row in &rows {
+            let index = row.entry.index;
+            let Some(path) = hashes(&row.path) else {
+                bar.finish();
+                let what = format!("entry {index} has a path with a hash that is none");
+                return Ok(Err(Fault { entry: Some(index), ..Fault::new(what) }));
+            };
+            if let Err(fault) = audit.take(&row.entry, row.verdict.as_ref(), &path) {
+                bar.finish();
+                let entry = fault.entry();
+                return Ok(Err(Fault { entry, ..Fault::caused(fault.code(), &fault) }));
+            }
+            bar.set(index, checkpoint.size, "entries of the ledger");
+        }
+        // A page that does not advance would be asked for without end.
+        match next.filter(|next| *next > from) {
+            Some(next) => from = next,
+            None => break,
+        }
+    }
+    bar.finish();
+    Ok(match audit.finish(MicroNcu(statement.view.balance_micro_ncu)) {
+        Ok(report) => {
+            let detail = format!(
+                "{} in the log, {} verdicts and {} decays recomputed, adding up to {}",
+                say::count(report.seen.entries, "entry").replace("entrys", "entries"),
+                report.verdicts,
+                report.decays,
+                show_ncu(i64::try_from(report.balance.0).unwrap_or(i64::MAX)),
+            );
+            Ok((report, detail))
+        }
+        Err(fault) => Err(Fault::caused(fault.code(), &fault)),
+    })
+}
+
+fn hashes(bytes: &[impl AsRef<[u8]>]) -> Option<Vec<Hash>> {
+    bytes.iter().map(|hash| hash.as_ref().try_into().ok()).collect()
+}
+
+fn show_verification(
+    context: &Context,
+    checks: &Checks,
+    checkpoint: Option<&Checkpoint>,
+    report: Option<&HistoryReport>,
+) -> anyhow::Result<()> {
+    let root =
+        checkpoint.map_or_else(|| "unknown".to_owned(), |checkpoint| HEXLOWER.encode(&checkpoint.root));
+    let depth = report.map_or(0, |report| report.depth);
+    let verdict = if checks.hold() { "PASS" } else { "FAIL" };
+    if context.json {
+        let list: Vec<Value> = checks
+            .0
+            .iter()
+            .map(|check| {
+                let state = match check.held {
+                    Some(true) => "pass",
+                    Some(false) => "fail",
+                    None => "skipped",
+                };
+                json!({ "check": check.name, "outcome": state, "detail": check.detail, "entry": check.entry })
+            })
+            .collect();
+        return Ok(say::json(&json!({
+            "ledger_root": format!("sha256:{root}"),
+            "ledger_size": checkpoint.map(|checkpoint| checkpoint.size),
+            "proof_depth": depth,
+            "verification": verdict,
+            "entries": report.map(|report| report.seen.entries),
+            "balance_micro_ncu": report.map(|report| report.balance.0),
+            "checks": list,
+        }))?);
+    }
+    for check in &checks.0 {
+        let state = match check.held {
+            Some(true) => "ok",
+            Some(false) => "WRONG",
+            None => "-",
+        };
+        say::talk(format!("{state:>5}  {}: {}", check.name, say::harmless(&check.detail)));
+    }
+    say::data(format!("Ledger root: sha256:{root}"))?;
+    say::data(format!("Proof depth: {depth}"))?;
+    Ok(say::data(format!("Verification: {verdict}"))?)
+}
+
+/// What this machine remembers of one account in one cell, in a file of its own.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Memory {
+    /// The signed checkpoint that was seen.
+    checkpoint: String,
+    /// Its size.
+    size: u64,
+    /// Entries of the account then.
+    entries: u64,
+    /// Digest of those, in hexadecimal.
+    digest: String,
+    /// When that was, by the cell's time.
+    at: Timestamp,
+}
+
+impl Memory {
+    fn new(statement: &AccountStatement, seen: &Remembered) -> Self {
+        Self {
+            checkpoint: statement.checkpoint.clone(),
+            size: seen.size,
+            entries: seen.entries,
+            digest: HEXLOWER.encode(&seen.digest),
+            at: statement.view.as_of_timestamp,
+        }
+    }
+
+    fn file(dir: &Path, cell: &CellId, account: &AccountId) -> PathBuf {
+        dir.join("seen").join(format!("{cell}-{account}.json"))
+    }
+
+    fn load(path: &Path) -> anyhow::Result<Option<Self>> {
+        let text = match fs::read(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(forgotten(path, &error)),
+        };
+        serde_json::from_slice(&text).map(Some).map_err(|error| forgotten(path, &error))
+    }
+
+    fn remembered(&self) -> anyhow::Result<Remembered> {
+        let digest = HEXLOWER.decode(self.digest.as_bytes()).ok().and_then(|digest| digest.try_into().ok());
+        let digest = digest.ok_or_else(|| anyhow::anyhow!("the remembered digest is not 32 bytes"))?;
+        Ok(Remembered { size: self.size, entries: self.entries, digest })
+    }
+
+    /// Writes the file beside itself, makes it durable and puts it in place, so that it is never half there.
+    fn save(&self, path: &Path) -> anyhow::Result<()> {
+        let write = || -> io::Result<()> {
+            let dir = path.parent().unwrap_or(Path::new("."));
+            fs::create_dir_all(dir)?;
+            let fresh = path.with_extension("new");
+            let mut file = File::create(&fresh)?;
+            file.write_all(&serde_json::to_vec_pretty(self)?)?;
+            file.sync_all()?;
+            fs::rename(&fresh, path)?;
+            File::open(dir)?.sync_all()
+        };
+        write().map_err(|error| forgotten(path, &error))
+    }
+}
+
+fn forgotten(path: &Path, error: &dyn std::fmt::Display) -> anyhow::Error {
+    let message =
+        format!("what this machine remembers of the ledger, {}, cannot be used: {error}", path.display());
+    Failure(vec![Refusal::new(MEMORY, message)]).into()
+}
