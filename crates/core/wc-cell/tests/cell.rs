@@ -99,7 +99,9 @@ fn a_hand_over_of_the_signing_key_stands_on_the_ledger_and_one_that_does_not_hol
 
 #[test]
 fn what_a_job_left_behind_is_let_go_once_when_its_time_is_over() {
-    let mut world = World::with_nodes(1);
+    // Without an economy nothing else is ever due.
+    let mut world = World::new(Charter { economy: None, ..charter() });
+    world.join(0);
     world.want(0, 4);
     let manifest = manifest(vec![stage("only", 1, 1)]);
     let job = world.run(manifest.clone());
