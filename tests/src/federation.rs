@@ -409,7 +409,7 @@ impl Federation {
     /// Returns the cell.
     pub async fn cluster(&self) -> ClusterView {
         match self.coordinator().cell(CellRequest::Cluster).await {
-            Response::Cluster(view) => view,
+            Response::Cluster(view) => *view,
             other => panic!("{other:?}"),
         }
     }

@@ -39,7 +39,7 @@ impl Scene {
     async fn until(&self, what: &str, holds: impl Fn(&AnchoringView) -> bool) {
         self.federation
             .until(what, async || match self.federation.coordinator().cell(CellRequest::Cluster).await {
-                Response::Cluster(ClusterView { anchoring: Some(view), .. }) => holds(&view),
+                Response::Cluster(view) => view.anchoring.as_ref().is_some_and(&holds),
                 _ => false,
             })
             .await;

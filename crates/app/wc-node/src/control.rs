@@ -198,7 +198,7 @@ async fn route(coordinator: &Arc<Coordinator>, request: CellRequest) -> Answered
             taken.map_err(|reason| Refusal::new(NOT_COSIGNED, reason))?;
             Response::Done
         }
-        CellRequest::Cluster => Response::Cluster(cluster(coordinator).await?),
+        CellRequest::Cluster => Response::Cluster(Box::new(cluster(coordinator).await?)),
         CellRequest::Nodes => {
             let mut nodes: Vec<NodeView> =
                 brain.query(move |cell, _| cell.nodes().map(|node| view::node(node, cell)).collect()).await?;

@@ -117,7 +117,7 @@ impl Node {
     /// Returns the cell.
     pub async fn cluster(&mut self) -> anyhow::Result<ClusterView> {
         match self.cell(CellRequest::Cluster).await? {
-            Response::Cluster(view) => Ok(view),
+            Response::Cluster(view) => Ok(*view),
             other => Err(unexpected("Cluster", &other)),
         }
     }

@@ -271,7 +271,7 @@ pub enum Response {
     /// The newest published checkpoint.
     Checkpoint(Box<PublishedCheckpoint>),
     /// The cell.
-    Cluster(ClusterView),
+    Cluster(Box<ClusterView>),
     /// Its nodes.
     Nodes(Vec<NodeView>),
     /// This machine.
