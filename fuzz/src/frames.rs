@@ -8,6 +8,7 @@ use wc_proto::limit::FRAME_BYTES_MAX;
 use wc_proto::peer::dispatch::{Dispatch, DispatchAnswer, DispatchRequest};
 use wc_proto::peer::hello::{CellBrief, Hello};
 use wc_proto::peer::session::{AgentMessage, CoordinatorMessage, InlineBlob, Report};
+use wc_proto::peer::signers::{Purpose, SignerAnswer, SignerRequest};
 use wc_types::manifest::{Resources, WorkClass};
 use wc_types::outcome::{Commitment, Exit};
 use wc_types::{CellId, LeaseId, Signed, Timestamp};
@@ -25,6 +26,8 @@ pub fn target(data: &[u8]) {
     survives::<CoordinatorMessage>(body);
     survives::<Dispatch>(body);
     survives::<DispatchAnswer>(body);
+    survives::<SignerRequest>(body);
+    survives::<SignerAnswer>(body);
     survives::<Request>(body);
     survives::<CellRequest>(body);
     survives::<Response>(body);
@@ -82,6 +85,13 @@ pub fn seeds() -> Vec<Vec<u8>> {
             stderr: Vec::new(),
             record: b"record".to_vec(),
         }),
+        frame(&SignerRequest::Commit {
+            founding: Box::new(Signed::seal(sample::founding(), &key)),
+            chain: vec![sample::handover()],
+            purpose: Purpose::Checkpoint,
+        }),
+        frame(&SignerRequest::Sign { request: sample::signing_request(), consistency: Vec::new() }),
+        frame(&SignerAnswer::Committed { commitment: sample::nonce_commitment(), head: None }),
         frame(&Request::Export { cid: sample::cid("x"), path: "/tmp/x".to_owned() }),
         frame(&Request::Cell(CellRequest::Submit {
             manifest: Box::new(Signed::seal(sample::manifest(), &key)),
@@ -122,6 +132,8 @@ mod tests {
                 + reads::<CoordinatorMessage>(body)
                 + reads::<Dispatch>(body)
                 + reads::<DispatchAnswer>(body)
+                + reads::<SignerRequest>(body)
+                + reads::<SignerAnswer>(body)
                 + reads::<Request>(body)
                 + reads::<Response>(body);
             assert!(readers > 0, "sample {number}");

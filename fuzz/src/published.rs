@@ -69,6 +69,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
         prefix_root: vec![3; 32].into(),
         path: vec![vec![1; 32].into(), vec![2; 32].into()],
         founding: founding.clone(),
+        seen_signers: Vec::new(),
+        offered_signers: Vec::new(),
     };
     let texts = ["tile/0/x001/x234/067", "tile/2/000.p/1", "tile/entries/x001/067.p/9"];
     texts

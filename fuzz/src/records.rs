@@ -11,6 +11,7 @@ use wc_types::node::Enrolment;
 use wc_types::outcome::{Outcome, ResultRecord};
 use wc_types::receipt::{Receipt, ReceiptFile};
 use wc_types::sign::Sealed;
+use wc_types::signers::{Handover, SignerSet, SigningRequest};
 use wc_types::{Signed, from_canonical, to_canonical};
 
 use crate::sample;
@@ -28,6 +29,9 @@ pub fn target(data: &[u8]) {
     canonical::<Entry>(data);
     canonical::<Receipt>(data);
     canonical::<ReceiptFile>(data);
+    canonical::<Handover>(data);
+    canonical::<SignerSet>(data);
+    canonical::<SigningRequest>(data);
     canonical::<Signed<Manifest>>(data);
     canonical::<Sealed>(data);
 }
@@ -45,6 +49,9 @@ pub fn seeds() -> Vec<Vec<u8>> {
         to_canonical(&sample::outcome()),
         to_canonical(&sample::entry()),
         to_canonical(&sample::receipt_file()),
+        to_canonical(&sample::handover()),
+        to_canonical(&sample::signer_set()),
+        to_canonical(&sample::signing_request()),
         to_canonical(&signed),
     ]
 }
@@ -77,6 +84,9 @@ mod tests {
         accepted(&sample::outcome());
         accepted(&sample::entry());
         accepted(&sample::receipt_file());
+        accepted(&sample::handover());
+        accepted(&sample::signer_set());
+        accepted(&sample::signing_request());
         accepted(&Signed::seal(sample::manifest(), &sample::key()));
         seeds().iter().for_each(|seed| target(seed));
     }

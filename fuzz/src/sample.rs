@@ -13,7 +13,10 @@ use wc_types::manifest::{
 use wc_types::node::{CaliberClass, Capabilities, Delegation, Enrolment, Locality, SandboxKind};
 use wc_types::outcome::{Ending, Exit, Outcome, ResultRecord, Usage};
 use wc_types::receipt::{Inclusion, Receipt, ReceiptFile, Spread, Verdict, Vote};
-use wc_types::{Bytes, CellId, Cid, Fuel, JobId, LeaseId, MicroNcu, Millis, Signed, SigningKey, Timestamp};
+use wc_types::signers::{Handover, NonceCommitment, Signer, SignerSet, SigningRequest};
+use wc_types::{
+    Bytes, CellId, Cid, Fuel, JobId, LeaseId, MicroNcu, Millis, NodeId, Signed, SigningKey, Timestamp,
+};
 
 const AT: Timestamp = Timestamp(1_790_000_000_000);
 
@@ -193,6 +196,7 @@ pub fn receipt_file() -> ReceiptFile {
     };
     ReceiptFile {
         founding: Signed::seal(founding(), &key()),
+        signers: Vec::new(),
         receipt: Signed::seal(receipt, &key()),
         outcomes: vec![signed],
         entry: entry(),
@@ -202,4 +206,32 @@ pub fn receipt_file() -> ReceiptFile {
             checkpoint: "worldcompute\n13\nAAAA\n".to_owned(),
         },
     }
+}
+
+/// A set of two signers.
+pub fn signer_set() -> SignerSet {
+    SignerSet {
+        cell: CellId([1; 32]),
+        epoch: 1,
+        previous: cid("founding"),
+        order: cid("order"),
+        threshold: 2,
+        members: (2..4).map(|name| Signer { node: NodeId([name; 32]), share: [name; 32] }).collect(),
+        group: [9; 32],
+    }
+}
+
+/// A hand-over to them.
+pub fn handover() -> Handover {
+    Handover { set: Signed::seal(signer_set(), &key()), accepted: [7; 64] }
+}
+
+/// One member's promise.
+pub fn nonce_commitment() -> NonceCommitment {
+    NonceCommitment { node: NodeId([2; 32]), hiding: [3; 32], binding: [4; 32] }
+}
+
+/// What members are asked to sign.
+pub fn signing_request() -> SigningRequest {
+    SigningRequest { set: cid("set"), message: b"text\n".to_vec(), commitments: vec![nonce_commitment()] }
 }

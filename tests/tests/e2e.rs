@@ -380,7 +380,7 @@ async fn results_and_logs_go_when_their_time_is_over_and_what_was_fetched_stays_
     node.json(&["job", "receipts", &id, "--output", receipts.to_str().expect("utf-8 path")]);
     let refused = async || {
         let results = CellRequest::Results { job: id.clone(), stage: None, from: 0 };
-        matches!(node.cell(results).await, Response::Refused(refusals) if refusals[0].code == "WC-NODE-036")
+        matches!(node.cell(results).await, Response::Refused(refusals) if refusals[0].code == "WC-NODE-038")
     };
     assert!(!refused().await, "they are kept for a while");
     federation.until("the results are let go", refused).await;
@@ -394,7 +394,7 @@ async fn results_and_logs_go_when_their_time_is_over_and_what_was_fetched_stays_
         CellRequest::Receipts { job: id.clone(), stage: 0, from: 0 },
     ] {
         let Response::Refused(refusals) = node.cell(request).await else { panic!("still there") };
-        assert_eq!(refusals[0].code, "WC-NODE-036");
+        assert_eq!(refusals[0].code, "WC-NODE-038");
     }
     assert_eq!(federation.job(job).await.stages[0].accepted, 8, "that it ran, and how, is still known");
     federation.credited_once().await;
@@ -417,5 +417,5 @@ async fn results_and_logs_go_when_their_time_is_over_and_what_was_fetched_stays_
     let Response::Refused(refusals) = federation.coordinator().cell(results).await else {
         panic!("back again")
     };
-    assert_eq!(refusals[0].code, "WC-NODE-036");
+    assert_eq!(refusals[0].code, "WC-NODE-038");
 }

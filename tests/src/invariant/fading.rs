@@ -92,6 +92,7 @@ impl Fading {
                 self.withdrawn.remove(owner);
             }
             EntryKind::CellFounded { .. }
+            | EntryKind::SignersChanged { .. }
             | EntryKind::NodeStanding { .. }
             | EntryKind::JobAdmitted { .. }
             | EntryKind::TaskAccepted { .. }

@@ -23,11 +23,10 @@ use wc_ledger::{
 use wc_proto::api::view::{AnchorView, AnchoringView};
 use wc_types::Timestamp;
 
-use crate::brain::BrainError;
 use crate::clock;
 use crate::config::AnchoringConfig;
 use crate::coordinator::{Coordinator, lock};
-use crate::flow::receipt;
+use crate::publish::Published;
 
 use shelf::{Record, State};
 pub(crate) use shelf::{Shelf, ShelfError};
@@ -82,11 +81,7 @@ enum TryError {
 #[derive(Debug, thiserror::Error)]
 enum StopError {
     #[error(transparent)]
-    Brain(#[from] BrainError),
-    #[error(transparent)]
     Shelf(#[from] ShelfError),
-    #[error(transparent)]
-    Checkpoint(#[from] receipt::ReceiptError),
 }
 
 fn chain(error: &RekorError) -> String {
@@ -181,14 +176,16 @@ async fn keep_anchoring(coordinator: &Arc<Coordinator>, anchoring: &Arc<Anchorin
     let look = Duration::from_millis(policy.interval.0 / 10).clamp(LOOK.1, LOOK.0);
     tracing::info!(api = anchoring.config.api.name(), url = anchoring.config.url, "checkpoints are anchored");
     loop {
-        let (size, root) =
-            coordinator.brain.query(|cell, _| (cell.ledger_size(), cell.ledger_root())).await?;
         let now = clock::now();
-        schedule.offer(size, now);
+        // What is anchored is what is published: a stranger finds both, and the same signers vouch for it.
+        let published = coordinator.publication.latest();
+        if let Some(published) = &published {
+            schedule.offer(published.checkpoint.size, now);
+        }
         let step = schedule.step(now);
-        if step == Step::Try {
-            let note = receipt::Checkpoint::sign(coordinator, size, root)?.into_note();
-            attempt(coordinator, anchoring, &mut schedule, (size, root, note)).await?;
+        if let (Step::Try, Some(Published { checkpoint, note, .. })) = (step, published) {
+            let checkpoint = (checkpoint.size, checkpoint.root, note.to_string());
+            attempt(coordinator, anchoring, &mut schedule, checkpoint).await?;
         }
         anchoring.observe(&mut schedule, clock::now());
         if schedule.standing() != kept {

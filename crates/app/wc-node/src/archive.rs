@@ -69,11 +69,14 @@ pub enum ArchiveError {
     },
 }
 
+/// The manifests that were asked for last.
+type Recent = VecDeque<(JobId, Signed<Manifest>)>;
+
 /// The tables.
 #[derive(Clone)]
 pub(crate) struct Archive {
     manifests: Table,
-    recent: Arc<Mutex<VecDeque<(JobId, Signed<Manifest>)>>>,
+    recent: Arc<Mutex<Recent>>,
     verdicts: Table,
     entries: Table,
     tree: Table,

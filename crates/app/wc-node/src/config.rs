@@ -38,6 +38,8 @@ pub struct NodeConfig {
     pub keep_results: Option<Millis>,
     /// Runs modules that strangers send straight to this node.
     pub accept_direct: bool,
+    /// Holds a share of the key that signs its cell's checkpoints when the cell's owner names it.
+    pub cosigner: bool,
     /// Cosigns the growth of its cell's ledger, and raises an alarm when it does not add up.
     pub witness: bool,
     /// Where the published ledger is served over plain HTTP while this node coordinates.

@@ -30,6 +30,10 @@ const WATCH_MAX: Duration = Duration::from_secs(20);
 const PAGE_BYTES_MAX: usize = FRAME_BYTES_MAX / 2;
 /// Receipts in one page: each has a founding record, outcomes and proofs, together below 16 KiB.
 const RECEIPTS_PER_PAGE: usize = 256;
+/// Bytes of a receipt without the hand-overs of its signers.
+const RECEIPT_BYTES: usize = 16 << 10;
+/// Bytes of one hand-over with the most members.
+const HANDOVER_BYTES_MAX: usize = 2 << 10;
 
 const UNKNOWN_JOB: Code = Code::new("WC-NODE-030", Class::Caller);
 const AMBIGUOUS_JOB: Code = Code::new("WC-NODE-031", Class::Caller);
@@ -59,6 +63,7 @@ impl From<CreditsError> for Refused {
     fn from(error: CreditsError) -> Self {
         match error {
             CreditsError::Brain(error) => Self::Brain(error),
+            CreditsError::Checkpoint(refusal) => Self::Refusal(refusal),
             error => {
                 let cause = error.source().map_or_else(String::new, |cause| format!(": {cause}"));
                 Self::Refusal(unreadable(format!("{error}{cause}")))
@@ -161,11 +166,23 @@ async fn route(coordinator: &Arc<Coordinator>, request: CellRequest) -> Answered
             let Some((tasks, size, root)) = found else {
                 return Err(no_job_or_stage(coordinator, job, stage).await);
             };
-            let checkpoint = receipt::Checkpoint::sign(coordinator, size, root).map_err(unreadable)?;
-            let (receipts, next) =
-                receipt::page(coordinator, job, stage, from, tasks, RECEIPTS_PER_PAGE, &checkpoint)
-                    .map_err(unreadable)?;
+            // One signer signs what is there; several are asked for no more than this page needs.
+            let need = if coordinator.notary.is_alone() {
+                size
+            } else {
+                receipt::needed(coordinator, job, stage, from, tasks, RECEIPTS_PER_PAGE)
+                    .map_err(unreadable)?
+            };
+            let checkpoint = coordinator.notary.checkpoint(coordinator, size, root, need).await?;
+            let chain_bytes = checkpoint.signers.len() * HANDOVER_BYTES_MAX;
+            let limit = (PAGE_BYTES_MAX / (RECEIPT_BYTES + chain_bytes)).min(RECEIPTS_PER_PAGE);
+            let (receipts, next) = receipt::page(coordinator, job, stage, from, tasks, limit, &checkpoint)
+                .map_err(unreadable)?;
             Response::Receipts { receipts, next }
+        }
+        CellRequest::ChangeSigners(order) => {
+            coordinator.notary.change(coordinator, *order).await?;
+            Response::Done
         }
         CellRequest::Checkpoint { since } => {
             let publication = coordinator.publication.clone();
@@ -332,6 +349,7 @@ async fn results(
 
 async fn cluster(coordinator: &Arc<Coordinator>) -> Result<ClusterView, Refused> {
     let founding = coordinator.founding.clone();
+    let signers = coordinator.notary.view(coordinator).await;
     let (cell, node, online) = (coordinator.cell, coordinator.node(), coordinator.sessions.count());
     let anchoring = anchoring(coordinator)?;
     let commits = coordinator.brain.commits();
@@ -357,6 +375,7 @@ async fn cluster(coordinator: &Arc<Coordinator>) -> Result<ClusterView, Refused>
                 state_hash: view::hex(&state.state_hash()),
                 founded_at: founding.founded_at,
                 anchoring,
+                signers,
                 published_size,
                 witnesses,
                 log_alarms,

@@ -26,6 +26,7 @@ use crate::flow::{agree, dispatch, post, report, stage};
 use crate::link::{self, LinkError};
 use crate::publish::Publication;
 use crate::retention::Forgetter;
+use crate::signers::notary::Notary;
 
 /// Messages that may wait for one donor. A donor that reads slower than this is cut off and its leases are revoked.
 const OUTBOX_MAX: usize = 4096;
@@ -160,7 +161,7 @@ pub(crate) struct Coordinator {
     pub store: Store,
     /// Other machines.
     pub mesh: Mesh,
-    /// Signs grants, receipts and checkpoints.
+    /// Signs grants and receipts, and checkpoints while nobody else does.
     pub key: Arc<SigningKey>,
     /// The cell's founding record.
     pub founding: Signed<Founding>,
@@ -170,6 +171,8 @@ pub(crate) struct Coordinator {
     pub sessions: Arc<Sessions>,
     /// Jobs being staged: who has their blobs.
     pub staging: Arc<stage::Staging>,
+    /// Has checkpoints signed.
+    pub notary: Notary,
     /// The published ledger.
     pub publication: Arc<Publication>,
     /// Where each job's log goes on.

@@ -5,19 +5,24 @@ use std::sync::Arc;
 use wc_ledger::proof::{ProofError, consistency_proof, inclusion_proof};
 use wc_proto::api::{AccountStatement, CreditJob, CreditRow, Response};
 use wc_proto::limit::{FRAME_BYTES_MAX, PAGE_ROWS_MAX};
+use wc_types::code::{Class, Code};
 use wc_types::entry::{Entry, EntryKind};
-use wc_types::{AccountId, JobId, TaskId, to_canonical};
+use wc_types::{AccountId, JobId, Refusal, TaskId, to_canonical};
 
 use crate::archive::ArchiveError;
 use crate::brain::BrainError;
 use crate::coordinator::Coordinator;
-use crate::flow::receipt::{Checkpoint, ReceiptError};
 use crate::view;
 
 /// Bytes of entries in one page; leaves room in a frame for the verdicts and paths beside them.
 const PAGE_BYTES_MAX: usize = FRAME_BYTES_MAX / 4;
 /// Entries in one page of proofs: each path has at most 64 hashes, and each verdict is below 4 KiB.
 const PROOFS_PER_PAGE: usize = 1024;
+
+/// Looks at an account until its numbers are those of a signed checkpoint.
+const STATEMENT_TRIES: u8 = 10;
+
+const BUSY: Code = Code::new("WC-NODE-074", Class::Exhausted);
 
 /// A history cannot be told.
 #[derive(Debug, thiserror::Error)]
@@ -30,8 +35,8 @@ pub(crate) enum CreditsError {
     #[error("the ledger cannot be read")]
     Archive(#[from] ArchiveError),
     /// The checkpoint cannot be signed.
-    #[error("the checkpoint cannot be signed")]
-    Checkpoint(#[from] ReceiptError),
+    #[error("{0}")]
+    Checkpoint(Refusal),
     /// An entry of the index is not there.
     #[error("entry {index} of the ledger is missing")]
     Missing {
@@ -49,8 +54,22 @@ pub(crate) async fn statement(
     account: AccountId,
     since: u64,
 ) -> Result<Response, CreditsError> {
-    let found = coordinator.brain.query(move |cell, _| cell.account(&account)).await?;
-    let checkpoint = Checkpoint::sign(coordinator, found.ledger_size, found.ledger_root)?;
+    let mut tries = 0;
+    let (found, checkpoint) = loop {
+        let found = coordinator.brain.query(move |cell, _| cell.account(&account)).await?;
+        let (size, root) = (found.ledger_size, found.ledger_root);
+        let signed = coordinator.notary.checkpoint(coordinator, size, root, size).await;
+        let checkpoint = signed.map_err(CreditsError::Checkpoint)?;
+        // Several signers may have signed a longer log by now; the numbers and the checkpoint belong together.
+        if checkpoint.size == size {
+            break (found, checkpoint);
+        }
+        tries += 1;
+        if tries == STATEMENT_TRIES {
+            let busy = "the ledger grows faster than its account can be told; try again in a moment";
+            return Err(CreditsError::Checkpoint(Refusal::new(BUSY, busy)));
+        }
+    };
     let size = found.ledger_size;
     // Whoever has seen a longer log than this is told nothing, and will say so itself.
     let consistency = if since > 0 && since < size {
@@ -61,7 +80,8 @@ pub(crate) async fn statement(
     Ok(Response::Account(Box::new(AccountStatement {
         view: view::account(&found),
         founding: coordinator.founding.clone(),
-        checkpoint: checkpoint.into_note(),
+        signers: checkpoint.signers.to_vec(),
+        checkpoint: checkpoint.note,
         consistency: consistency.into_iter().map(|hash| hash.to_vec().into()).collect(),
     })))
 }
@@ -168,6 +188,7 @@ fn job_of(kind: &EntryKind) -> Option<JobId> {
         | EntryKind::CreditDecayed { .. }
         | EntryKind::CreditReversed { .. }
         | EntryKind::NodeLeft { .. }
+        | EntryKind::SignersChanged { .. }
         | EntryKind::CreditExpired { .. } => None,
     }
 }

@@ -23,6 +23,7 @@ mod node;
 mod publish;
 mod replay;
 mod retention;
+mod signers;
 mod view;
 mod witness;
 

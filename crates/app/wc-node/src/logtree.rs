@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! log/checkpoint            the newest signed note; written last
+//! log/signers               the hand-overs from that key to the key that signs, once it is another
 //! log/founding              the cell's founding record, whose digest is the cell's id and which names its key
 //! log/tile/0/000 …          hashes;   log/tile/entries/000 …  leaves
 //! ```
@@ -138,6 +139,15 @@ impl LogTree {
     /// When the disk refuses.
     pub fn publish(&self, note: &str) -> Result<(), LogTreeError> {
         self.put("checkpoint", note.as_bytes())
+    }
+
+    /// Puts the hand-overs to those who sign beside the checkpoint; none as long as the founding coordinator does.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn put_signers(&self, chain: &[u8]) -> Result<(), LogTreeError> {
+        let there = fs::read(self.dir.join("signers")).is_ok_and(|bytes| bytes == chain);
+        if there { Ok(()) } else { self.put("signers", chain) }
     }
 
     /// Puts the founding record beside the checkpoint.

@@ -34,6 +34,9 @@ use crate::flow::{run, schedule, stage, submit};
 use crate::logtree::LogTreeError;
 use crate::publish::{self, Publication};
 use crate::retention::Forgetter;
+use crate::signers::cabinet::Cabinet;
+use crate::signers::notary::{self, Notary};
+use crate::signers::signer::{self, Signer};
 use crate::witness::{self, Witness};
 use crate::{blobs, clock, control, direct};
 
@@ -297,6 +300,12 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
     tasks.spawn(finder::answer(mesh.clone(), introduction.subscribe()));
 
     let (role, role_seen) = watch::channel(Role::Searching);
+    let (belongs, belongs_seen) = watch::channel(None);
+    let cabinet = Cabinet::new(dir.signers());
+    let signer = Arc::new(Signer::new(key.clone(), cabinet.clone(), config.cosigner, belongs_seen));
+    if config.cosigner {
+        tasks.spawn(signer::serve(mesh.clone(), signer.clone()));
+    }
     let agent = sandbox.as_ref().filter(|_| slots > 0).map(|sandbox| {
         let pantry = run::Pantry::new(dir.sandbox().join("inputs"));
         Agent::new(
@@ -363,6 +372,8 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
         mesh: mesh.clone(),
         introduction: &introduction,
         anchoring: anchoring.clone(),
+        signer,
+        cabinet,
     };
     let mut coordinating = None;
     let mut journal_failed = None;
@@ -380,6 +391,7 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
                 coordinator: brief.coordinator,
                 founding: Arc::new(brief.founding.clone()),
             });
+            belongs.send_replace(Some(brief.founding.cid()));
             introduction.send_modify(|hello| hello.cell = Some(*brief.clone()));
             let addresses = brief.addresses.iter().filter_map(|text| text.parse().ok()).collect();
             mesh.connect(brief.coordinator, addresses).await;
@@ -395,6 +407,8 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
                     has_jobs: false,
                 });
             });
+            belongs.send_replace(Some(coordinator.founding.cid()));
+            tasks.spawn(notary::run(coordinator.clone()));
             tasks.spawn(keep_introduced(coordinator.clone(), introduction.clone()));
             tasks.spawn(accept_sessions(coordinator.clone()));
             tasks.spawn(control::serve(mesh.clone(), coordinator.clone()));
@@ -503,6 +517,8 @@ struct Starter<'a> {
     mesh: Mesh,
     introduction: &'a finder::Introduction,
     anchoring: Option<Arc<Anchoring>>,
+    signer: Arc<Signer>,
+    cabinet: Cabinet,
 }
 
 impl Starter<'_> {
@@ -573,6 +589,9 @@ impl Starter<'_> {
         for job in recovered.cell().jobs().filter(|job| job.phase == wc_cell::JobPhase::Staging) {
             staging.wanted(job.id);
         }
+        let chain = recovered.cell().signers().to_vec();
+        let notary = Notary::new(self.signer.clone(), self.cabinet.clone(), &founding, chain)
+            .map_err(|source| NodeError::DataDir { path: self.config.data_dir.clone(), source })?;
         let (brain, threads, failed) = Brain::start(journal, recovered, hands);
         if fresh {
             let founded = wc_cell::Event::Founded(founding.clone().witnessed());
@@ -589,6 +608,7 @@ impl Starter<'_> {
             founding,
             sessions,
             staging,
+            notary,
             publication,
             log_positions: Mutex::default(),
             anchors: Shelf::open(&self.store)?,

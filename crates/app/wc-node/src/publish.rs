@@ -17,13 +17,14 @@ use tokio::time::MissedTickBehavior;
 use wc_ledger::cosign::check_cosignature;
 use wc_ledger::note::SIGNATURES_MAX;
 use wc_ledger::proof::{consistency_proof, root_at};
-use wc_ledger::{Checkpoint, Hash, Note, cosignatures, published_key};
+use wc_ledger::threshold::handover::open_kept;
+use wc_ledger::{Checkpoint, Hash, Note, cosignatures};
 use wc_proto::api::PublishedCheckpoint;
+use wc_types::signers::Handover;
 use wc_types::{NodeId, to_canonical};
 
 use crate::archive::{Archive, ArchiveError};
 use crate::coordinator::{Coordinator, lock};
-use crate::flow::receipt;
 use crate::logtree::{LogSource, LogTree, LogTreeError};
 
 /// Shortest time between two checkpoints.
@@ -58,6 +59,8 @@ pub(crate) struct Published {
     pub checkpoint: Checkpoint,
     /// The signed note, with cosignatures.
     pub note: Note,
+    /// The hand-overs to those who signed.
+    pub signers: Arc<Vec<Handover>>,
 }
 
 impl Published {
@@ -129,10 +132,12 @@ impl Publication {
         let founding = to_canonical(coordinator.founding.sealed());
         self.tree.put_founding(&founding)?;
         let Some(text) = self.tree.checkpoint()? else { return Ok(()) };
-        let key = published_key(&coordinator.founding);
+        let chain = coordinator.notary.chain();
         let opened = Note::parse(&text).map_err(|error| error.to_string()).and_then(|note| {
-            let checkpoint = Checkpoint::open(&note, &key).map_err(|error| error.to_string())?;
-            Ok(Published { checkpoint, note })
+            let (checkpoint, epoch) =
+                open_kept(&coordinator.founding, &chain, &note).map_err(|error| error.to_string())?;
+            let signers = Arc::new(chain.get(..epoch).unwrap_or_default().to_vec());
+            Ok(Published { checkpoint, note, signers })
         });
         let published = match opened {
             Ok(published) => published,
@@ -167,16 +172,44 @@ impl Publication {
         if size <= from {
             return Ok(());
         }
+        // Several signers sign at their own pace; what they have signed is what there is to publish.
+        let together = if coordinator.notary.is_alone() {
+            None
+        } else {
+            match coordinator.notary.latest() {
+                Some(signed) if signed.size > from => Some(signed),
+                Some(_) | None => return Ok(()),
+            }
+        };
+        let size = together.as_ref().map_or(size, |signed| signed.size);
         self.on_disk(coordinator, move |tree, archive| tree.extend(from, size, archive)).await?;
-        let signed = receipt::Checkpoint::sign(coordinator, size, root);
-        let text = signed.map_err(|error| PublishError::Sign { reason: error.to_string() })?.into_note();
+        let signed = match together {
+            Some(signed) => signed,
+            None => {
+                let signed = coordinator.notary.checkpoint(coordinator, size, root, size).await;
+                let signed = signed.map_err(|refusal| PublishError::Sign { reason: refusal.to_string() })?;
+                if signed.size != size {
+                    // The signers changed just now; the next look publishes what they sign.
+                    return Ok(());
+                }
+                signed
+            }
+        };
+        let (text, signers) = (signed.note, signed.signers);
         let sign = |error: String| PublishError::Sign { reason: error };
         let note = Note::parse(&text).map_err(|error| sign(error.to_string()))?;
         let checkpoint = Checkpoint::parse_text(note.text()).map_err(|error| sign(error.to_string()))?;
-        self.on_disk(coordinator, move |tree, _| tree.publish(&text)).await?;
+        let chain = (!signers.is_empty()).then(|| to_canonical(&*signers));
+        self.on_disk(coordinator, move |tree, _| {
+            if let Some(chain) = chain {
+                tree.put_signers(&chain)?;
+            }
+            tree.publish(&text)
+        })
+        .await?;
         {
             let mut recent = lock(&self.recent);
-            recent.push_back(Published { checkpoint, note });
+            recent.push_back(Published { checkpoint, note, signers });
             if recent.len() > RECENT_MAX {
                 recent.pop_front();
             }
@@ -263,6 +296,7 @@ impl Publication {
         let last = size.checked_sub(1).and_then(|index| coordinator.archive.entry(index).ok().flatten());
         Ok(PublishedCheckpoint {
             founding: coordinator.founding.clone(),
+            signers: published.signers.to_vec(),
             note: published.note.to_string(),
             head: last.as_ref().map(wc_types::record_cid),
             since_root,

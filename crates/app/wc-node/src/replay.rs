@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use wc_cell::{Cell, Command, Fact};
+use wc_cell::{Cell, Command, Fact, RestoreError};
 use wc_ledger::{Book, Tree, leaf_hash};
 use wc_store::{JournalError, Row, Store, StoreConfig, StoreError};
 use wc_types::CellId;
@@ -200,10 +200,14 @@ impl Checks {
     }
 
     fn snapshot(&mut self, cell: &Cell, seq: u64, bytes: &[u8]) {
-        if Cell::restore(bytes).is_err() {
-            // Of another release, or damaged: a start replays the journal instead, as this does.
-            self.report.differs(format!("the snapshot after fact {seq} is not of this release or damaged"));
-            return;
+        match Cell::restore(bytes) {
+            Ok(_) => {}
+            // A start replays the journal instead, as this does.
+            Err(RestoreError::Version { .. }) => return,
+            Err(error) => {
+                self.report.differs(format!("the snapshot after fact {seq} cannot be restored: {error}"));
+                return;
+            }
         }
         self.report.snapshot = Some(seq);
         if sha256(bytes) != cell.state_hash() {

@@ -15,15 +15,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use wc_ledger::threshold::handover::open_kept;
 use wc_ledger::{
-    Checkpoint, Evidence, Finding, Hash, Note, WitnessFault, consider, cosign, cosignatures, published_key,
-    witness_key_text,
+    Checkpoint, Evidence, Finding, Hash, Note, WitnessFault, consider, cosign, cosignatures, witness_key_text,
 };
 use wc_mesh::Mesh;
 use wc_proto::api::view::{AlarmView, WitnessView};
 use wc_proto::api::{CellRequest, PublishedCheckpoint, Response};
 use wc_types::charter::{Founding, cell_id};
-use wc_types::{Code, NodeId, Signed, SigningKey, Timestamp, to_canonical};
+use wc_types::signers::Handover;
+use wc_types::{Code, NodeId, Signed, SigningKey, Timestamp, from_canonical, to_canonical};
 
 use crate::coordinator::lock;
 use crate::node::Role;
@@ -42,6 +43,8 @@ const PATH_MAX: usize = 130;
 struct Head {
     checkpoint: Checkpoint,
     note: Note,
+    /// The hand-overs to those who signed it.
+    signers: Vec<Handover>,
     at_s: u64,
 }
 
@@ -89,8 +92,18 @@ impl Witness {
             return Ok(());
         }
         fs::create_dir_all(&dir)?;
+        let chain: Vec<Handover> = match fs::read(dir.join("signers")) {
+            Ok(bytes) => from_canonical(&bytes).map_err(|error| {
+                io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!("the signers that were seen last: {error}"),
+                )
+            })?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(error),
+        };
         let head = match fs::read_to_string(dir.join("head")) {
-            Ok(text) => Some(self.read_head(founding, &text).ok_or_else(|| {
+            Ok(text) => Some(self.read_head(founding, &chain, &text).ok_or_else(|| {
                 // Beginning anew would be what a forger wishes for.
                 io::Error::new(io::ErrorKind::InvalidData, "the head that was cosigned last does not verify")
             })?),
@@ -120,12 +133,13 @@ impl Witness {
         Ok(())
     }
 
-    fn read_head(&self, founding: &Signed<Founding>, text: &str) -> Option<Head> {
+    fn read_head(&self, founding: &Signed<Founding>, chain: &[Handover], text: &str) -> Option<Head> {
         let note = Note::parse(text).ok()?;
-        let checkpoint = Checkpoint::open(&note, &published_key(founding)).ok()?;
+        let (checkpoint, epoch) = open_kept(founding, chain, &note).ok()?;
+        let signers = chain.get(..epoch)?.to_vec();
         let (lines, _) = cosignatures(&note, &checkpoint.origin).ok()?;
         let own = lines.iter().find(|line| line.witness == self.key.node_id())?;
-        Some(Head { at_s: own.at_s, checkpoint, note })
+        Some(Head { at_s: own.at_s, checkpoint, note, signers })
     }
 
     /// Looks at an offered checkpoint; returns its size and our line if it may have one.
@@ -149,7 +163,7 @@ impl Witness {
             .flatten();
         let path = path.unwrap_or_default();
         let seen = state.head.as_ref().map(|head| &head.checkpoint);
-        let checkpoint = match consider(founding, seen, &note, &path) {
+        let checkpoint = match consider(founding, &offer.signers, seen, &note, &path) {
             Ok(checkpoint) => checkpoint,
             Err(fault) => {
                 self.alarm(&mut state, founding, &fault, offer);
@@ -177,13 +191,20 @@ impl Witness {
         let kept = note.retaining(|other| other.name == checkpoint.origin).with(line.clone());
         let kept =
             kept.inspect_err(|error| tracing::error!(%error, "a cosigned note cannot be kept")).ok()?;
-        let Some(dir) = state.dir.clone() else { return None };
-        if let Err(error) = put(&dir.join("head"), kept.to_string().as_bytes()) {
+        let dir = state.dir.clone()?;
+        // First who signs, then what they signed: a head is never there without the chain to its key.
+        let known = state.head.as_ref().is_some_and(|head| head.signers == offer.signers);
+        let signers = if known || offer.signers.is_empty() {
+            Ok(())
+        } else {
+            put(&dir.join("signers"), &to_canonical(&offer.signers))
+        };
+        if let Err(error) = signers.and_then(|()| put(&dir.join("head"), kept.to_string().as_bytes())) {
             tracing::error!(%error, "what is cosigned cannot be remembered, so it is not cosigned");
             return None;
         }
         let size = checkpoint.size;
-        state.head = Some(Head { checkpoint, note: kept, at_s });
+        state.head = Some(Head { checkpoint, note: kept, signers: offer.signers.clone(), at_s });
         Some((size, line.to_string()))
     }
 
@@ -211,6 +232,8 @@ impl Witness {
                     offered: offer.note.clone(),
                     prefix_root: offer.since_root.clone().into(),
                     path: offer.consistency.iter().take(PATH_MAX).cloned().collect(),
+                    seen_signers: head.signers.clone(),
+                    offered_signers: offer.signers.clone(),
                 };
                 if let Ok((_, finding)) = evidence.check() {
                     code = code_of_proof(&finding).unwrap_or(code);
@@ -365,7 +388,14 @@ mod tests {
             let path = wc_ledger::consistency_proof(since, size, source).expect("all hashes");
             consistency = path.into_iter().map(|hash| hash.to_vec().into()).collect();
         }
-        PublishedCheckpoint { founding, note: note.to_string(), head: None, since_root, consistency }
+        PublishedCheckpoint {
+            founding,
+            signers: Vec::new(),
+            note: note.to_string(),
+            head: None,
+            since_root,
+            consistency,
+        }
     }
 
     fn witness(dir: &Path) -> Arc<Witness> {

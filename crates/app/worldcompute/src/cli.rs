@@ -103,6 +103,7 @@ pub struct DemoArgs {
 
 /// `node`
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "a command line is read once")]
 pub enum NodeCommand {
     /// Run the node until it is stopped
     #[command(after_help = "Examples:\n  \
@@ -110,7 +111,7 @@ pub enum NodeCommand {
         worldcompute node run --network lab --coordinate always --trusted\n  \
         worldcompute node run --join /ip4/192.168.1.7/tcp/7441/p2p/12D3KooW… --slots 2\n\n\
         Every option can also stand in <data dir>/config.toml (slots = 2) or in the environment (WORLDCOMPUTE_SLOTS=2).")]
-    Run(NodeArgs),
+    Run(Box<NodeArgs>),
     /// Stop the node of this data directory
     Stop,
 }
@@ -145,6 +146,10 @@ pub struct NodeArgs {
     /// Run modules that others send straight to this node (`job submit --executor`)
     #[arg(long)]
     pub accept_direct: bool,
+    /// Hold a share of the key that signs the cell's checkpoints, when the cell's owner names this node
+    /// (`cluster signers set`)
+    #[arg(long)]
+    pub cosigner: bool,
     /// Cosign the growth of the cell's ledger, and raise an alarm when it does not add up
     #[arg(long)]
     pub witness: bool,
@@ -182,11 +187,12 @@ pub struct NodeArgs {
 
 /// `donor`
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "a command line is read once")]
 pub enum DonorCommand {
     /// Lend this machine until this command is stopped
     #[command(after_help = "Examples:\n  worldcompute donor join\n  \
         worldcompute donor join --consent scientific,rendering --slots 2")]
-    Join(NodeArgs),
+    Join(Box<NodeArgs>),
     /// What this machine is doing, and what stands between guests and it
     Status,
     /// Freeze guests and take no more work
@@ -368,6 +374,40 @@ pub enum ClusterCommand {
     Status,
     /// Who is connected to this node
     Peers,
+    /// Who signs the cell's checkpoints
+    #[command(
+        long_about = "Who signs the cell's checkpoints, and how that goes.\n\n\
+            Without `set` it shows the signers. One signer is the coordinator alone; of several, a majority has to sign \
+            together, and none of them can sign, or invent credit, without the others.",
+        after_help = "Examples:\n  worldcompute cluster signers\n  \
+            worldcompute cluster signers set --threshold 2 12D3KooWD9… 12D3KooWNa…"
+    )]
+    Signers {
+        /// What to do; show them if nothing
+        #[command(subcommand)]
+        command: Option<SignersCommand>,
+    },
+}
+
+/// `cluster signers`
+#[derive(Debug, Subcommand)]
+pub enum SignersCommand {
+    /// Change the signers: they make a key together, and those before them hand over to it
+    #[command(
+        long_about = "Change the signers. They make a key together that no machine ever holds whole, show that they can \
+            sign with it, and the signers before them hand over. Needs the key of the cell's owner.\n\n\
+            The coordinator is always one of the signers; name the others. Each runs with --cosigner and is connected. \
+            `--threshold 1` and no node makes the coordinator the only signer again.",
+        after_help = "Example, two of three:\n  worldcompute cluster signers set --threshold 2 12D3KooWD9… 12D3KooWNa…"
+    )]
+    Set {
+        /// How many have to sign together: more than half of them
+        #[arg(long, value_name = "T", value_parser = clap::value_parser!(u16).range(1..=16))]
+        threshold: u16,
+        /// The other signers' node ids
+        #[arg(value_name = "NODE")]
+        nodes: Vec<String>,
+    },
 }
 
 /// `receipt`

@@ -29,7 +29,7 @@ pub const HOME: &str = "WORLDCOMPUTE_HOME";
 const PREFIX: &str = "WORLDCOMPUTE_";
 
 /// Every environment variable and its meaning. Lists are separated by commas.
-pub const VARIABLES: [(&str, &str); 21] = [
+pub const VARIABLES: [(&str, &str); 22] = [
     (HOME, "data directory"),
     ("WORLDCOMPUTE_LOG", "what to log, as --log"),
     ("WORLDCOMPUTE_NETWORK", "name of the network"),
@@ -41,6 +41,7 @@ pub const VARIABLES: [(&str, &str); 21] = [
     ("WORLDCOMPUTE_TRUSTED", "true if the nodes of a cell that this node founds are trusted"),
     ("WORLDCOMPUTE_KEEP_RESULTS", "how long a cell that this node founds keeps results, such as 36h"),
     ("WORLDCOMPUTE_ACCEPT_DIRECT", "true to run modules that others send straight to this node"),
+    ("WORLDCOMPUTE_COSIGNER", "true to hold a share of the key that signs checkpoints"),
     ("WORLDCOMPUTE_WITNESS", "true to cosign the growth of the cell's ledger"),
     ("WORLDCOMPUTE_LOG_LISTEN", "address at which the published ledger is served over http"),
     ("WORLDCOMPUTE_STORAGE_CAP", "most room for blobs"),
@@ -54,7 +55,7 @@ pub const VARIABLES: [(&str, &str); 21] = [
 ];
 
 /// Keys of `config.toml`.
-const KEYS: [&str; 20] = [
+const KEYS: [&str; 21] = [
     "log",
     "network",
     "listen",
@@ -65,6 +66,7 @@ const KEYS: [&str; 20] = [
     "trusted",
     "keep_results",
     "accept_direct",
+    "cosigner",
     "witness",
     "log_listen",
     "storage_cap",
@@ -131,6 +133,8 @@ pub struct Settings {
     pub keep_results: Option<Millis>,
     /// Whether direct dispatch is accepted.
     pub accept_direct: bool,
+    /// Whether this node signs checkpoints with others.
+    pub cosigner: bool,
     /// Whether this node witnesses its cell's ledger.
     pub witness: bool,
     /// Where the published ledger is served over HTTP.
@@ -167,6 +171,7 @@ struct Layer {
     trusted: Option<bool>,
     keep_results: Option<Millis>,
     accept_direct: Option<bool>,
+    cosigner: Option<bool>,
     witness: Option<bool>,
     log_listen: Option<SocketAddr>,
     storage_cap: Option<Bytes>,
@@ -194,6 +199,7 @@ impl Layer {
             trusted: self.trusted.or(below.trusted),
             keep_results: self.keep_results.or(below.keep_results),
             accept_direct: self.accept_direct.or(below.accept_direct),
+            cosigner: self.cosigner.or(below.cosigner),
             witness: self.witness.or(below.witness),
             log_listen: self.log_listen.or(below.log_listen),
             storage_cap: self.storage_cap.or(below.storage_cap),
@@ -259,6 +265,7 @@ impl Context {
             trusted: layer.trusted.unwrap_or(false),
             keep_results: layer.keep_results,
             accept_direct: layer.accept_direct.unwrap_or(false),
+            cosigner: layer.cosigner.unwrap_or(false),
             witness: layer.witness.unwrap_or(false),
             log_listen: layer.log_listen,
             storage_cap: layer.storage_cap.unwrap_or(STORAGE_CAP_DEFAULT),
@@ -441,6 +448,7 @@ fn flags(args: &NodeArgs) -> Result<Layer, Usage> {
         trusted: args.trusted.then_some(true),
         keep_results: read("keep-results", args.keep_results.as_ref(), amount::duration)?,
         accept_direct: args.accept_direct.then_some(true),
+        cosigner: args.cosigner.then_some(true),
         witness: args.witness.then_some(true),
         log_listen: read("log-listen", args.log_listen.as_ref(), address)?,
         storage_cap: read("storage-cap", args.storage_cap.as_ref(), amount::size)?,
@@ -491,6 +499,7 @@ fn environment(variables: &BTreeMap<String, String>) -> Result<Layer, Failure> {
         trusted: read(variables, "WORLDCOMPUTE_TRUSTED", &mut wrong, flag),
         keep_results: read(variables, "WORLDCOMPUTE_KEEP_RESULTS", &mut wrong, amount::duration),
         accept_direct: read(variables, "WORLDCOMPUTE_ACCEPT_DIRECT", &mut wrong, flag),
+        cosigner: read(variables, "WORLDCOMPUTE_COSIGNER", &mut wrong, flag),
         witness: read(variables, "WORLDCOMPUTE_WITNESS", &mut wrong, flag),
         log_listen: read(variables, "WORLDCOMPUTE_LOG_LISTEN", &mut wrong, address),
         storage_cap: read(variables, "WORLDCOMPUTE_STORAGE_CAP", &mut wrong, amount::size),
@@ -543,6 +552,7 @@ fn file(path: &Path) -> Result<Layer, Failure> {
             trusted: fields.flag("trusted", &mut faults),
             keep_results: fields.amount("keep_results", amount::duration, &mut faults),
             accept_direct: fields.flag("accept_direct", &mut faults),
+            cosigner: fields.flag("cosigner", &mut faults),
             witness: fields.flag("witness", &mut faults),
             log_listen: fields.amount("log_listen", address, &mut faults),
             storage_cap: fields.amount("storage_cap", amount::size, &mut faults),

@@ -7,6 +7,7 @@ use wc_types::entry::Entry;
 use wc_types::manifest::{BlobRef, Manifest, WorkClass};
 use wc_types::outcome::ResultRecord;
 use wc_types::receipt::{ReceiptFile, Verdict};
+use wc_types::signers::{Handover, SignerOrder};
 use wc_types::{AccountId, Cid, JobId, NodeId, Refusal, Signed, Timestamp};
 
 pub mod view;
@@ -137,6 +138,8 @@ pub enum CellRequest {
         /// First task.
         from: u32,
     },
+    /// Change who signs checkpoints. Signed by the cell's owner.
+    ChangeSigners(Box<Signed<SignerOrder>>),
     /// The newest published checkpoint, with a proof that it continues an earlier one.
     Checkpoint {
         /// Size of the earlier one; 0 for none.
@@ -157,16 +160,6 @@ pub enum CellRequest {
     Balance {
         /// Whose.
         account: AccountId,
-    },
-    /// Its anchors, newest first.
-    Anchors {
-        /// Only those with lower numbers.
-        before: Option<u64>,
-    },
-    /// One anchor as a file that anybody can check offline.
-    Anchor {
-        /// Its number.
-        id: u64,
     },
     /// An account as it stands, and what vouches for it.
     Account {
@@ -193,6 +186,16 @@ pub enum CellRequest {
         /// Size of the log whose root the paths lead to.
         size: u64,
     },
+    /// Its anchors, newest first.
+    Anchors {
+        /// Only those with lower numbers.
+        before: Option<u64>,
+    },
+    /// One anchor as a file that anybody can check offline.
+    Anchor {
+        /// Its number.
+        id: u64,
+    },
 }
 
 /// A submitter's wish to stop its job.
@@ -213,6 +216,8 @@ pub struct Cancel {
 pub struct PublishedCheckpoint {
     /// The cell's founding record.
     pub founding: Signed<Founding>,
+    /// The hand-overs from the founding key to the key that signed.
+    pub signers: Vec<Handover>,
     /// The checkpoint: a C2SP signed note, with cosignatures.
     pub note: String,
     /// CID of the last entry under it.
@@ -306,6 +311,8 @@ pub struct AccountStatement {
     pub view: AccountView,
     /// The cell's founding record: its key and its rules.
     pub founding: Signed<Founding>,
+    /// The hand-overs from the founding key to the key that signed the checkpoint.
+    pub signers: Vec<Handover>,
     /// The signed checkpoint of the log as it stands: a C2SP note.
     pub checkpoint: String,
     /// Hashes that lead from the log that the caller has seen to this one; empty where nothing needs proof.

@@ -19,6 +19,8 @@ pub const BLOCK_BYTES_MAX: usize = 1 << 20;
 pub const WANT_CIDS_MAX: usize = 64;
 /// Largest message that asks for blocks: a CID of ours takes 41 bytes in DAG-CBOR, and 64-byte digests still fit.
 pub const WANT_BYTES_MAX: usize = 8 << 10;
+/// Largest message between a coordinator and a signer. The longest chain of hand-overs, of the largest sets, fits.
+pub const SIGNERS_BYTES_MAX: usize = 1 << 20;
 /// Most rows in one page of a listing.
 pub const PAGE_ROWS_MAX: usize = 10_000;
 /// Most addresses in a hello.

@@ -5,3 +5,4 @@ pub mod blob;
 pub mod dispatch;
 pub mod hello;
 pub mod session;
+pub mod signers;

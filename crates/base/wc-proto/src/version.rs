@@ -12,5 +12,7 @@ pub const DISPATCH: &str = "/worldcompute/dispatch/1.0.0";
 pub const HELLO: &str = "/worldcompute/hello/1.0.0";
 /// Blocks of content, by CID: [`crate::peer::blob`].
 pub const BLOB: &str = "/worldcompute/blob/1.0.0";
+/// Making and using a key that several machines hold together: [`crate::peer::signers`].
+pub const SIGNERS: &str = "/worldcompute/signers/1.0.0";
 /// Version of the agent, as identify and enrolments carry it.
 pub const AGENT_VERSION: &str = concat!("worldcompute/", env!("CARGO_PKG_VERSION"));

@@ -79,6 +79,13 @@ pub enum EntryKind {
         /// What it is now.
         standing: Standing,
     },
+    /// Other machines sign the checkpoints from here on.
+    SignersChanged {
+        /// Number of the set.
+        epoch: u64,
+        /// CID of its [`SignerSet`](crate::signers::SignerSet).
+        set: Cid,
+    },
     /// A job was admitted; its reserve moved.
     JobAdmitted {
         /// The job.

@@ -17,6 +17,7 @@ pub mod node;
 pub mod outcome;
 pub mod receipt;
 pub mod sign;
+pub mod signers;
 pub mod time;
 pub mod unit;
 

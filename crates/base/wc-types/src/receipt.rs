@@ -8,6 +8,7 @@ use crate::entry::Entry;
 use crate::id::{AccountId, CellId, JobId, LeaseId, NodeId};
 use crate::outcome::Outcome;
 use crate::sign::Signed;
+use crate::signers::Handover;
 use crate::time::Timestamp;
 use crate::unit::MicroNcu;
 
@@ -99,6 +100,10 @@ pub struct Inclusion {
 pub struct ReceiptFile {
     /// The cell's founding record, which names the key that signs its receipts.
     pub founding: Signed<Founding>,
+    /// Hand-overs from the founding key to the key that signed the checkpoint, at most
+    /// [`HANDOVERS_MAX`](crate::signers::HANDOVERS_MAX); none while the founding coordinator signs alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signers: Vec<Handover>,
     /// The receipt.
     pub receipt: Signed<Receipt>,
     /// The signed outcome of each vote, agreeing first, in the verdict's order.

@@ -92,6 +92,7 @@ fn entries() -> Vec<(&'static str, Entry)> {
             EntryKind::CreditExpired { account: BOB, withdrawn_at: Timestamp(1_800_000_000_000_000) },
             &[(bob, -9), (Holder::PublicGood, 9)],
         ),
+        entry(14, EntryKind::SignersChanged { epoch: 1, set: record_cid(&"signers") }, &[]),
     ];
     all.into_iter().map(|entry| (name(&entry.kind), entry)).collect()
 }
@@ -108,6 +109,7 @@ fn name(kind: &EntryKind) -> &'static str {
         EntryKind::CreditReversed { .. } => "credit-reversed",
         EntryKind::NodeLeft { .. } => "node-left",
         EntryKind::CreditExpired { .. } => "credit-expired",
+        EntryKind::SignersChanged { .. } => "signers-changed",
     }
 }
 

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use wc_types::charter::{Charter, Founding, cell_id};
 use wc_types::entry::{EntryKind, Posting};
 use wc_types::grant::{Gather, Grant, LeaseTerm};
+use wc_types::signers::Handover;
 use wc_types::{AccountId, CellId, JobId, LeaseId, NodeId, Signed, Timestamp, Witnessed};
 
 use crate::account::Account;
@@ -56,6 +57,9 @@ pub struct Cell {
     /// Nodes that have credit and may be given work.
     pub(crate) hungry: BTreeSet<NodeNo>,
     pub(crate) ledger: Ledger,
+    /// Hand-overs of the key that signs checkpoints, from the founding on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) signers: Vec<Handover>,
     pub(crate) tide: Tide,
     #[serde(skip)]
     pub(crate) pool: Pool,
@@ -80,6 +84,7 @@ impl Cell {
             queue: Queue::default(),
             hungry: BTreeSet::new(),
             ledger: Ledger::default(),
+            signers: Vec::new(),
             tide: Tide::default(),
             pool: Pool::default(),
         }
@@ -123,6 +128,7 @@ impl Cell {
                 self.node_left(*node, turn);
             }
             Event::NodePaused { node, paused } => self.node_paused(*node, *paused, turn),
+            Event::SignersChanged(handover) => self.signers_changed(handover, turn),
             Event::JobSubmitted(manifest) => self.job_submitted(manifest, turn),
             Event::JobStaged { job } => self.job_staged(*job, turn),
             Event::StagingFailed { job, reason } => self.staging_failed(*job, reason, turn),

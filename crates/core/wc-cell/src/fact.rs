@@ -5,6 +5,7 @@ use wc_types::charter::Founding;
 use wc_types::manifest::Manifest;
 use wc_types::node::Enrolment;
 use wc_types::outcome::{Commitment, Outcome};
+use wc_types::signers::Handover;
 use wc_types::{AccountId, JobId, LeaseId, NodeId, Timestamp, Witnessed};
 
 /// One line of the journal.
@@ -47,6 +48,8 @@ pub enum Event {
         /// Whether it is paused now.
         paused: bool,
     },
+    /// The signers handed over to others; both have signed.
+    SignersChanged(Box<Handover>),
     /// Somebody submitted a job.
     JobSubmitted(Witnessed<Manifest>),
     /// A job's artifacts and inputs are here and pinned.

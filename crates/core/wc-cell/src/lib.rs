@@ -50,6 +50,7 @@ mod queue;
 mod report;
 mod results;
 mod settle;
+mod signers;
 mod snapshot;
 mod stage;
 mod task;

@@ -52,11 +52,14 @@ impl Cell {
     /// [`RestoreError`] when the bytes are no snapshot, or one of another release.
     pub fn restore(bytes: &[u8]) -> Result<Self, RestoreError> {
         let malformed = |reason: String| RestoreError::Malformed { reason };
-        let (version, cell): (u16, Self) =
-            serde_ipld_dagcbor::from_slice(bytes).map_err(|error| malformed(error.to_string()))?;
+        // The version first: the state of another release need not decode as one of this.
+        let head: Result<(u16, serde::de::IgnoredAny), _> = serde_ipld_dagcbor::from_slice(bytes);
+        let (version, _) = head.map_err(|error| malformed(error.to_string()))?;
         if version != VERSION {
             return Err(RestoreError::Version { version });
         }
+        let (_, cell): (u16, Self) =
+            serde_ipld_dagcbor::from_slice(bytes).map_err(|error| malformed(error.to_string()))?;
         let book = &cell.ledger.book;
         if book.total() != 0 || book.accounts().any(|(_, totals)| totals.balance < 0) {
             return Err(RestoreError::Unbalanced);

@@ -48,9 +48,60 @@ fn a_single_task_with_one_replica_runs_and_is_paid() {
     world.check_replay();
 }
 
+/// A hand-over to node `to` alone, signed by `from` and accepted by `to`.
+fn handover(cell: &Cell, from: &SigningKey, to: u8, epoch: u64, previous: Cid) -> signers::Handover {
+    let set = signers::SignerSet {
+        cell: cell.id(),
+        epoch,
+        previous,
+        order: record("order", 0),
+        threshold: 1,
+        members: vec![signers::Signer { node: node_id(to), share: node_id(to).0 }],
+        group: node_id(to).0,
+    };
+    let accepted = node_key(to).sign_bytes(&record_cid(&set).to_bytes());
+    signers::Handover { set: Signed::seal(set, from), accepted }
+}
+
+#[test]
+fn a_hand_over_of_the_signing_key_stands_on_the_ledger_and_one_that_does_not_hold_changes_nothing() {
+    let mut world = World::with_nodes(1);
+    let founding = world.cell.founding().expect("founded").cid();
+    let coordinator = key(4, 0);
+    let good = handover(&world.cell, &coordinator, 1, 1, founding);
+    let (size, refused) = (world.cell.ledger_size(), |commands: &[Command]| {
+        commands
+            .iter()
+            .any(|command| matches!(command, Command::Answer { refusals, .. } if !refusals.is_empty()))
+    });
+    // Signed by another, of a later number, or not accepted by the new signer.
+    let stranger = handover(&world.cell, &node_key(3), 1, 1, founding);
+    let early = handover(&world.cell, &coordinator, 1, 2, founding);
+    let unaccepted = signers::Handover { accepted: [1; 64], ..good.clone() };
+    for bad in [stranger, early, unaccepted] {
+        assert!(refused(&world.tell(Event::SignersChanged(Box::new(bad)))));
+        assert_eq!((world.cell.ledger_size(), world.cell.signers().len()), (size, 0));
+    }
+    let commands = world.tell(Event::SignersChanged(Box::new(good.clone())));
+    assert!(!refused(&commands));
+    let entry = world.entries.last().expect("posted");
+    assert_eq!(entry.kind, EntryKind::SignersChanged { epoch: 1, set: good.set.cid() });
+    assert_eq!(world.cell.signer_keys().expect("holds").group, node_id(1).0);
+    // The same again does not follow itself; the next is signed by the new key.
+    assert!(refused(&world.tell(Event::SignersChanged(Box::new(good.clone())))));
+    let next = handover(&world.cell, &node_key(1), 2, 2, good.set.cid());
+    assert!(!refused(&world.tell(Event::SignersChanged(Box::new(next)))));
+    assert_eq!(world.cell.signers().len(), 2);
+    let restored = Cell::restore(&world.cell.snapshot()).expect("restores");
+    assert_eq!(restored.signers(), world.cell.signers());
+    world.check_replay();
+}
+
 #[test]
 fn what_a_job_left_behind_is_let_go_once_when_its_time_is_over() {
-    let mut world = World::with_nodes(1);
+    // Without an economy nothing else is ever due.
+    let mut world = World::new(Charter { economy: None, ..charter() });
+    world.join(0);
     world.want(0, 4);
     let manifest = manifest(vec![stage("only", 1, 1)]);
     let job = world.run(manifest.clone());

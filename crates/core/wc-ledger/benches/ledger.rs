@@ -3,12 +3,16 @@
 
 #[path = "../tests/fixture/cell.rs"]
 mod cell;
+#[path = "../tests/fixture/group.rs"]
+mod group;
 
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cell::Cell;
+use wc_ledger::threshold::SignerKeys;
+use wc_ledger::threshold::sign::Member;
 use wc_ledger::{
     Anchors, Book, HashTile, Note, Tile, TileSource, Tree, cell_key, check_tile, consistency_proof,
     decode_receipt, hash_from_tiles, hash_leaf, inclusion_proof, leaf_hash, verify_consistency,
@@ -168,6 +172,24 @@ fn main() {
     measure("checkpoint: sign", || {
         black_box(cell.checkpoint().sign(&cell.coordinator)).expect("signs");
     });
+    let text = cell.checkpoint().to_text();
+    let founding = SignerKeys::founding(&cell.founding);
+    let alone = [Member::alone(founding.clone(), &cell.coordinator).expect("its own key")];
+    measure("checkpoint: sign, 1 of 1", || {
+        black_box(group::together(&alone, text.as_bytes(), 1));
+    });
+    for (threshold, names) in
+        [(2, &[100u8, 51, 52][..]), (3, &[100, 51, 52, 53, 54]), (4, &[100, 51, 52, 53, 54, 55, 56])]
+    {
+        let count = names.len();
+        measure(&format!("signers: make the key of {threshold} of {count}, all in turn"), || {
+            black_box(group::group(&cell.founding, &founding, threshold, names, 1));
+        });
+        let (_, members) = group::group(&cell.founding, &founding, threshold, names, 1);
+        measure(&format!("checkpoint: sign, {threshold} of {count}, all in turn"), || {
+            black_box(group::together(&members, text.as_bytes(), 1));
+        });
+    }
     measure("entry: leaf hash", || {
         black_box(leaf_hash(black_box(&entry)));
     });

@@ -175,6 +175,7 @@ impl Book {
             | EntryKind::TaskAccepted { .. }
             | EntryKind::JobEnded { .. }
             | EntryKind::NodeLeft { .. }
+            | EntryKind::SignersChanged { .. }
             | EntryKind::CreditExpired { .. } => {}
         }
         account.totals = totals;
@@ -277,6 +278,7 @@ impl Book {
             EntryKind::CellFounded { .. }
             | EntryKind::NodeJoined { .. }
             | EntryKind::NodeStanding { .. }
+            | EntryKind::SignersChanged { .. }
             | EntryKind::NodeLeft { .. } => {}
         }
         Ok(Totals { balance: fit(changed)?, earned: fit(earned)?, spent: fit(spent)?, lost: fit(lost)? })

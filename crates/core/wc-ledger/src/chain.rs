@@ -91,6 +91,7 @@ pub fn check_link(previous: Option<&Entry>, next: &Entry) -> Result<(), LinkFaul
         }
         EntryKind::NodeJoined { .. }
         | EntryKind::NodeStanding { .. }
+        | EntryKind::SignersChanged { .. }
         | EntryKind::JobAdmitted { .. }
         | EntryKind::TaskAccepted { .. }
         | EntryKind::JobEnded { .. }

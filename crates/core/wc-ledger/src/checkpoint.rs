@@ -8,6 +8,7 @@ use wc_types::{CellId, Class, Code, SigningKey};
 
 use crate::merkle::Hash;
 use crate::note::{Note, NoteError, VerifierKey, decode_base64};
+use crate::threshold::handover::ChainFault;
 
 /// What the origin of every cell begins with.
 const ORIGIN_PREFIX: &str = "worldcompute.org/cell/";
@@ -25,6 +26,9 @@ pub enum CheckpointError {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// The chain from the founding key to the key that should have signed does not hold.
+    #[error("signers of the checkpoint")]
+    Signers(#[from] ChainFault),
     /// It is of another log.
     #[error("checkpoint is of the log {actual:?}, not {expected:?}")]
     OtherOrigin {
@@ -40,6 +44,7 @@ impl CheckpointError {
     pub fn code(&self) -> Code {
         match self {
             Self::Note(error) => error.code(),
+            Self::Signers(fault) => fault.code(),
             Self::Malformed { .. } => Code::new("WC-LEDGER-040", Class::Peer),
             Self::OtherOrigin { .. } => Code::new("WC-LEDGER-041", Class::Peer),
         }

@@ -297,6 +297,7 @@ impl Audit {
             | EntryKind::NodeStanding { .. }
             | EntryKind::JobEnded { .. }
             | EntryKind::NodeLeft { .. }
+            | EntryKind::SignersChanged { .. }
             | EntryKind::CreditExpired { .. } => {}
         }
         let balance = self.balance + amount;

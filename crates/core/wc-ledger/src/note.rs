@@ -211,13 +211,26 @@ impl Note {
         key: &SigningKey,
     ) -> Result<Self, NoteError> {
         let text = text.into();
+        let signature = key.sign_bytes(text.as_bytes());
+        Self::with_signature(text, name, &key.public(), signature)
+    }
+
+    /// Puts a note together with a signature that was made elsewhere: by several machines together, for one.
+    ///
+    /// # Errors
+    /// [`NoteError`] if the text cannot be in a note or the name cannot be that of a key. Whether the signature is right is
+    /// for [`verify`](Self::verify) to say.
+    pub fn with_signature(
+        text: impl Into<String>,
+        name: impl Into<String>,
+        public: &[u8; 32],
+        signature: [u8; 64],
+    ) -> Result<Self, NoteError> {
+        let text = text.into();
         check_text(&text)?;
-        let verifier = VerifierKey::new(name, key.public())?;
-        let signature = NoteSignature {
-            key_id: verifier.id(),
-            signature: key.sign_bytes(text.as_bytes()).to_vec(),
-            name: verifier.name,
-        };
+        let verifier = VerifierKey::new(name, *public)?;
+        let signature =
+            NoteSignature { key_id: verifier.id(), signature: signature.to_vec(), name: verifier.name };
         let note = Self { text, signatures: vec![signature] };
         match note.to_string().len() {
             bytes if bytes > NOTE_BYTES_MAX => Err(NoteError::TooLarge { bytes }),

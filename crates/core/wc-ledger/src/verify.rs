@@ -6,6 +6,7 @@
 //!                                │           └──CID──┐
 //!                                └──CID──► entry ────┴──► postings pay exactly the awards
 //!                                            └──leaf──► path ──► root ◄── checkpoint note, signed by the cell
+//! founding ──► hand-over ──► … ──► the key of the signers ─────────────────────────────────────────┘
 //! ```
 //!
 //! Signatures of records are checked when the file is decoded: a [`Signed`] with a wrong one does not
@@ -30,6 +31,7 @@ use crate::issue::{VerdictFault, awarded, check_entry, check_verdict};
 use crate::merkle::Hash;
 use crate::note::{Note, NoteError};
 use crate::proof::{ProofError, verify_consistency, verify_inclusion};
+use crate::threshold::handover::{ChainFault, verify_chain};
 
 /// What the reader of a receipt knew before.
 #[derive(Clone, Debug, Default)]
@@ -161,6 +163,9 @@ pub enum ReceiptFault {
     /// The entry is not under the checkpoint.
     #[error("place in the log")]
     Inclusion(#[source] ProofError),
+    /// The chain from the founding key to the key of the checkpoint does not hold.
+    #[error("signers of the checkpoint")]
+    Signers(#[source] ChainFault),
     /// A hash of the path has not 32 bytes.
     #[error("hash {place} of the path has {bytes} bytes, not 32")]
     PathHash {
@@ -225,6 +230,7 @@ impl ReceiptFault {
             Self::OutcomeSigner { .. } => Code::new("WC-LEDGER-066", Class::Peer),
             Self::OtherOutcome { .. } => Code::new("WC-LEDGER-067", Class::Peer),
             Self::OtherEntry => Code::new("WC-LEDGER-068", Class::Peer),
+            Self::Signers(fault) => fault.code(),
             Self::Inclusion(_) => Code::new("WC-LEDGER-069", Class::Peer),
             Self::PathHash { .. } => Code::new("WC-LEDGER-070", Class::Peer),
             Self::Checkpoint(_) => Code::new("WC-LEDGER-071", Class::Peer),
@@ -309,9 +315,23 @@ pub fn verify_receipt(file: &ReceiptFile, anchors: &Anchors) -> Result<ReceiptRe
         ),
     );
 
+    let signers = verify_chain(&file.founding, &file.signers).map_err(ReceiptFault::Signers)?;
+    if signers.epoch > 0 {
+        proved(
+            "signers",
+            format!(
+                "{} hand-overs, each signed by the key before it, lead from the coordinator's key to that of {} of {} \
+                 signers",
+                signers.epoch,
+                signers.threshold,
+                signers.members.len()
+            ),
+        );
+    }
+
     let note = Note::parse(&file.inclusion.checkpoint).map_err(note_fault)?;
     let checkpoint =
-        Checkpoint::open(&note, &cell_key(&cell, coordinator.0)).map_err(ReceiptFault::Checkpoint)?;
+        Checkpoint::open(&note, &cell_key(&cell, signers.group)).map_err(ReceiptFault::Checkpoint)?;
     let witnesses = check_lines(&note, &checkpoint.origin)?;
     let (size, path_size) = (checkpoint.size, file.inclusion.tree_size);
     if size != path_size {

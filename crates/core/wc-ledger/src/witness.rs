@@ -14,12 +14,14 @@
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 use wc_types::charter::{Founding, cell_id};
+use wc_types::signers::Handover;
 use wc_types::{CanonicalError, CellId, Class, Code, SignError, Signed, from_canonical};
 
-use crate::checkpoint::{Checkpoint, CheckpointError, cell_key};
+use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::merkle::Hash;
-use crate::note::{Note, VerifierKey};
+use crate::note::Note;
 use crate::proof::verify_consistency;
+use crate::threshold::handover::open_signed;
 
 /// A checkpoint cannot be cosigned.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -66,6 +68,7 @@ impl WitnessFault {
 
 /// Decides whether the checkpoint in `note` may be cosigned, and returns it if so.
 ///
+/// - `chain`: the hand-overs from the founding key to the key that signed it
 /// - `seen`: the checkpoint that was cosigned last; none before the first
 /// - `consistency`: what the log says proves that it goes on from there
 ///
@@ -73,11 +76,12 @@ impl WitnessFault {
 /// [`WitnessFault`].
 pub fn consider(
     founding: &Signed<Founding>,
+    chain: &[Handover],
     seen: Option<&Checkpoint>,
     note: &Note,
     consistency: &[Hash],
 ) -> Result<Checkpoint, WitnessFault> {
-    let offered = open(founding, note)?;
+    let offered = open_signed(founding, chain, note)?;
     let Some(seen) = seen else { return Ok(offered) };
     let (old, new) = (seen.size, offered.size);
     if new < old {
@@ -91,17 +95,6 @@ pub fn consider(
         Ok(()) => Ok(offered),
         Err(_) => Err(WitnessFault::Rewritten { seen: old, offered: new }),
     }
-}
-
-/// Returns the key that signs the checkpoints of the cell that `founding` founds: for the publisher, the witness, the
-/// auditor and whoever checks evidence the one place that says which.
-pub fn published_key(founding: &Signed<Founding>) -> VerifierKey {
-    cell_key(&cell_id(founding), founding.coordinator.0)
-}
-
-/// Opens a note as a checkpoint of the cell that `founding` founds.
-fn open(founding: &Signed<Founding>, note: &Note) -> Result<Checkpoint, CheckpointError> {
-    Checkpoint::open(note, &published_key(founding))
 }
 
 /// Two checkpoints of one cell that do not fit, as a file that anybody can check.
@@ -118,6 +111,12 @@ pub struct Evidence {
     pub prefix_root: ByteBuf,
     /// Its proof of that: consistency between those two sizes.
     pub path: Vec<ByteBuf>,
+    /// The hand-overs to the key that signed the one that was seen first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub seen_signers: Vec<Handover>,
+    /// The hand-overs to the key that signed the one after it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub offered_signers: Vec<Handover>,
 }
 
 /// What evidence shows.
@@ -188,13 +187,14 @@ impl Evidence {
     /// [`EvidenceError`] if it is not about two checkpoints that this cell signed.
     pub fn check(&self) -> Result<(CellId, Finding), EvidenceError> {
         self.founding.signed_by(&self.founding.coordinator.0).map_err(EvidenceError::Founding)?;
-        let read = |which, text: &str| {
+        let read = |which, text: &str, chain: &[Handover]| {
             let checkpoint = Note::parse(text).map_err(CheckpointError::Note);
             checkpoint
-                .and_then(|note| open(&self.founding, &note))
+                .and_then(|note| open_signed(&self.founding, chain, &note))
                 .map_err(|source| EvidenceError::Checkpoint { which, source })
         };
-        let (seen, offered) = (read("seen", &self.seen)?, read("offered", &self.offered)?);
+        let seen = read("seen", &self.seen, &self.seen_signers)?;
+        let offered = read("offered", &self.offered, &self.offered_signers)?;
         Ok((cell_id(&self.founding), self.finding(&seen, &offered)))
     }
 

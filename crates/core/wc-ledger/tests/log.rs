@@ -1,5 +1,6 @@
 //! The published log: what tiles, checkpoints, witnesses and audits accept, and that nothing changed is accepted.
 
+#[allow(dead_code, reason = "this test writes no receipts")]
 #[path = "fixture/cell.rs"]
 mod cell;
 
@@ -191,27 +192,33 @@ fn signed(cell: &Cell) -> Note {
 fn a_witness_cosigns_growth_and_nothing_else() {
     let (mut cell, _) = grown(9);
     let first = signed(&cell);
-    let seen = consider(&cell.founding, None, &first, &[]).expect("the first it sees");
-    assert_eq!(consider(&cell.founding, Some(&seen), &first, &[]), Ok(seen.clone()), "the same again");
+    let seen = consider(&cell.founding, &[], None, &first, &[]).expect("the first it sees");
+    assert_eq!(consider(&cell.founding, &[], Some(&seen), &first, &[]), Ok(seen.clone()), "the same again");
 
     cell.pad(20);
     let path = cell.consistency(9);
-    consider(&cell.founding, Some(&seen), &signed(&cell), &path).expect("growth");
-    let no_proof = consider(&cell.founding, Some(&seen), &signed(&cell), &[]).expect_err("refused");
+    consider(&cell.founding, &[], Some(&seen), &signed(&cell), &path).expect("growth");
+    let no_proof = consider(&cell.founding, &[], Some(&seen), &signed(&cell), &[]).expect_err("refused");
     assert_eq!(no_proof, WitnessFault::Rewritten { seen: 9, offered: 29 });
 
     let now = cell.checkpoint();
-    let shrunk = consider(&cell.founding, Some(&now), &first, &[]).expect_err("refused");
+    let shrunk = consider(&cell.founding, &[], Some(&now), &first, &[]).expect_err("refused");
     assert_eq!(shrunk, WitnessFault::Shrunk { seen: 29, offered: 9 });
     let split = Checkpoint { root: [7; 32], ..now.clone() }.sign(&cell.coordinator).expect("signs");
-    let split = consider(&cell.founding, Some(&now), &split, &[]).expect_err("refused");
+    let split = consider(&cell.founding, &[], Some(&now), &split, &[]).expect_err("refused");
     assert_eq!(split, WitnessFault::Split { size: 29 });
 
     let stranger = now.sign(&key(66)).expect("signs");
-    assert!(matches!(consider(&cell.founding, Some(&now), &stranger, &[]), Err(WitnessFault::Foreign(_))));
+    assert!(matches!(
+        consider(&cell.founding, &[], Some(&now), &stranger, &[]),
+        Err(WitnessFault::Foreign(_))
+    ));
     let elsewhere = Checkpoint { origin: origin(&CellId([1; 32])), ..now.clone() };
     let elsewhere = elsewhere.sign(&cell.coordinator).expect("signs");
-    assert!(matches!(consider(&cell.founding, Some(&now), &elsewhere, &[]), Err(WitnessFault::Foreign(_))));
+    assert!(matches!(
+        consider(&cell.founding, &[], Some(&now), &elsewhere, &[]),
+        Err(WitnessFault::Foreign(_))
+    ));
 }
 
 fn evidence(cell: &Cell, seen: &Note, offered: &Note, prefix_root: &[u8], path: &[Hash]) -> Evidence {
@@ -221,6 +228,8 @@ fn evidence(cell: &Cell, seen: &Note, offered: &Note, prefix_root: &[u8], path: 
         offered: offered.to_string(),
         prefix_root: prefix_root.to_vec().into(),
         path: path.iter().map(|hash| hash.to_vec().into()).collect(),
+        seen_signers: Vec::new(),
+        offered_signers: Vec::new(),
     }
 }
 

@@ -2,9 +2,15 @@
 
 #[path = "fixture/cell.rs"]
 mod cell;
+#[path = "fixture/group.rs"]
+mod group;
 
 use cell::{Accepted, Cell, accepts, key, result};
+use group::{group, together};
 use proptest::prelude::*;
+use wc_ledger::threshold::SignerKeys;
+use wc_ledger::threshold::handover::link;
+use wc_ledger::threshold::sign::Member;
 use wc_ledger::{
     Anchors, Checkpoint, Note, ReceiptFault, ReceiptParts, Seen, VerdictFault, award_postings, cosign,
     decode_receipt, issue, origin, verify_receipt,
@@ -353,6 +359,84 @@ fn the_entry_must_be_the_one_under_the_checkpoint() {
     let moved = Entry { index: 2, ..file.entry.clone() };
     let moved_receipt = resealed(&cell, &file, |receipt| receipt.entry = record_cid(&moved));
     assert_eq!(code_of(&ReceiptFile { entry: moved, ..moved_receipt }), "WC-LEDGER-069");
+}
+
+/// The receipt of [`two_of_three`], under a checkpoint that two of three machines signed after two hand-overs.
+fn signed_together() -> (Cell, ReceiptFile) {
+    let (cell, mut file) = two_of_three();
+    let mut old =
+        vec![Member::alone(SignerKeys::founding(&cell.founding), &cell.coordinator).expect("alone")];
+    for (names, salt) in [([100, 51, 52], 0u8), ([100, 52, 53], 100)] {
+        let keys = old[0].keys().clone();
+        let (set, members) = group(&cell.founding, &keys, 2, &names, salt);
+        let message = record_cid(&set).to_bytes();
+        let (accepted, signature) =
+            (together(&members, &message, salt + 1), together(&old, &message, salt + 11));
+        file.signers.push(link(&set, keys.group, signature, accepted).expect("signed"));
+        old = members;
+    }
+    let checkpoint = cell.checkpoint();
+    let signature = together(&old, checkpoint.to_text().as_bytes(), 200);
+    let note = Note::with_signature(
+        checkpoint.to_text(),
+        checkpoint.origin.clone(),
+        &old[0].keys().group,
+        signature,
+    );
+    file.inclusion.checkpoint = note.expect("a note").to_string();
+    (cell, file)
+}
+
+#[test]
+fn a_checkpoint_signed_by_several_verifies_along_the_chain_of_their_keys() {
+    let (cell, file) = signed_together();
+    let bytes = to_canonical(&file);
+    let copy = decode_receipt(&bytes).expect("decodes");
+    let report = verify_receipt(&copy, &Anchors::default()).expect("verifies");
+    let names: Vec<&str> = report.steps.iter().map(|step| step.name).collect();
+    assert_eq!(
+        names,
+        ["founding", "receipt", "votes", "quorum", "credit", "signers", "checkpoint", "inclusion"]
+    );
+    assert_eq!(
+        report.steps[5].proved,
+        "2 hand-overs, each signed by the key before it, lead from the coordinator's key to that of 2 of 3 signers"
+    );
+    let changed = |change: &dyn Fn(&mut ReceiptFile)| {
+        let mut copy = file.clone();
+        change(&mut copy);
+        copy
+    };
+    // The failing link is named.
+    let lost = changed(&|file| drop(file.signers.remove(0)));
+    let fault = verify_receipt(&lost, &Anchors::default()).expect_err("refused");
+    assert_eq!(fault.code().name, "WC-LEDGER-147");
+    assert!(matches!(&fault, ReceiptFault::Signers(fault) if fault.epoch == 1), "{fault:?}");
+    let unaccepted = changed(&|file| file.signers[1].accepted[0] ^= 1);
+    let fault = verify_receipt(&unaccepted, &Anchors::default()).expect_err("refused");
+    assert!(matches!(&fault, ReceiptFault::Signers(fault) if fault.epoch == 2), "{fault:?}");
+    // A chain cut short leads to a key that has not signed this checkpoint.
+    assert_eq!(code_of(&changed(&|file| drop(file.signers.pop()))), "WC-LEDGER-071");
+    assert_eq!(code_of(&changed(&|file| file.signers.clear())), "WC-LEDGER-071");
+    // The coordinator alone, whose key founded the cell, cannot sign in the place of the group.
+    let alone = changed(&|file| {
+        file.inclusion.checkpoint = cell.checkpoint().sign(&cell.coordinator).expect("signs").to_string();
+    });
+    assert_eq!(code_of(&alone), "WC-LEDGER-071");
+}
+
+#[test]
+fn every_single_byte_of_a_chain_of_signers_matters() {
+    let (_, file) = signed_together();
+    let bytes = to_canonical(&file);
+    assert!(accepted(&bytes));
+    let mut copy = bytes.clone();
+    for place in 0..bytes.len() {
+        let bit = 1 << (place % 8);
+        copy[place] ^= bit;
+        assert!(!accepted(&copy), "byte {place}");
+        copy[place] ^= bit;
+    }
 }
 
 /// The receipt with the cosignatures of nodes `names` on its checkpoint.

@@ -123,7 +123,9 @@ fn plain(status: StatusCode) -> Response<Full<Bytes>> {
 fn kind_of(path: &str) -> Option<(&'static str, &'static str)> {
     const FOR_EVER: &str = "public, max-age=31536000, immutable";
     match path {
+        // Both change, the second when the signers do.
         "checkpoint" => return Some(("text/plain; charset=utf-8", "no-cache")),
+        "signers" => return Some(("application/octet-stream", "no-cache")),
         "founding" => return Some(("application/octet-stream", FOR_EVER)),
         _ => {}
     }
@@ -305,7 +307,9 @@ mod tests {
 
     #[test]
     fn only_paths_of_a_log_are_served() {
-        for path in ["checkpoint", "founding", "tile/0/000", "tile/0/x001/067.p/9", "tile/entries/000.p/1"] {
+        for path in
+            ["checkpoint", "founding", "signers", "tile/0/000", "tile/0/x001/067.p/9", "tile/entries/000.p/1"]
+        {
             assert!(kind_of(path).is_some(), "{path}");
         }
         for path in [

@@ -8,6 +8,7 @@
 //!   keys/node.key        the machine's key, 0600
 //!   keys/owner.key       the person's key, 0600
 //!   keys/anchor.key      the seed of the key that signs anchors, 0600; on coordinators that anchor
+//!   signers/<cell>/      this machine's share of a cell's signing key and what it has signed, 0600
 //!   store/               blobs and journal
 //!   log/                 the published ledger: a static tree that any file server can serve
 //!   witness/             what this machine cosigned last, and evidence of logs that do not fit it
@@ -86,6 +87,11 @@ impl DataDir {
     /// Returns where guests run.
     pub fn sandbox(&self) -> PathBuf {
         self.0.join("sandbox")
+    }
+
+    /// Returns where shares of cells' signing keys lie.
+    pub fn signers(&self) -> PathBuf {
+        self.0.join("signers")
     }
 
     /// Returns the file of the command line's settings.

@@ -12,9 +12,11 @@ mod layout;
 mod load;
 mod locality;
 mod machine;
+mod secret;
 
 pub use key::{KeyError, KeyFile};
 pub use layout::DataDir;
 pub use load::{LoadSample, LoadSampler};
 pub use locality::{locality_of, prefix_24};
 pub use machine::{HostError, Machine};
+pub use secret::SecretFile;

@@ -271,4 +271,95 @@ mod tests {
         assert_eq!(cut_text("añb".into(), 2), "a");
         assert_eq!(cut_text("añb".into(), 3), "añ");
     }
+
+    /// Numbers that look random and are the same in every run.
+    struct Dice(u64);
+
+    impl Dice {
+        fn below(&mut self, bound: usize) -> usize {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            (self.0 % bound.max(1) as u64) as usize
+        }
+    }
+
+    /// Changes, cuts, doubles or inserts a few bytes.
+    fn mangle(bytes: &mut Vec<u8>, dice: &mut Dice) {
+        for _ in 0..=dice.below(4) {
+            let at = dice.below(bytes.len());
+            match dice.below(5) {
+                0 => bytes.truncate(at),
+                1 => bytes.insert(at, dice.below(256) as u8),
+                2 => {
+                    let part = bytes[at..(at + dice.below(16)).min(bytes.len())].to_vec();
+                    bytes.splice(at..at, part);
+                }
+                _ if bytes.is_empty() => {}
+                _ => bytes[at] = dice.below(256) as u8,
+            }
+        }
+    }
+
+    fn read_all<T: for<'de> Deserialize<'de>>(bytes: &[u8], dice: &mut Dice) -> bool {
+        let (mut inbox, mut rest) = (Inbox::default(), bytes);
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at((1 + dice.below(64)).min(rest.len()));
+            inbox.push(now);
+            rest = later;
+            loop {
+                match inbox.next::<T>(4096) {
+                    Ok(Some(_)) => {}
+                    Ok(None) => break,
+                    Err(_) => return false,
+                }
+            }
+        }
+        true
+    }
+
+    #[test]
+    fn mangled_frames_in_either_direction_are_read_or_refused() {
+        let done = Done {
+            seq: 3,
+            end: End::Trapped { kind: "unreachable".into(), message: "wasm trap".into() },
+            fuel: 17,
+            cpu_micros: 20,
+            wall_micros: 30,
+            memory_bytes_peak: 1 << 20,
+            stdout: ByteBuf::from(vec![7; 40]),
+            stderr: ByteBuf::from(b"oh".to_vec()),
+            stderr_bytes_cut: 0,
+            files: true,
+        };
+        let hello = Hello { engine_fingerprint: "engine".into(), defences: Vec::new() };
+        let from = [
+            FromWorker::Launched { pid: 7 },
+            FromWorker::Hello(hello),
+            FromWorker::Bound { uses_files: true },
+            FromWorker::Refused { reason: "no `_start`".into() },
+            FromWorker::Done(done),
+            FromWorker::Fatal { reason: "disk".into() },
+        ];
+        let run = Run { args: vec!["a".into()], env: vec![("K".into(), "v".into())], ..Run::default() };
+        let to = [
+            ToWorker::Run(run),
+            ToWorker::Next,
+            ToWorker::Bind(Bind { component: false, memory_bytes_max: 1 << 20, file_bytes_max: 9 }),
+            ToWorker::Compile(Compile { memory_bytes_max: 1, artifact_bytes_max: 2 }),
+        ];
+        let from: Vec<u8> = from.iter().flat_map(|frame| encode(frame).expect("small")).collect();
+        let to: Vec<u8> = to.iter().flat_map(|frame| encode(frame).expect("small")).collect();
+        let mut dice = Dice(0x5eed);
+        assert!(read_all::<FromWorker>(&from, &mut dice) && read_all::<ToWorker>(&to, &mut dice));
+        let mut refused = 0;
+        for round in 0..20_000 {
+            let mut bytes = if round % 2 == 0 { from.clone() } else { to.clone() };
+            mangle(&mut bytes, &mut dice);
+            // Each side may be sent what belongs to the other.
+            refused += usize::from(!read_all::<FromWorker>(&bytes, &mut dice));
+            refused += usize::from(!read_all::<ToWorker>(&bytes, &mut dice));
+        }
+        assert!(refused > 20_000, "what is read wrongly or from the wrong side is refused: {refused}");
+    }
 }

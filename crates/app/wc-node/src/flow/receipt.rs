@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use wc_ledger::checkpoint::Checkpoint as LogCheckpoint;
 use wc_ledger::issue::{ReceiptParts, issue};
-use wc_ledger::note::NoteError;
 use wc_ledger::proof::inclusion_proof;
 use wc_types::receipt::{Inclusion, ReceiptFile};
 use wc_types::{JobId, Sealed, SignError, Signed, TaskId};
@@ -12,6 +10,7 @@ use wc_types::{JobId, Sealed, SignError, Signed, TaskId};
 use crate::archive::ArchiveError;
 use crate::clock;
 use crate::coordinator::Coordinator;
+use crate::signers::notary::Checkpoint;
 
 /// A receipt cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -32,31 +31,9 @@ pub(crate) enum ReceiptError {
         /// How.
         reason: String,
     },
-    /// The checkpoint cannot be signed.
-    #[error("the checkpoint cannot be signed")]
-    Note(#[from] NoteError),
     /// A kept outcome does not verify.
     #[error("a kept outcome does not verify")]
     Outcome(#[from] SignError),
-}
-
-/// The log's size and root, and the note that the cell signed over them.
-pub(crate) struct Checkpoint {
-    size: u64,
-    note: String,
-}
-
-impl Checkpoint {
-    /// Signs the log as it stands.
-    pub fn sign(coordinator: &Arc<Coordinator>, size: u64, root: [u8; 32]) -> Result<Self, ReceiptError> {
-        let note = LogCheckpoint::new(&coordinator.cell, size, root).sign(&coordinator.key)?;
-        Ok(Self { size, note: note.to_string() })
-    }
-
-    /// Returns the signed note.
-    pub fn into_note(self) -> String {
-        self.note
-    }
 }
 
 /// Writes the receipt of one accepted task; `None` if it has not been accepted.
@@ -80,8 +57,11 @@ pub(crate) fn write(
     let receipt = issue(parts).map_err(|error| ReceiptError::Inconsistent { reason: error.to_string() })?;
     // A checkpoint that witnesses have cosigned says more than a fresh one.
     let cosigned = coordinator.publication.cosigned(entry.index);
-    let cosigned = cosigned
-        .map(|published| Checkpoint { size: published.checkpoint.size, note: published.note.to_string() });
+    let cosigned = cosigned.map(|published| Checkpoint {
+        size: published.checkpoint.size,
+        note: published.note.to_string(),
+        signers: published.signers,
+    });
     let checkpoint = cosigned.as_ref().unwrap_or(checkpoint);
     let path = inclusion_proof(entry.index, checkpoint.size, |level, index| {
         coordinator.archive.tree_hash(level, index).ok().flatten()
@@ -90,6 +70,7 @@ pub(crate) fn write(
     let outcomes = decision.outcomes.into_iter().map(Sealed::open).collect::<Result<_, _>>()?;
     Ok(Some(ReceiptFile {
         founding: coordinator.founding.clone(),
+        signers: checkpoint.signers.to_vec(),
         receipt: Signed::seal(receipt, &coordinator.key),
         outcomes,
         entry,
@@ -99,6 +80,28 @@ pub(crate) fn write(
             checkpoint: checkpoint.note.clone(),
         },
     }))
+}
+
+/// Returns how many entries a checkpoint needs to cover the receipts of a page.
+pub(crate) fn needed(
+    coordinator: &Arc<Coordinator>,
+    job: JobId,
+    stage: u16,
+    from: u32,
+    tasks: u32,
+    limit: usize,
+) -> Result<u64, ReceiptError> {
+    let (mut need, mut found) = (0, 0);
+    for index in from..tasks {
+        if found >= limit {
+            break;
+        }
+        if let Some(decision) = coordinator.archive.decision(&TaskId { job, stage, index })? {
+            need = need.max(decision.entry + 1);
+            found += 1;
+        }
+    }
+    Ok(need)
 }
 
 /// Writes at most `limit` receipts of a stage, from task `from` on, and says where to go on.

@@ -1,13 +1,17 @@
 //! `cluster status|peers`.
 
 use serde_json::json;
-use wc_proto::api::{Request, Response};
+use wc_proto::api::view::SignersView;
+use wc_proto::api::{CellRequest, Request, Response};
+use wc_types::signers::SignerOrder;
+use wc_types::{NodeId, Signed};
 
 use crate::amount::{show_ago, show_ncu, show_ppm};
-use crate::cli::ClusterCommand;
+use crate::cli::{ClusterCommand, SignersCommand};
 use crate::client::{Node, unexpected};
 use crate::command::{donor, ledger};
 use crate::config::Context;
+use crate::exit::Usage;
 use crate::{identity, json, say};
 
 /// Does what the command says.
@@ -16,6 +20,10 @@ pub async fn run(context: &Context, command: &ClusterCommand) -> anyhow::Result<
     match command {
         ClusterCommand::Status => status(context, &mut node).await,
         ClusterCommand::Peers => peers(context, &mut node).await,
+        ClusterCommand::Signers { command: None } => signers(context, &mut node).await,
+        ClusterCommand::Signers { command: Some(SignersCommand::Set { threshold, nodes }) } => {
+            set_signers(context, &mut node, *threshold, nodes).await
+        }
     }
 }
 
@@ -41,6 +49,7 @@ async fn status(context: &Context, node: &mut Node) -> anyhow::Result<()> {
         ("trusted", if cluster.nodes_trusted { "yes, by the owner's word" } else { "no" }.to_owned()),
         ("jobs", format!("{} open, {} ended", cluster.jobs_open, cluster.jobs_ended)),
         ("ledger", format!("{} entries, root {}", cluster.ledger_size, cluster.ledger_root)),
+        ("signers", show_signers(&cluster.signers)),
         ("anchors", ledger::standing(cluster.anchoring.as_ref())),
         (
             "journal",
@@ -80,6 +89,79 @@ async fn status(context: &Context, node: &mut Node) -> anyhow::Result<()> {
         donor::show_witness(&witness)?;
     }
     Ok(())
+}
+
+/// Says in a line who signs and, plainly, when nobody can.
+fn show_signers(signers: &SignersView) -> String {
+    let SignersView { epoch, threshold, members, signed_size, problem, .. } = signers;
+    let mut text = match members.len() {
+        1 => "the coordinator alone".to_owned(),
+        count => format!("{threshold} of {count} have to sign together (set {epoch})"),
+    };
+    if let Some(size) = signed_size {
+        text.push_str(&format!(", {size} entries signed"));
+    }
+    if let Some(problem) = problem {
+        text.push_str(&format!(
+            "; NO NEW CHECKPOINT CAN BE SIGNED: {}; jobs go on, receipts wait",
+            say::harmless(problem)
+        ));
+    }
+    text
+}
+
+async fn signers(context: &Context, node: &mut Node) -> anyhow::Result<()> {
+    let signers = node.cluster().await?.signers;
+    if context.json {
+        return Ok(say::json(&json::view(&signers))?);
+    }
+    say::pairs(&[("signers", show_signers(&signers)), ("set", signers.set.to_string())])?;
+    say::data("")?;
+    let mut table = say::table(&["signer", "state", "reason"]);
+    for signer in &signers.members {
+        table.add_row([
+            signer.node.to_string(),
+            signer.state.clone(),
+            signer.reason.as_deref().map(say::harmless).unwrap_or_default(),
+        ]);
+    }
+    Ok(say::rows(&table, "nobody signs")?)
+}
+
+async fn set_signers(
+    context: &Context,
+    node: &mut Node,
+    threshold: u16,
+    nodes: &[String],
+) -> anyhow::Result<()> {
+    let owner = identity::owner_key(context)?;
+    let cluster = node.cluster().await?;
+    let mut members = vec![cluster.coordinator];
+    for text in nodes {
+        let member = text.parse::<NodeId>().map_err(|error| Usage {
+            message: format!("`{text}` is not the id of a node: {error}"),
+            hint: "`worldcompute cluster status` lists them".to_owned(),
+        })?;
+        members.push(member);
+    }
+    members.sort();
+    members.dedup();
+    let order = SignerOrder {
+        cell: cluster.cell,
+        epoch: cluster.signers.epoch + 1,
+        previous: cluster.signers.set,
+        threshold,
+        members,
+        owner: owner.account_id(),
+        at: identity::now(),
+    };
+    order.check().map_err(|reason| Usage {
+        message: reason.to_owned(),
+        hint: "such as --threshold 2 and two nodes beside the coordinator, or 3 and four".to_owned(),
+    })?;
+    let order = Box::new(Signed::seal(order, &owner));
+    node.tell(Request::Cell(CellRequest::ChangeSigners(order))).await?;
+    signers(context, node).await
 }
 
 async fn peers(context: &Context, node: &mut Node) -> anyhow::Result<()> {

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use wc_ledger::{Audit, Checkpoint, Hash, HistoryReport, Note, Remembered, cell_key, verify_consistency};
+use wc_ledger::threshold::handover::{open_kept, open_signed};
+use wc_ledger::{Audit, Checkpoint, Hash, HistoryReport, Note, Remembered, verify_consistency};
 use wc_proto::api::view::AccountView;
 use wc_proto::api::{AccountStatement, CellRequest, CreditRow, Response};
 use wc_types::charter::cell_id;
@@ -144,6 +145,7 @@ fn movement(row: &CreditRow, account: AccountId) -> (&'static str, i64) {
         EntryKind::CellFounded { .. }
         | EntryKind::NodeJoined { .. }
         | EntryKind::NodeStanding { .. }
+        | EntryKind::SignersChanged { .. }
         | EntryKind::NodeLeft { .. } => ("", own),
     }
 }
@@ -260,15 +262,12 @@ async fn verify(context: &Context, node: &mut Node, account: AccountId) -> anyho
 
     let founding = checks.note("founding", check_founding(&statement, &cell));
     let checkpoint = match founding {
-        Some(()) => checks.note("checkpoint", check_checkpoint(&statement, &cell)),
+        Some(()) => checks.note("checkpoint", check_checkpoint(&statement)),
         None => None,
     };
     let mut report = None;
     if let Some(checkpoint) = &checkpoint {
-        checks.note(
-            "same log as before",
-            check_consistency(&statement, &cell, checkpoint, remembered.as_ref()),
-        );
+        checks.note("same log as before", check_consistency(&statement, checkpoint, remembered.as_ref()));
         let seen = remembered.as_ref().map(Memory::remembered).transpose()?;
         let found = audit(node, account, &cell, &statement, checkpoint, seen).await?;
         report = checks.note("entries and balance", found);
@@ -302,8 +301,10 @@ fn check_founding(statement: &AccountStatement, cell: &CellId) -> Result<((), St
 }
 
 /// The checkpoint is signed by the cell, and is the one that the account's numbers belong to.
-fn check_checkpoint(statement: &AccountStatement, cell: &CellId) -> Result<(Checkpoint, String), Fault> {
-    let checkpoint = open_note(&statement.checkpoint, cell, statement)?;
+fn check_checkpoint(statement: &AccountStatement) -> Result<(Checkpoint, String), Fault> {
+    let note = Note::parse(&statement.checkpoint).map_err(|error| Fault::caused(error.code(), &error))?;
+    let checkpoint = open_signed(&statement.founding, &statement.signers, &note)
+        .map_err(|error| Fault::caused(error.code(), &error))?;
     let claimed = statement.view.ledger_size;
     if checkpoint.size != claimed {
         let what = format!("it is of {} entries, the balance is of {claimed}", checkpoint.size);
@@ -313,23 +314,24 @@ fn check_checkpoint(statement: &AccountStatement, cell: &CellId) -> Result<(Chec
     Ok((checkpoint, detail))
 }
 
-fn open_note(note: &str, cell: &CellId, statement: &AccountStatement) -> Result<Checkpoint, Fault> {
-    let key = cell_key(cell, statement.founding.coordinator.0);
+/// Opens the checkpoint that this machine keeps, which earlier signers may have signed.
+fn open_memory(note: &str, statement: &AccountStatement) -> Result<Checkpoint, Fault> {
     let note = Note::parse(note).map_err(|error| Fault::caused(error.code(), &error))?;
-    Checkpoint::open(&note, &key).map_err(|error| Fault::caused(error.code(), &error))
+    open_kept(&statement.founding, &statement.signers, &note)
+        .map(|(checkpoint, _)| checkpoint)
+        .map_err(|error| Fault::caused(error.code(), &error))
 }
 
 /// The log continues the one that this machine saw the last time.
 fn check_consistency(
     statement: &AccountStatement,
-    cell: &CellId,
     checkpoint: &Checkpoint,
     memory: Option<&Memory>,
 ) -> Result<((), String), Fault> {
     let Some(memory) = memory else {
         return Ok(((), "first look: from now on this machine remembers".to_owned()));
     };
-    let seen = open_note(&memory.checkpoint, cell, statement).map_err(|fault| {
+    let seen = open_memory(&memory.checkpoint, statement).map_err(|fault| {
         Fault::new(format!("what this machine remembers does not verify: {}", fault.what))
     })?;
     if checkpoint.size < seen.size {

@@ -11,11 +11,14 @@ use std::sync::{Arc, Mutex};
 use anyhow::Context as _;
 use serde_json::{Value, json};
 use wc_api::log::{LogReadError, LogReader};
+use wc_ledger::threshold::SignerKeys;
+use wc_ledger::threshold::handover::{open_kept, open_signed, verify_chain};
 use wc_ledger::{
-    Auditor, Checkpoint, Cosignature, Evidence, Finding, Hash, HashTile, Note, Tile, TileSource,
-    consistency_proof, cosignatures, hash_from_tiles, published_key, verify_consistency,
+    Auditor, Checkpoint, Cosignature, Evidence, Finding, Hash, HashTile, Note, Tile, TileSource, cell_key,
+    consistency_proof, cosignatures, hash_from_tiles, verify_consistency,
 };
 use wc_types::charter::{Founding, cell_id};
+use wc_types::signers::Handover;
 use wc_types::{CellId, Cid, Class, Code, Refusal, Signed, Timestamp, from_canonical, record_cid};
 
 use crate::amount::{show_ago, show_ncu};
@@ -38,8 +41,8 @@ pub async fn run(context: &Context, command: &LedgerCommand) -> anyhow::Result<(
         LedgerCommand::Head { ledger, save } => head(context, ledger.as_deref(), save.as_deref()).await,
         LedgerCommand::Verify { ledger, checkpoint } => verify(context, ledger, checkpoint.as_deref()).await,
         LedgerCommand::Evidence { file } => evidence(context, file),
-        LedgerCommand::Anchors(args) => anchors::run(context, args).await,
         LedgerCommand::Replay => replay::run(context),
+        LedgerCommand::Anchors(args) => anchors::run(context, args).await,
     }
 }
 
@@ -68,29 +71,44 @@ pub struct Head {
     pub founding: Signed<Founding>,
     /// Its id.
     pub cell: CellId,
+    /// Who signed.
+    pub signers: SignerKeys,
     /// Size and root.
     pub checkpoint: Checkpoint,
     /// Who cosigned.
     pub witnesses: Vec<Cosignature>,
     /// Lines of keys that nobody here knows.
     pub unknown: Vec<String>,
+    chain: Vec<Handover>,
     note: Note,
 }
 
 impl Head {
-    /// Checks a note under the key that the founding record names.
-    pub fn read(founding: Signed<Founding>, text: &str) -> anyhow::Result<Self> {
+    /// Checks a note under the key to which the chain leads from the one that the founding record names. A note that the
+    /// reader kept may be of an older set.
+    pub fn read(
+        founding: Signed<Founding>,
+        chain: &[Handover],
+        text: &str,
+        kept: bool,
+    ) -> anyhow::Result<Self> {
         let wrong =
             |error: &dyn std::error::Error| unsound(format!("the founding record is not one: {error}"));
         founding.signed_by(&founding.coordinator.0).map_err(|error| wrong(&error))?;
         let cell = cell_id(&founding);
         let note = Note::parse(text).map_err(|error| told(error.code(), "the checkpoint", &error))?;
-        let checkpoint = Checkpoint::open(&note, &published_key(&founding))
-            .map_err(|error| told(error.code(), "the checkpoint", &error))?;
+        let (checkpoint, epoch) = if kept {
+            open_kept(&founding, chain, &note)
+        } else {
+            open_signed(&founding, chain, &note).map(|checkpoint| (checkpoint, chain.len()))
+        }
+        .map_err(|error| told(error.code(), "the checkpoint", &error))?;
+        let signers = verify_chain(&founding, chain.get(..epoch).unwrap_or_default())
+            .map_err(|fault| told(fault.code(), "the signers", &fault))?;
         let (witnesses, others) = cosignatures(&note, &checkpoint.origin)
             .map_err(|error| told(error.code(), "the checkpoint", &error))?;
         let unknown = others.into_iter().map(|line| line.name.clone()).collect();
-        Ok(Self { founding, cell, checkpoint, witnesses, unknown, note })
+        Ok(Self { founding, cell, signers, checkpoint, witnesses, unknown, chain: chain.to_vec(), note })
     }
 
     /// Reads the checkpoint of a published ledger.
@@ -98,9 +116,14 @@ impl Head {
         let founding = required(reader, "founding").await?;
         let founding = from_canonical(&founding)
             .map_err(|error| unsound(format!("the founding record of the log is not one: {error}")))?;
+        let chain = match reader.read("signers").await.map_err(|error| unread(&error))? {
+            Some(bytes) => from_canonical::<Vec<Handover>>(&bytes)
+                .map_err(|error| unsound(format!("the chain of signers of the log is not one: {error}")))?,
+            None => Vec::new(),
+        };
         let text = String::from_utf8(required(reader, "checkpoint").await?)
             .map_err(|_| unsound("the checkpoint is not text"))?;
-        Self::read(founding, &text)
+        Self::read(founding, &chain, &text, false)
     }
 
     fn to_json(&self, entry: Option<Cid>) -> Value {
@@ -114,12 +137,24 @@ impl Head {
             "size": self.checkpoint.size,
             "root": data_encoding::BASE64.encode(&self.checkpoint.root),
             "head_entry": entry.map(|cid| cid.to_string()),
-            "signers": { "signed": 1, "required": 1, "of": 1 },
-            "key": published_key(&self.founding).to_string(),
+            "signers": {
+                "set": self.signers.epoch,
+                "required": self.signers.threshold,
+                "of": self.signers.members.len(),
+            },
+            "key": cell_key(&self.cell, self.signers.group).to_string(),
             "witnesses": witnesses.collect::<Vec<_>>(),
             "unknown_signers": self.unknown,
             "checkpoint": self.note.to_string(),
         })
+    }
+
+    fn signed_by(&self) -> String {
+        let SignerKeys { epoch, threshold, members, .. } = &self.signers;
+        match members.as_slice() {
+            [only] => format!("1 of 1 signers, {}", only.node),
+            several => format!("{threshold} of {} signers, set {epoch}", several.len()),
+        }
     }
 
     fn show(&self, entry: Option<Cid>) -> anyhow::Result<()> {
@@ -128,8 +163,8 @@ impl Head {
             ("entries", self.checkpoint.size.to_string()),
             ("root", data_encoding::BASE64.encode(&self.checkpoint.root)),
             ("last entry", entry.map_or_else(|| "none".to_owned(), |cid| cid.to_string())),
-            ("signed by", format!("1 of 1 coordinators, {}", self.founding.coordinator)),
-            ("key", published_key(&self.founding).to_string()),
+            ("signed by", self.signed_by()),
+            ("key", cell_key(&self.cell, self.signers.group).to_string()),
             ("witnesses", self.witnesses.len().to_string()),
         ])?;
         for one in &self.witnesses {
@@ -179,7 +214,7 @@ async fn head(context: &Context, log: Option<&str>, save: Option<&Path>) -> anyh
         }
         None => {
             let published = Node::connect(&context.dir).await?.checkpoint(0).await?;
-            (Head::read(published.founding, &published.note)?, published.head)
+            (Head::read(published.founding, &published.signers, &published.note, false)?, published.head)
         }
     };
     if let Some(path) = save {
@@ -269,12 +304,12 @@ pub async fn compare(one: &Checkpoint, other: &Checkpoint, log: Option<&str>) ->
 }
 
 /// Reads a checkpoint file of a known cell.
-pub fn read_checkpoint(path: &Path, founding: &Signed<Founding>) -> anyhow::Result<Head> {
+pub fn read_checkpoint(path: &Path, founding: &Signed<Founding>, chain: &[Handover]) -> anyhow::Result<Head> {
     let text = std::fs::read_to_string(path).map_err(|error| {
         let message = format!("the checkpoint {} cannot be read: {error}", path.display());
         Failure(vec![Refusal::new(fields::FILE, message)])
     })?;
-    Head::read(founding.clone(), &text).with_context(|| path.display().to_string())
+    Head::read(founding.clone(), chain, &text, true).with_context(|| path.display().to_string())
 }
 
 async fn verify(context: &Context, log: &str, seen: Option<&Path>) -> anyhow::Result<()> {
@@ -302,7 +337,7 @@ async fn verify(context: &Context, log: &str, seen: Option<&Path>) -> anyhow::Re
     bar.finish();
     let mut history = None;
     if let Some(path) = seen {
-        let seen = read_checkpoint(path, &head.founding)?;
+        let seen = read_checkpoint(path, &head.founding, &head.chain)?;
         history = Some(seen.checkpoint.size);
         match compare(&seen.checkpoint, &head.checkpoint, Some(log)).await? {
             History::One => {}

@@ -100,7 +100,7 @@ async fn place(
     log: Option<&str>,
 ) -> anyhow::Result<Result<Place, String>> {
     let seen = match (checkpoint, log) {
-        (Some(path), _) => ledger::read_checkpoint(path, &file.founding)?.checkpoint,
+        (Some(path), _) => ledger::read_checkpoint(path, &file.founding, &file.signers)?.checkpoint,
         (None, Some(log)) => {
             let mut reader = LogReader::new(log)
                 .map_err(|error| ledger::told(error.code(), "the published ledger", &error))?;

@@ -35,6 +35,7 @@ pub async fn run(context: &Context, args: &NodeArgs, manner: Manner) -> anyhow::
         trusted: settings.trusted,
         keep_results: settings.keep_results,
         accept_direct: settings.accept_direct,
+        cosigner: settings.cosigner,
         slots: settings.slots,
         consents: settings.consents,
         witness: settings.witness,

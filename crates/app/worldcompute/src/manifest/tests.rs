@@ -382,3 +382,60 @@ fn no_text_makes_the_reader_panic() {
         }
     }
 }
+
+/// Job files of strangers: changed in a few places, cut, or made only to be hard to read.
+#[test]
+fn mangled_job_files_are_refused_in_words_or_read() {
+    let base = base();
+    let mut texts: Vec<(String, Format)> = Vec::new();
+    for entry in fs::read_dir(examples()).expect("examples").flatten() {
+        let path = entry.path();
+        let extension = path.extension().and_then(|extension| extension.to_str()).map(str::to_owned);
+        if let (Some("yaml" | "yml" | "json" | "toml"), Ok(text)) =
+            (extension.as_deref(), fs::read_to_string(&path))
+        {
+            let format = Format::of(extension.as_deref(), &text);
+            texts.push((text, format));
+        }
+    }
+    texts.push((job("module: m.wasm\ncount: 3\ninputs: {a: in/a.txt}"), Format::Yaml));
+    let mut dice = 0x5eed_u64;
+    let mut below = |bound: usize| {
+        dice ^= dice << 13;
+        dice ^= dice >> 7;
+        dice ^= dice << 17;
+        (dice % bound.max(1) as u64) as usize
+    };
+    let pieces = [
+        "{", "}", "[", "]", ":", "- ", "\n", "\"", "&a ", "*a", "0x", "1e999", "~", "\u{0}", "=", "🦀", "  ",
+    ];
+    for round in 0..3_000 {
+        let (text, format) = &texts[round % texts.len()];
+        let mut letters: Vec<char> = text.chars().collect();
+        for _ in 0..=below(4) {
+            let at = below(letters.len());
+            match below(3) {
+                0 => letters.truncate(at),
+                1 => drop(letters.splice(at..at, pieces[below(pieces.len())].chars())),
+                _ if letters.is_empty() => {}
+                _ => letters[at] = pieces[below(pieces.len())].chars().next().expect("not empty"),
+            }
+        }
+        let text: String = letters.into_iter().collect();
+        if let Err(refusals) = read(&text, *format, base.path(), "job") {
+            assert!(
+                !refusals.is_empty() && refusals.iter().all(|refusal| !refusal.message.is_empty()),
+                "{text}"
+            );
+        }
+    }
+    let aliases = "a: &a [x, x, x, x, x, x, x, x, x]\nb: &b [*a, *a, *a, *a, *a, *a, *a, *a, *a]\n\
+                   c: &c [*b, *b, *b, *b, *b, *b, *b, *b, *b]\nd: &d [*c, *c, *c, *c, *c, *c, *c, *c, *c]\n\
+                   e: &e [*d, *d, *d, *d, *d, *d, *d, *d, *d]\nf: &f [*e, *e, *e, *e, *e, *e, *e, *e, *e]\n\
+                   g: &g [*f, *f, *f, *f, *f, *f, *f, *f, *f]\nh: &h [*g, *g, *g, *g, *g, *g, *g, *g, *g]\n";
+    for deep in ["[".repeat(100_000), "{\"a\":".repeat(50_000), "- ".repeat(50_000), aliases.to_owned()] {
+        for format in [Format::Yaml, Format::Json, Format::Toml] {
+            assert!(read(&deep, format, base.path(), "job").is_err());
+        }
+    }
+}

@@ -191,6 +191,8 @@ pub struct ClusterView {
     /// How its anchoring stands, if it anchors.
     #[serde(default)]
     pub anchoring: Option<AnchoringView>,
+    /// Who signs its checkpoints.
+    pub signers: SignersView,
 }
 
 /// How a cell's anchoring stands.
@@ -243,6 +245,34 @@ pub struct AnchorView {
     /// When the log took it in, by the log's signature; v1 only.
     pub integrated_at: Option<Timestamp>,
     /// Why it does not verify.
+    pub reason: Option<String>,
+}
+
+/// Who signs the cell's checkpoints, and how that goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignersView {
+    /// Number of the set; 0 is the founding coordinator alone.
+    pub epoch: u64,
+    /// CID of the set's record, or of the founding record.
+    pub set: Cid,
+    /// Members that have to sign together.
+    pub threshold: u16,
+    /// The members.
+    pub members: Vec<SignerView>,
+    /// Entries under the last checkpoint that was signed by several; `None` when none was, or one signs alone.
+    pub signed_size: Option<u64>,
+    /// Why no newer checkpoint can be signed, when it cannot.
+    pub problem: Option<String>,
+}
+
+/// One signer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignerView {
+    /// The machine.
+    pub node: NodeId,
+    /// `signing`, `connected`, `unreachable` or `wrong`.
+    pub state: String,
+    /// Why it did not sign when it was last asked.
     pub reason: Option<String>,
 }
 

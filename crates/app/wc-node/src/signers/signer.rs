@@ -1,0 +1,374 @@
+//! A machine with a share: what it is asked to sign, it judges first.
+//!
+//! It signs a checkpoint only if the log grew from the last one that it signed, and a hand-over only if the cell's owner
+//! ordered it, the new signers accepted it and it has promised no other. What it promises is durable before it signs.
+//! Nonces live in [`State`], in the task of one stream: when the stream ends, or the process, they are gone, and the
+//! coordinator has to ask for new ones.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use wc_ledger::threshold::generate::{Dealing, KeyGeneration};
+use wc_ledger::threshold::growth::{GrowthFault, check_growth};
+use wc_ledger::threshold::handover::{ChainFault, next_keys, verify_chain, verify_order};
+use wc_ledger::threshold::sign::{Member, Nonces};
+use wc_ledger::threshold::{Seed, SignerKeys, ThresholdFault};
+use wc_mesh::Mesh;
+use wc_proto::limit::SIGNERS_BYTES_MAX;
+use wc_proto::peer::signers::{Purpose, SignerAnswer, SignerRequest};
+use wc_proto::version;
+use wc_types::charter::{Founding, cell_id};
+use wc_types::code::{Class, Code};
+use wc_types::sign::verify_bytes;
+use wc_types::signers::{Handover, SignerOrder, SignerSet, SigningRequest};
+use wc_types::{CellId, Cid, NodeId, Refusal, Signed, SigningKey, record_cid};
+
+use super::cabinet::{Cabinet, Memory, Promise};
+use crate::clock;
+use crate::coordinator::lock;
+use crate::link;
+
+/// Longest that a conversation waits for its next message.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const NOT_ASKED: Code = Code::new("WC-NODE-060", Class::Caller);
+const OTHER_CHAIN: Code = Code::new("WC-NODE-061", Class::Peer);
+const OUT_OF_TURN: Code = Code::new("WC-NODE-062", Class::Peer);
+const UNKEPT: Code = Code::new("WC-NODE-063", Class::Host);
+const NO_SHARE: Code = Code::new("WC-NODE-064", Class::Host);
+const NOT_ORDERED: Code = Code::new("WC-NODE-065", Class::Peer);
+
+/// Why a request is refused.
+struct Declined {
+    refusal: Box<Refusal>,
+    culprits: Vec<NodeId>,
+}
+
+impl Declined {
+    fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { refusal: Box::new(Refusal::new(code, message)), culprits: Vec::new() }
+    }
+}
+
+impl From<ThresholdFault> for Declined {
+    fn from(fault: ThresholdFault) -> Self {
+        Self { culprits: fault.culprits().to_vec(), ..Self::new(fault.code(), fault.to_string()) }
+    }
+}
+
+impl From<ChainFault> for Declined {
+    fn from(fault: ChainFault) -> Self {
+        Self::new(fault.code(), fault.to_string())
+    }
+}
+
+impl From<GrowthFault> for Declined {
+    fn from(fault: GrowthFault) -> Self {
+        Self::new(fault.code(), fault.to_string())
+    }
+}
+
+impl From<io::Error> for Declined {
+    fn from(error: io::Error) -> Self {
+        tracing::error!(%error, "a signer's file cannot be used");
+        Self::new(UNKEPT, format!("a file of this signer cannot be used: {error}"))
+    }
+}
+
+/// A node that holds shares, or may.
+pub(crate) struct Signer {
+    key: Arc<SigningKey>,
+    cabinet: Cabinet,
+    /// Whether the owner of this machine lets others ask it.
+    consents: bool,
+    /// CID of the founding record of the cell that this node belongs to.
+    belongs: watch::Receiver<Option<Cid>>,
+    /// Held while what is remembered is read, judged and replaced.
+    judging: Mutex<()>,
+}
+
+/// Where a conversation stands.
+enum State {
+    Fresh,
+    Generating(Box<Making<KeyGeneration>>),
+    Dealing(Box<Making<Dealing>>),
+    Committed(Box<Committed>),
+    Over,
+}
+
+/// A part in making a key.
+struct Making<T> {
+    part: T,
+    cell: CellId,
+    order: Signed<SignerOrder>,
+}
+
+/// A promise to take part in one signature.
+struct Committed {
+    member: Member,
+    nonces: Nonces,
+    cell: CellId,
+    purpose: Purpose,
+}
+
+impl Signer {
+    /// A signer with these files.
+    pub fn new(
+        key: Arc<SigningKey>,
+        cabinet: Cabinet,
+        consents: bool,
+        belongs: watch::Receiver<Option<Cid>>,
+    ) -> Self {
+        Self { key, cabinet, consents, belongs, judging: Mutex::new(()) }
+    }
+
+    /// Serves one conversation. `peer` is who the transport says it is.
+    pub async fn serve<S: AsyncRead + AsyncWrite + Send + Unpin>(
+        self: Arc<Self>,
+        peer: NodeId,
+        mut stream: S,
+    ) {
+        let mut state = State::Fresh;
+        loop {
+            let Ok(Ok(request)) =
+                tokio::time::timeout(PATIENCE, link::read(&mut stream, SIGNERS_BYTES_MAX)).await
+            else {
+                return;
+            };
+            let signer = self.clone();
+            // Signatures and flushed files take milliseconds: not on a thread that others wait for.
+            let answered = tokio::task::spawn_blocking(move || signer.answer(peer, state, request)).await;
+            let answer = match answered {
+                Ok(Ok((next, answer))) => {
+                    state = next;
+                    answer
+                }
+                Ok(Err(Declined { refusal, culprits })) => {
+                    tracing::warn!(%peer, %refusal, "this signer does not sign");
+                    state = State::Over;
+                    SignerAnswer::Refused { refusal: *refusal, culprits }
+                }
+                Err(_) => return,
+            };
+            if link::write(&mut stream, &answer, SIGNERS_BYTES_MAX).await.is_err()
+                || matches!(state, State::Over)
+            {
+                return;
+            }
+        }
+    }
+
+    fn answer(
+        &self,
+        peer: NodeId,
+        state: State,
+        request: SignerRequest,
+    ) -> Result<(State, SignerAnswer), Declined> {
+        Ok(match (state, request) {
+            (State::Fresh, SignerRequest::Begin { founding, chain, order }) => {
+                let (cell, keys) = self.asked(peer, &founding, &chain)?;
+                verify_order(&founding, &keys, &order)
+                    .map_err(|reason| Declined::new(NOT_ORDERED, reason))?;
+                let (part, commitment) = KeyGeneration::begin(&order, &self.key, Seed::new(clock::random()))?;
+                tracing::info!(epoch = order.epoch, "taking part in making a signing key");
+                let answer = SignerAnswer::Commitment { commitment: Box::new(commitment) };
+                (State::Generating(Box::new(Making { part, cell, order: *order })), answer)
+            }
+            (State::Generating(making), SignerRequest::Commitments { commitments }) => {
+                let Making { part, cell, order } = *making;
+                let (part, shares) = part.deal(&commitments)?;
+                (State::Dealing(Box::new(Making { part, cell, order })), SignerAnswer::Shares { shares })
+            }
+            (State::Dealing(making), SignerRequest::Shares { shares }) => {
+                let Making { part, cell, order } = *making;
+                let share = part.collect(&shares)?;
+                let set = Box::new(share.set(&order)?);
+                self.cabinet.keep_share(&cell, &share)?;
+                (State::Over, SignerAnswer::Ready { set })
+            }
+            (State::Fresh, SignerRequest::Commit { founding, chain, purpose }) => {
+                let (cell, keys) = self.asked(peer, &founding, &chain)?;
+                let member = self.member(&founding, &cell, keys, &chain, &purpose)?;
+                let (nonces, commitment) = member.commit(Seed::new(clock::random()));
+                let head = self.cabinet.memory(&cell)?.and_then(|memory| memory.head);
+                let committed = Committed { member, nonces, cell, purpose };
+                (State::Committed(Box::new(committed)), SignerAnswer::Committed { commitment, head })
+            }
+            (State::Committed(committed), SignerRequest::Sign { request, consistency }) => {
+                let Committed { member, nonces, cell, purpose } = *committed;
+                let consistency: Vec<[u8; 32]> =
+                    consistency.into_iter().map(|hash| hash.into_array()).collect();
+                self.judge(&member, &cell, &purpose, &request, &consistency)?;
+                (State::Over, SignerAnswer::Signed { share: member.sign(nonces, &request)? })
+            }
+            _ => return Err(Declined::new(OUT_OF_TURN, "this message does not belong here")),
+        })
+    }
+
+    /// Checks who asks and for which cell, learns of hand-overs, and returns the signers in force.
+    fn asked(
+        &self,
+        peer: NodeId,
+        founding: &Signed<Founding>,
+        chain: &[Handover],
+    ) -> Result<(CellId, SignerKeys), Declined> {
+        if peer != self.key.node_id() && !self.consents {
+            let refusal = Refusal::new(NOT_ASKED, "this node does not sign for others")
+                .hint("its owner starts it with --cosigner");
+            return Err(Declined { refusal: Box::new(refusal), culprits: Vec::new() });
+        }
+        if founding.coordinator != peer || founding.signed_by(&peer.0).is_err() {
+            return Err(Declined::new(NOT_ASKED, "only the coordinator of the cell asks its signers"));
+        }
+        if *self.belongs.borrow() != Some(founding.cid()) {
+            return Err(Declined::new(NOT_ASKED, "this node belongs to another cell"));
+        }
+        let keys = verify_chain(founding, chain)?;
+        let cell = cell_id(founding);
+        let _judging = lock(&self.judging);
+        let known = self.cabinet.memory(&cell)?;
+        let before = known.as_ref().map_or(&[][..], |memory| &memory.chain);
+        let same = before.iter().zip(chain).all(|(old, new)| old.set.cid() == new.set.cid());
+        if !same || chain.len() < before.len() {
+            tracing::error!(%cell, "the coordinator shows another chain of signers than before");
+            return Err(Declined::new(
+                OTHER_CHAIN,
+                format!(
+                    "another chain of signers was seen before, of {} hand-overs; this one has {}",
+                    before.len(),
+                    chain.len()
+                ),
+            ));
+        }
+        if known.is_none() || chain.len() > before.len() {
+            let (head, promised) = known.as_ref().map_or((None, None), |known| (known.head, known.promised));
+            let memory = Memory { founding: founding.clone(), chain: chain.to_vec(), head, promised };
+            self.cabinet.keep_memory(&memory)?;
+        }
+        // What earlier sets held signs nothing any more.
+        for old in chain.iter().rev().skip(1) {
+            self.cabinet.drop_share(&cell, &old.set.order)?;
+        }
+        Ok((cell, keys))
+    }
+
+    /// Returns this machine as a member of the set that has to sign.
+    fn member(
+        &self,
+        founding: &Signed<Founding>,
+        cell: &CellId,
+        keys: SignerKeys,
+        chain: &[Handover],
+        purpose: &Purpose,
+    ) -> Result<Member, Declined> {
+        let order = match purpose {
+            Purpose::Checkpoint => chain.last().map(|link| link.set.order),
+            Purpose::Accept { set, order } => {
+                let next = checked_next(founding, cell, &keys, set, order)?;
+                return self.member_of(cell, next, Some(order.cid()));
+            }
+            Purpose::HandOver { set, order, accepted } => {
+                let next = checked_next(founding, cell, &keys, set, order)?;
+                verify_bytes(&next.group, &next.id.to_bytes(), accepted)
+                    .map_err(|_| Declined::new(NOT_ORDERED, "the new signers have not accepted"))?;
+                chain.last().map(|link| link.set.order)
+            }
+        };
+        self.member_of(cell, keys, order)
+    }
+
+    fn member_of(&self, cell: &CellId, keys: SignerKeys, order: Option<Cid>) -> Result<Member, Declined> {
+        if keys.is_alone() {
+            return Ok(Member::alone(keys, &self.key)?);
+        }
+        let share = match order {
+            Some(order) => self.cabinet.share(cell, &order)?,
+            None => None,
+        };
+        let share = share.ok_or_else(|| Declined::new(NO_SHARE, "this node has no share of that key"))?;
+        Ok(Member::with_share(keys, &share)?)
+    }
+
+    /// Decides whether to sign, and makes durable what follows from having signed.
+    fn judge(
+        &self,
+        member: &Member,
+        cell: &CellId,
+        purpose: &Purpose,
+        request: &SigningRequest,
+        consistency: &[[u8; 32]],
+    ) -> Result<(), Declined> {
+        let over_record = |set: &SignerSet| -> Result<Cid, Declined> {
+            let cid = record_cid(set);
+            if request.message == cid.to_bytes() {
+                Ok(cid)
+            } else {
+                Err(Declined::new(OUT_OF_TURN, "what is to be signed is not the record that was shown"))
+            }
+        };
+        let _judging = lock(&self.judging);
+        let memory = self.cabinet.memory(cell)?;
+        let mut memory =
+            memory.ok_or_else(|| Declined::new(NO_SHARE, "nothing is remembered of this cell"))?;
+        let in_force = memory.chain.last().map_or(memory.founding.cid(), |link| link.set.cid());
+        if !matches!(purpose, Purpose::Accept { .. }) && member.keys().id != in_force {
+            return Err(Declined::new(OTHER_CHAIN, "these signers have handed over to others"));
+        }
+        match purpose {
+            Purpose::Checkpoint => {
+                let text = std::str::from_utf8(&request.message)
+                    .map_err(|_| Declined::new(OUT_OF_TURN, "a checkpoint is text"))?;
+                let head = check_growth(cell, memory.head.as_ref(), text, consistency)?;
+                if memory.head != Some(head) {
+                    memory.head = Some(head);
+                    self.cabinet.keep_memory(&memory)?;
+                }
+            }
+            Purpose::Accept { set, .. } => drop(over_record(set)?),
+            Purpose::HandOver { set, .. } => {
+                let promise = Promise { epoch: set.epoch, set: over_record(set)? };
+                if memory.promised.is_some_and(|old| old.epoch == promise.epoch && old != promise) {
+                    return Err(Declined::new(
+                        OTHER_CHAIN,
+                        "this signer has already handed over to other signers",
+                    ));
+                }
+                memory.promised = Some(promise);
+                self.cabinet.keep_memory(&memory)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn checked_next(
+    founding: &Signed<Founding>,
+    cell: &CellId,
+    keys: &SignerKeys,
+    set: &SignerSet,
+    order: &Signed<SignerOrder>,
+) -> Result<SignerKeys, Declined> {
+    let not_ordered = |reason| Declined::new(NOT_ORDERED, reason);
+    verify_order(founding, keys, order).map_err(not_ordered)?;
+    let ordered = set.order == order.cid()
+        && set.threshold == order.threshold
+        && set.members.iter().map(|member| member.node).eq(order.members.iter().copied());
+    if !ordered {
+        return Err(not_ordered("the set is not the one that the owner ordered"));
+    }
+    next_keys(keys, cell, set).map_err(not_ordered)
+}
+
+/// Answers coordinators over the mesh, until it stops.
+pub(crate) async fn serve(mesh: Mesh, signer: Arc<Signer>) {
+    let Ok(mut incoming) = mesh.accept(version::SIGNERS) else {
+        tracing::error!("requests to sign cannot be accepted");
+        return;
+    };
+    while let Some((node, stream)) = incoming.recv().await {
+        tokio::spawn(signer.clone().serve(node, stream));
+    }
+}
