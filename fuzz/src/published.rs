@@ -59,7 +59,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
     }
     let founding = Signed::seal(sample::founding(), &sample::key());
     let checkpoint = |size, root| {
-        let checkpoint = Checkpoint { origin: origin(&cell_id(&founding)), size, root, extensions: Vec::new() };
+        let checkpoint =
+            Checkpoint { origin: origin(&cell_id(&founding)), size, root, extensions: Vec::new() };
         checkpoint.sign(&sample::key()).expect("the origin is a key name").to_string()
     };
     let evidence = Evidence {
