@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 use wc_ledger::rekor::Api;
-use wc_proto::api::view::{AnchoringView, ClusterView};
+use wc_proto::api::view::AnchoringView;
 use wc_proto::api::{CellRequest, Response};
 use wc_tests::federation::{Federation, binary, guest};
 use wc_tests::rekor::{Mood, RekorServer};

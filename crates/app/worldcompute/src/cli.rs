@@ -103,7 +103,6 @@ pub struct DemoArgs {
 
 /// `node`
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "a command line is read once")]
 pub enum NodeCommand {
     /// Run the node until it is stopped
     #[command(after_help = "Examples:\n  \
@@ -187,7 +186,6 @@ pub struct NodeArgs {
 
 /// `donor`
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "a command line is read once")]
 pub enum DonorCommand {
     /// Lend this machine until this command is stopped
     #[command(after_help = "Examples:\n  worldcompute donor join\n  \

@@ -7,6 +7,7 @@ mod random;
 
 use fixture::*;
 use wc_cell::{Cell, Command, Event, JobPhase, TaskPhase};
+use wc_types::charter::Charter;
 use wc_types::entry::{EntryKind, JobEnd, Standing};
 use wc_types::manifest::{Input, InputSource};
 use wc_types::outcome::{Ending, Failure};
@@ -726,7 +727,7 @@ fn jobs_that_waited_too_long_get_their_share_whatever_their_score() {
 
 #[test]
 fn an_untrusted_cell_wants_five_replicas() {
-    let mut world = World::new(charter::Charter::default());
+    let mut world = World::new(Charter::default());
     let (job, refusals) = world.submit(manifest(vec![stage("only", 1, 3)]));
     assert_eq!((job, refusals[0].code.as_str()), (None, "WC-POLICY-009"));
     let (job, refusals) = world.submit(manifest(vec![stage("only", 1, 5)]));
