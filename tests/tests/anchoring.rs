@@ -107,6 +107,18 @@ async fn checkpoints_are_anchored_in_v1_through_an_outage_and_a_crash() {
     assert_eq!(report["log_index"], rows[0]["log_index"]);
     assert!(report["integrated_at"].is_string(), "{report}");
 
+    // An owner's check of its own history takes the anchor in, if it trusts the log.
+    scene.grow_and_anchor().await;
+    let node = scene.federation.coordinator();
+    let root = scene.root.to_str().expect("text");
+    let checked = node.json(&["donor", "credits", "--verify", "--trusted-root", root]);
+    let checks = checked["checks"].as_array().expect("a list");
+    let anchor = checks.iter().find(|check| check["check"] == "anchor").expect("it is checked");
+    assert_eq!(anchor["outcome"], "pass", "{checked}");
+    assert!(anchor["detail"].as_str().is_some_and(|detail| detail.contains("this log continues")), "{checked}");
+    let output = node.command(&["donor", "credits", "--verify"]);
+    assert_eq!(output.status.code(), Some(4), "the pinned logs are others");
+
     // Nothing new, nothing anchored.
     let entries = scene.log.size();
     tokio::time::sleep(std::time::Duration::from_secs(3)).await;

@@ -219,6 +219,7 @@ async fn route(coordinator: &Arc<Coordinator>, request: CellRequest) -> Answered
             Response::Balance(i64::try_from(balance.0).unwrap_or(i64::MAX))
         }
         CellRequest::Account { account, since } => credits::statement(coordinator, account, since).await?,
+        CellRequest::Consistency { from, to } => credits::consistency(coordinator, from, to)?,
         CellRequest::Credits { account, before, limit } => {
             credits::history(coordinator, account, before, limit).await?
         }

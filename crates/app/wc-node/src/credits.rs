@@ -86,6 +86,16 @@ pub(crate) async fn statement(
     })))
 }
 
+/// Proves that the log of `to` entries begins with that of `from`.
+pub(crate) fn consistency(
+    coordinator: &Arc<Coordinator>,
+    from: u64,
+    to: u64,
+) -> Result<Response, CreditsError> {
+    let path = consistency_proof(from, to, |level, index| hash(coordinator, level, index))?;
+    Ok(Response::Hashes(path.into_iter().map(|hash| hash.to_vec().into()).collect()))
+}
+
 /// Tells the newest entries that concern an account, newest first.
 pub(crate) async fn history(
     coordinator: &Arc<Coordinator>,

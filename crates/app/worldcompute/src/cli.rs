@@ -216,6 +216,10 @@ pub struct CreditsArgs {
     /// Check everything against the ledger, with proofs
     #[arg(long, conflicts_with = "before")]
     pub verify: bool,
+    /// Transparency logs to believe when the ledger is anchored, such as Sigstore's trusted_root.json [default: the logs
+    /// that this binary pins]
+    #[arg(long, value_name = "FILE", requires = "verify")]
+    pub trusted_root: Option<PathBuf>,
     /// At most this many entries
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub limit: u32,

@@ -168,6 +168,13 @@ pub enum CellRequest {
         /// Size of the log that the caller has seen before; 0 for none.
         since: u64,
     },
+    /// The hashes that lead from the log of `from` entries to that of `to`.
+    Consistency {
+        /// Size of the shorter log.
+        from: u64,
+        /// Size of the longer one.
+        to: u64,
+    },
     /// The newest entries that concern an account, newest first.
     Credits {
         /// Whose.
@@ -293,6 +300,8 @@ pub enum Response {
         /// Where to go on, if there is more.
         next: Option<u64>,
     },
+    /// Hashes of a proof, each 32 bytes.
+    Hashes(Vec<serde_bytes::ByteBuf>),
     /// An account.
     Account(Box<AccountStatement>),
     /// Entries that concern an account.

@@ -12,8 +12,10 @@ use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use wc_ledger::threshold::handover::{open_kept, open_signed};
-use wc_ledger::{Audit, Checkpoint, Hash, HistoryReport, Note, Remembered, verify_consistency};
-use wc_proto::api::view::AccountView;
+use wc_ledger::{
+    AnchorFile, Audit, Checkpoint, Hash, HistoryReport, Note, Remembered, verify_anchor, verify_consistency,
+};
+use wc_proto::api::view::{AccountView, AnchorView};
 use wc_proto::api::{AccountStatement, CellRequest, CreditRow, Response};
 use wc_types::charter::cell_id;
 use wc_types::code::{Class, Code};
@@ -24,7 +26,7 @@ use wc_types::{AccountId, CellId, MicroNcu, Refusal, Timestamp};
 use crate::amount::{show_ago, show_ncu};
 use crate::cli::CreditsArgs;
 use crate::client::{Failure, Node, unexpected};
-use crate::config::Context;
+use crate::config::{self, Context};
 use crate::exit::Unverified;
 use crate::progress::Progress;
 use crate::{identity, json, say};
@@ -40,7 +42,7 @@ const MEMORY: Code = Code::new("WC-CLI-022", Class::Host);
 pub async fn run(context: &Context, node: &mut Node, args: &CreditsArgs) -> anyhow::Result<()> {
     let account = identity::owner_key(context)?.account_id();
     if args.verify {
-        verify(context, node, account).await
+        verify(context, node, account, args.trusted_root.as_deref()).await
     } else {
         history(context, node, account, args).await
     }
@@ -249,7 +251,12 @@ impl Fault {
     }
 }
 
-async fn verify(context: &Context, node: &mut Node, account: AccountId) -> anyhow::Result<()> {
+async fn verify(
+    context: &Context,
+    node: &mut Node,
+    account: AccountId,
+    trusted_root: Option<&Path>,
+) -> anyhow::Result<()> {
     let cell = node.donor().await?.cell.ok_or_else(|| {
         let refusal = Refusal::new(NO_CELL, "this machine belongs to no cell yet");
         Failure(vec![refusal.hint("wait until 'worldcompute donor status' names one")])
@@ -271,9 +278,11 @@ async fn verify(context: &Context, node: &mut Node, account: AccountId) -> anyho
         let seen = remembered.as_ref().map(Memory::remembered).transpose()?;
         let found = audit(node, account, &cell, &statement, checkpoint, seen).await?;
         report = checks.note("entries and balance", found);
+        checks.note("anchor", check_anchor(node, &statement, checkpoint, trusted_root).await?);
     } else {
         checks.skip("same log as before");
         checks.skip("entries and balance");
+        checks.skip("anchor");
     }
 
     let passed = checks.hold();
@@ -414,6 +423,85 @@ async fn audit(
         }
         Err(fault) => Err(Fault::caused(fault.code(), &fault)),
     })
+}
+
+/// The newest anchor is in a log that this machine trusts, the cell's signers signed what it holds, and the log in front
+/// of us continues that. A cell that does not anchor passes, and the words say that nobody outside vouches for it.
+async fn check_anchor(
+    node: &mut Node,
+    statement: &AccountStatement,
+    checkpoint: &Checkpoint,
+    trusted_root: Option<&Path>,
+) -> anyhow::Result<Result<((), String), Fault>> {
+    let mut before = None;
+    let newest = loop {
+        let (anchoring, rows, next) = match node.cell(CellRequest::Anchors { before }).await? {
+            Response::Anchors { anchoring, rows, next } => (anchoring, rows, next),
+            other => return Err(unexpected("Anchors", &other)),
+        };
+        let covered = |row: &AnchorView| row.state == "anchored" && row.checkpoint_size <= checkpoint.size;
+        if let Some(row) = rows.into_iter().find(covered) {
+            break row;
+        }
+        // A page that does not advance would be asked for without end.
+        match next.filter(|next| before.is_none_or(|before| *next < before)) {
+            Some(next) => before = Some(next),
+            None => {
+                let why = match anchoring {
+                    None => "this cell does not anchor its ledger: no outside log vouches for its age",
+                    Some(_) => "no anchor has been made yet: no outside log vouches for the ledger's age",
+                };
+                return Ok(Ok(((), why.to_owned())));
+            }
+        }
+    };
+    let root = config::trusted_root(trusted_root)?;
+    let bytes = match node.cell(CellRequest::Anchor { id: newest.id }).await? {
+        Response::Bytes(bytes) => bytes,
+        other => return Err(unexpected("Anchor", &other)),
+    };
+    let verified = AnchorFile::from_json(&bytes).and_then(|anchor| {
+        verify_anchor(&anchor, &root, identity::now(), None).map(|report| (anchor, report))
+    });
+    let (anchor, report) = match verified {
+        Ok(verified) => verified,
+        Err(error) => return Ok(Err(Fault::caused(error.code(), &error))),
+    };
+    let signed = match open_memory(&anchor.checkpoint, statement) {
+        Ok(signed) => signed,
+        Err(fault) => {
+            return Ok(Err(Fault::new(format!("what was anchored is not the cell's: {}", fault.what))));
+        }
+    };
+    if signed.size > checkpoint.size || (signed.size == checkpoint.size && signed.root != checkpoint.root) {
+        return Ok(Err(Fault::new(format!("the anchored log of {} entries is another one", signed.size))));
+    }
+    if signed.size < checkpoint.size {
+        let request = CellRequest::Consistency { from: signed.size, to: checkpoint.size };
+        let path = match node.cell(request).await? {
+            Response::Hashes(path) => hashes(&path),
+            other => return Err(unexpected("Consistency", &other)),
+        };
+        let Some(path) = path else {
+            return Ok(Err(Fault::new("the proof from the anchor has a hash that is none")));
+        };
+        let proved = verify_consistency(signed.size, checkpoint.size, &path, &signed.root, &checkpoint.root);
+        if let Err(error) = proved {
+            let what = format!(
+                "the history was rewritten after it was anchored at {} entries: {error}",
+                signed.size
+            );
+            return Ok(Err(Fault { code: error.code(), ..Fault::new(what) }));
+        }
+    }
+    let index = report.log.log_index;
+    Ok(Ok((
+        (),
+        format!(
+            "{} entries are in {} as number {index}, and this log continues them",
+            signed.size, report.log.log
+        ),
+    )))
 }
 
 fn hashes(bytes: &[impl AsRef<[u8]>]) -> Option<Vec<Hash>> {
