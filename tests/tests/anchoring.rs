@@ -115,7 +115,10 @@ async fn checkpoints_are_anchored_in_v1_through_an_outage_and_a_crash() {
     let checks = checked["checks"].as_array().expect("a list");
     let anchor = checks.iter().find(|check| check["check"] == "anchor").expect("it is checked");
     assert_eq!(anchor["outcome"], "pass", "{checked}");
-    assert!(anchor["detail"].as_str().is_some_and(|detail| detail.contains("this log continues")), "{checked}");
+    assert!(
+        anchor["detail"].as_str().is_some_and(|detail| detail.contains("this log continues")),
+        "{checked}"
+    );
     let output = node.command(&["donor", "credits", "--verify"]);
     assert_eq!(output.status.code(), Some(4), "the pinned logs are others");
 

@@ -14,7 +14,7 @@
 //! canonical records of [`wc_types::signers`]; whose they are is for the transport to say, except in a key generation,
 //! where they are relayed and therefore signed.
 //!
-//! **Nonces are never used twice.** [`Nonces`] cannot be copied, printed, stored or read back; signing takes them by
+//! **Nonces are never used twice.** [`Nonces`](sign::Nonces) cannot be copied, printed, stored or read back; signing takes them by
 //! value. Whoever dies between committing and signing has forgotten them, and a new commitment is asked for.
 //!
 //! # Source
