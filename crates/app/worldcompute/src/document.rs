@@ -205,6 +205,8 @@ fn parse_yaml(text: &str) -> Result<Node, SyntaxError> {
     let options = serde_saphyr::options! {
         // YAML 1.1 reads `no` and `on` as false and true; nobody who writes a country code expects it.
         strict_booleans: true,
+        // Each level takes a few frames of the stack, so the reader has to stop before we can look at the tree.
+        budget: serde_saphyr::budget! { max_depth: DEPTH_MAX + 4 },
     };
     serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let place = error.location().map(place_of);

@@ -157,7 +157,10 @@ impl Cell {
             Timestamp::of_day(self.tide.day).max(soon)
         };
         self.tide.after = next;
-        self.timers.set(due, Due::Day);
+        // A clock at the end of time has no later moment: due at once, the days would follow each other without end.
+        if due > turn.at {
+            self.timers.set(due, Due::Day);
+        }
     }
 
     /// Notes what an accepted replica earned, and whether anybody else vouches for it.

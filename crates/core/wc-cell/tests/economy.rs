@@ -182,6 +182,16 @@ fn a_cell_that_was_founded_without_these_rules_keeps_its_books() {
 }
 
 #[test]
+fn a_clock_at_the_end_of_time_does_not_keep_the_cell_counting_days() {
+    let mut world = World::with_nodes(1);
+    earn(&mut world, 0, "earn", &[1_000_000_000]);
+    world.at = Timestamp(i64::MAX);
+    world.tell(Event::Tick);
+    assert_eq!(world.cell.next_deadline(), None, "nothing is later");
+    world.check_replay();
+}
+
+#[test]
 fn a_founding_record_of_an_earlier_release_still_has_its_id() {
     let charter = Charter { economy: None, ..Charter::default() };
     let bytes = to_canonical(&charter);
