@@ -255,7 +255,7 @@ impl Sandbox {
         attack: crate::attack::Attack,
     ) -> Result<Vec<crate::attack::Attempt>, SandboxError> {
         let failed = |reason: String| SandboxError::WorkerFailed { stage: "attacking", reason };
-        let mut worker = self.inner.unbound_worker().await?;
+        let mut worker = self.inner.launch().await?;
         worker.send(&ToWorker::Attack(attack), &[]).await.map_err(|e| failed(e.to_string()))?;
         match worker.receive().await.map_err(failed)? {
             FromWorker::Attacked(attempts) => Ok(attempts),
@@ -335,18 +335,13 @@ impl Inner {
         }
     }
 
-    /// Returns a locked worker without a guest: a spare if there is one.
-    async fn unbound_worker(self: &Arc<Self>) -> Result<Worker, SandboxError> {
-        let spare = loop {
-            let Some(spare) = self.lock_spares().pop() else { break None };
-            let mut worker = spare.worker;
+    /// Takes a spare that seems to be alive.
+    fn take_spare(&self) -> Option<Worker> {
+        loop {
+            let mut worker = self.lock_spares().pop()?.worker;
             if !worker.has_ended() {
-                break Some(worker);
+                return Some(worker);
             }
-        };
-        match spare {
-            Some(worker) => Ok(worker),
-            None => self.launch().await,
         }
     }
 
@@ -388,16 +383,32 @@ impl Inner {
         prepared: &Prepared,
         limits: &Limits,
     ) -> Result<Worker, SandboxError> {
-        let mut worker = self.unbound_worker().await?;
         let memory_bytes = limits.memory_bytes.min(self.config.memory_bytes_max);
-        worker.limit_memory(memory_bytes + OWN_DATA_BYTES + self.config.scratch_bytes);
+        let group_bytes = memory_bytes + OWN_DATA_BYTES + self.config.scratch_bytes;
         let file_bytes_max =
             limits.output_bytes.max(self.config.scratch_bytes).min(self.config.file_bytes_max);
-        worker.uses_files = self.bind(&mut worker, prepared, memory_bytes, file_bytes_max).await?;
+        if let Some(mut worker) = self.take_spare() {
+            worker.limit_memory(group_bytes);
+            match self.bind(&mut worker, prepared, memory_bytes, file_bytes_max).await {
+                Ok(uses_files) => return Ok(self.bound(worker, uses_files, limits)),
+                // It died while it waited, perhaps in this very moment because everything was ended: that is nobody's
+                // failure, and a new one tells whether the module can be loaded.
+                Err(SandboxError::WorkerFailed { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let mut worker = self.launch().await?;
+        worker.limit_memory(group_bytes);
+        let uses_files = self.bind(&mut worker, prepared, memory_bytes, file_bytes_max).await?;
+        Ok(self.bound(worker, uses_files, limits))
+    }
+
+    fn bound(self: &Arc<Self>, mut worker: Worker, uses_files: bool, limits: &Limits) -> Worker {
+        worker.uses_files = uses_files;
         worker.expect_captured(limits.stdout_bytes.saturating_add(limits.stderr_bytes));
         // Only now, so that starting the next spare does not compete with the task that waits.
         self.refill();
-        Ok(worker)
+        worker
     }
 
     /// Makes `worker` load `prepared`, and returns whether the module names files.
@@ -482,7 +493,7 @@ impl Inner {
             .open(to)
             .map_err(SandboxError::files("create", to))?;
         let failed = |reason: String| SandboxError::WorkerFailed { stage: "compiling", reason };
-        let mut worker = self.unbound_worker().await?;
+        let mut worker = self.launch().await?;
         worker.limit_memory(memory_bytes + OWN_DATA_BYTES);
         let frame = ToWorker::Compile(Compile {
             memory_bytes_max: memory_bytes,

@@ -48,6 +48,7 @@ fn main() {
         scratch_is_bounded,
         listings_are_sorted_and_files_have_no_past,
         a_killed_worker_is_a_typed_outcome_and_the_next_task_runs,
+        a_spare_that_was_ended_with_everybody_fails_no_task,
         a_worker_that_misbehaves_is_ended,
         freezing_stops_a_spinning_guest_within_ten_milliseconds,
         a_worker_born_while_frozen_stands_still,
@@ -766,6 +767,19 @@ fn a_killed_worker_is_a_typed_outcome_and_the_next_task_runs() {
     assert_eq!(outcomes, [fine.clone(), died, fine.clone(), fine.clone()]);
     slot.kill();
     assert_eq!(bench.run(&mut slot, TaskSpec::default()).exit, fine);
+}
+
+fn a_spare_that_was_ended_with_everybody_fails_no_task() {
+    let bench = Bench::new();
+    let prepared = bench.prepare(NO_OP);
+    for round in 0..40 {
+        bench.runtime.block_on(bench.sandbox.warm()).unwrap();
+        bench.sandbox.freezer().kill_all();
+        // Sooner or later than the spare's end can be seen.
+        std::thread::sleep(Duration::from_micros(round * 20));
+        let slot = bench.runtime.block_on(bench.sandbox.slot([1; 32], &prepared, Limits::default()));
+        assert!(bench.run(&mut slot.unwrap(), TaskSpec::default()).exit.is_success(), "round {round}");
+    }
 }
 
 fn a_worker_that_misbehaves_is_ended() {
