@@ -67,9 +67,16 @@ pub fn pairs(pairs: &[(&str, String)]) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes a number with its noun: `1 task`, `3 tasks`.
+/// Writes a number with its noun: `1 task`, `3 tasks`, `2 entries`, `2 witnesses`.
 pub fn count(number: u64, noun: &str) -> String {
-    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+    if number == 1 {
+        return format!("1 {noun}");
+    }
+    match noun.strip_suffix('y') {
+        Some(stem) if stem.ends_with(|c| !"aeiou".contains(c)) => format!("{number} {stem}ies"),
+        _ if noun.ends_with('s') => format!("{number} {noun}es"),
+        _ => format!("{number} {noun}s"),
+    }
 }
 
 /// Makes text of a stranger safe for a terminal: control characters become visible.

@@ -56,8 +56,14 @@ pub fn from_canonical<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<T
     if bytes.len() > RECORD_BYTES_MAX {
         return Err(CanonicalError::TooLarge { bytes: bytes.len() });
     }
-    let value: T = serde_ipld_dagcbor::from_slice(bytes)
-        .map_err(|error| CanonicalError::Malformed { kind: kind_of::<T>(), reason: error.to_string() })?;
+    let value: T = serde_ipld_dagcbor::from_slice(bytes).map_err(|error| {
+        let reason = match error {
+            // What our own types say about a value is a sentence; the decoder would wrap it.
+            serde_ipld_dagcbor::DecodeError::Msg(reason) => reason,
+            other => other.to_string(),
+        };
+        CanonicalError::Malformed { kind: kind_of::<T>(), reason }
+    })?;
     if to_canonical(&value) != bytes {
         return Err(CanonicalError::NotCanonical { kind: kind_of::<T>() });
     }

@@ -60,7 +60,11 @@ async fn status(context: &Context, node: &mut Node) -> anyhow::Result<()> {
         ),
         (
             "published",
-            format!("{} entries, cosigned by {} witnesses", cluster.published_size, cluster.witnesses.len()),
+            format!(
+                "{} entries, cosigned by {}",
+                cluster.published_size,
+                say::count(cluster.witnesses.len() as u64, "witness")
+            ),
         ),
     ])?;
     say::data("")?;

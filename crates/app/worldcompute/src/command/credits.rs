@@ -413,10 +413,10 @@ async fn audit(
     Ok(match audit.finish(MicroNcu(statement.view.balance_micro_ncu)) {
         Ok(report) => {
             let detail = format!(
-                "{} in the log, {} verdicts and {} decays recomputed, adding up to {}",
-                say::count(report.seen.entries, "entry").replace("entrys", "entries"),
-                report.verdicts,
-                report.decays,
+                "{} in the log, {} and {} recomputed, adding up to {}",
+                say::count(report.seen.entries, "entry"),
+                say::count(report.verdicts, "verdict"),
+                say::count(report.decays, "decay"),
                 show_ncu(i64::try_from(report.balance.0).unwrap_or(i64::MAX)),
             );
             Ok((report, detail))
