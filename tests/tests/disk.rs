@@ -87,8 +87,12 @@ impl Acknowledged {
     async fn is_still_there(&self, federation: &Federation, array: JobId) {
         federation
             .until("the coordinator is back", async || {
-                let cluster = federation.coordinator().cell(CellRequest::Cluster).await;
-                matches!(cluster, Response::Cluster(_))
+                // The socket may still be that of the one that stops.
+                let Ok(mut client) = Client::connect(&federation.coordinator().dir).await else {
+                    return false;
+                };
+                let cluster = client.ask(Request::Cell(CellRequest::Cluster)).await;
+                matches!(cluster, Ok(Response::Cluster(_)))
             })
             .await;
         let facts = federation.cluster().await.facts;

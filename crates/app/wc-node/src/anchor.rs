@@ -17,6 +17,7 @@ use std::time::Duration;
 use wc_anchor::{ClientConfig, ClientError, LogClient, TIMEOUT_DEFAULT, Taken};
 use wc_ledger::anchor::{Alarm, AnchorPolicy, Schedule, Standing, Step};
 use wc_ledger::rekor::{Api, bundle_of, checkpoint_size, entry_from_tiles};
+use wc_ledger::threshold::handover::verify_chain;
 use wc_ledger::{
     AnchorFile, AnchorKey, AnchorReport, LogEntry, RekorError, TrustedRoot, cell_key, verify_anchor,
 };
@@ -183,9 +184,8 @@ async fn keep_anchoring(coordinator: &Arc<Coordinator>, anchoring: &Arc<Anchorin
             schedule.offer(published.checkpoint.size, now);
         }
         let step = schedule.step(now);
-        if let (Step::Try, Some(Published { checkpoint, note, .. })) = (step, published) {
-            let checkpoint = (checkpoint.size, checkpoint.root, note.to_string());
-            attempt(coordinator, anchoring, &mut schedule, checkpoint).await?;
+        if let (Step::Try, Some(published)) = (step, published) {
+            attempt(coordinator, anchoring, &mut schedule, published).await?;
         }
         anchoring.observe(&mut schedule, clock::now());
         if schedule.standing() != kept {
@@ -206,14 +206,25 @@ async fn attempt(
     coordinator: &Arc<Coordinator>,
     anchoring: &Arc<Anchoring>,
     schedule: &mut Schedule,
-    (size, root, note): (u64, [u8; 32], String),
+    published: Published,
 ) -> Result<(), StopError> {
+    let Published { checkpoint, note, signers } = published;
+    let (size, root, note) = (checkpoint.size, checkpoint.root, note.to_string());
+    // Whoever signs for the cell now, by the chain of hand-overs: it changes while the cell goes on.
+    let group = match verify_chain(&coordinator.founding, &signers) {
+        Ok(keys) => keys.group,
+        Err(fault) => {
+            tracing::error!(%fault, "the published signers do not verify; nothing is anchored");
+            tokio::time::sleep(LOOK.0).await;
+            return Ok(());
+        }
+    };
+    let signer = cell_key(&coordinator.cell, group);
     let asked = {
         let (anchoring, note) = (anchoring.clone(), note.clone());
         tokio::task::spawn_blocking(move || ask(&anchoring, &note)).await.unwrap_or(Err(TryError::Dropped))
     };
     let now = clock::now();
-    let signer = cell_key(&coordinator.cell, coordinator.node().0);
     let verified = asked.and_then(|answer| {
         let file = AnchorFile {
             checkpoint: note.clone(),

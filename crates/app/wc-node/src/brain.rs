@@ -281,6 +281,8 @@ fn decide(
     let mut watches: Vec<Watch> = Vec::new();
     let mut batch = Vec::with_capacity(BATCH_MAX);
     let mut stopping = false;
+    // Whether rows were appended that no commit covers yet.
+    let mut soft = false;
     while !stopping {
         batch.clear();
         match inputs.blocking_recv() {
@@ -302,6 +304,7 @@ fn decide(
             commit: false,
         };
         let mut deliveries: Vec<Delivery> = Vec::new();
+        let mut looked = false;
         for input in batch.drain(..) {
             match input {
                 Input::Events(events) => {
@@ -315,17 +318,25 @@ fn decide(
                         let _ = answer.send(given);
                     }));
                 }
-                Input::Query(query) => deliveries.push(query(round.cell, *round.next_seq)),
+                Input::Query(query) => {
+                    looked = true;
+                    deliveries.push(query(round.cell, *round.next_seq));
+                }
                 Input::Watch(watch) => watches.push(watch),
                 Input::Stop => stopping = true,
             }
         }
-        let Round { rows, commands, commit, .. } = round;
+        let Round { rows, commands, mut commit, .. } = round;
+        soft |= !rows.is_empty();
+        // Whoever looks is shown nothing that a crash could take back.
+        commit |= looked && soft;
+        soft &= !commit;
         let mut decided = Decided { commands, deliveries, commit, snapshot: None };
         deadline.store(micros(cell.next_deadline()), Ordering::Relaxed);
         watches.retain(|watch| !watch.changed.is_closed());
         let mut index = 0;
-        while index < watches.len() {
+        // Those who watch are told with the next commit.
+        while !soft && index < watches.len() {
             let job = cell.job(&watches[index].job);
             let differs = job.as_ref().is_none_or(|job| view::revision(job) != watches[index].seen);
             if differs {

@@ -17,7 +17,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use wc_ledger::threshold::handover::open_kept;
 use wc_ledger::{
-    Checkpoint, Evidence, Finding, Hash, Note, WitnessFault, consider, cosign, cosignatures, witness_key_text,
+    Checkpoint, Evidence, Finding, Hash, Note, WitnessFault, check_signers, consider, cosign, cosignatures,
+    witness_key_text,
 };
 use wc_mesh::Mesh;
 use wc_proto::api::view::{AlarmView, WitnessView};
@@ -163,7 +164,12 @@ impl Witness {
             .flatten();
         let path = path.unwrap_or_default();
         let seen = state.head.as_ref().map(|head| &head.checkpoint);
-        let checkpoint = match consider(founding, &offer.signers, seen, &note, &path) {
+        let continued = match &state.head {
+            Some(head) => check_signers(&head.signers, &offer.signers),
+            None => Ok(()),
+        };
+        let considered = consider(founding, &offer.signers, seen, &note, &path);
+        let checkpoint = match considered.and_then(|checkpoint| continued.map(|()| checkpoint)) {
             Ok(checkpoint) => checkpoint,
             Err(fault) => {
                 self.alarm(&mut state, founding, &fault, offer);

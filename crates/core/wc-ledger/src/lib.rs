@@ -58,4 +58,4 @@ pub use proof::{
 pub use rekor::{LogEntry, RekorError, TrustedRoot, verify_entry};
 pub use tile::{Bundle, HashTile, Tile, TileError, TileSource, check_tile, hash_from_tiles};
 pub use verify::{Anchors, ReceiptFault, ReceiptReport, Seen, Step, decode_receipt, verify_receipt};
-pub use witness::{Evidence, EvidenceError, Finding, WitnessFault, consider};
+pub use witness::{Evidence, EvidenceError, Finding, WitnessFault, check_signers, consider};

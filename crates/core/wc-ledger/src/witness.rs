@@ -52,6 +52,16 @@ pub enum WitnessFault {
         /// Entries of the offered checkpoint.
         offered: u64,
     },
+    /// Its signers did not take over from those that were seen: an old key signs again, or the chain forks.
+    #[error(
+        "other signers: {seen} hand-overs were seen, and the {offered} that are offered do not begin with them"
+    )]
+    Signers {
+        /// Hand-overs of the checkpoint that was cosigned.
+        seen: usize,
+        /// Hand-overs of the offered one.
+        offered: usize,
+    },
 }
 
 impl WitnessFault {
@@ -62,8 +72,21 @@ impl WitnessFault {
             Self::Shrunk { .. } => Code::new("WC-LEDGER-121", Class::Peer),
             Self::Split { .. } => Code::new("WC-LEDGER-122", Class::Peer),
             Self::Rewritten { .. } => Code::new("WC-LEDGER-123", Class::Peer),
+            Self::Signers { .. } => Code::new("WC-LEDGER-129", Class::Peer),
         }
     }
+}
+
+/// Checks that the signers of an offered checkpoint come after those whose checkpoint was cosigned last: whoever holds an
+/// old key, the founding one included, must not lead a witness back.
+///
+/// # Errors
+/// [`WitnessFault::Signers`].
+pub fn check_signers(seen: &[Handover], offered: &[Handover]) -> Result<(), WitnessFault> {
+    let fault = WitnessFault::Signers { seen: seen.len(), offered: offered.len() };
+    let begins = offered.len() >= seen.len()
+        && seen.iter().zip(offered).all(|(seen, offered)| seen.set.cid() == offered.set.cid());
+    if begins { Ok(()) } else { Err(fault) }
 }
 
 /// Decides whether the checkpoint in `note` may be cosigned, and returns it if so.

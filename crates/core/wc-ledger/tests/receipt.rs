@@ -12,8 +12,8 @@ use wc_ledger::threshold::SignerKeys;
 use wc_ledger::threshold::handover::link;
 use wc_ledger::threshold::sign::Member;
 use wc_ledger::{
-    Anchors, Checkpoint, Note, ReceiptFault, ReceiptParts, Seen, VerdictFault, award_postings, cosign,
-    decode_receipt, issue, origin, verify_receipt,
+    Anchors, Checkpoint, Note, ReceiptFault, ReceiptParts, Seen, VerdictFault, WitnessFault, award_postings,
+    check_signers, cosign, decode_receipt, issue, origin, verify_receipt,
 };
 use wc_types::entry::{Entry, EntryKind, Holder, Posting};
 use wc_types::outcome::{Ending, Failure, Outcome};
@@ -423,6 +423,19 @@ fn a_checkpoint_signed_by_several_verifies_along_the_chain_of_their_keys() {
         file.inclusion.checkpoint = cell.checkpoint().sign(&cell.coordinator).expect("signs").to_string();
     });
     assert_eq!(code_of(&alone), "WC-LEDGER-071");
+}
+
+#[test]
+fn a_witness_is_not_led_back_to_earlier_signers_or_to_a_fork() {
+    let chain = signed_together().1.signers;
+    assert_eq!(check_signers(&[], &chain), Ok(()), "signers may take over");
+    assert_eq!(check_signers(&chain[..1], &chain), Ok(()));
+    assert_eq!(check_signers(&chain, &chain), Ok(()));
+    let back = WitnessFault::Signers { seen: 2, offered: 0 };
+    assert_eq!(check_signers(&chain, &[]), Err(back), "the founding key signs again");
+    assert!(check_signers(&chain, &chain[..1]).is_err(), "the first set signs again");
+    let fork = [chain[1].clone(), chain[0].clone()];
+    assert!(check_signers(&chain, &fork).is_err(), "other sets");
 }
 
 #[test]
