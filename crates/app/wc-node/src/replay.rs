@@ -129,7 +129,7 @@ pub fn replay(dir: &Path, mut progress: impl FnMut(u64, u64)) -> Result<ReplayRe
         let ended = !at_snapshot && done % PROGRESS_FACTS != 0 || done >= total;
         for command in batch {
             if let Command::Publish { entries } = command {
-                entries.iter().try_for_each(|entry| checks.entry(entry))?;
+                entries.iter().try_for_each(|entry| checks.entry(entry, &cell))?;
             }
         }
         if let Some(snapshot) = snapshot.as_ref().filter(|_| at_snapshot) {
@@ -168,12 +168,15 @@ impl Checks {
             differences: Vec::new(),
             untold: 0,
         };
-        Self { archive, tree: Tree::new(), book: Book::new(), report }
+        Self { archive, tree: Tree::new(), book: Book::new(None), report }
     }
 
     /// Compares a kept entry and the hashes that it completes with the entry that follows from the journal.
-    fn entry(&mut self, entry: &Entry) -> Result<(), ArchiveError> {
+    fn entry(&mut self, entry: &Entry, cell: &Cell) -> Result<(), ArchiveError> {
         let index = entry.index;
+        if index == 0 {
+            self.book = Book::new(cell.charter().and_then(|charter| charter.economy.clone()));
+        }
         match self.archive.entry(index) {
             Ok(Some(kept)) if kept == *entry => {
                 if let Err(error) = self.book.apply(&kept) {

@@ -10,11 +10,13 @@ use std::sync::Arc;
 use cell::{Cell, key};
 use proptest::prelude::*;
 use wc_ledger::{
-    AuditFault, Auditor, Bundle, Checkpoint, Evidence, Finding, Hash, HashTile, Note, Tile, TileSource,
+    AuditFault, Audited, Auditor, Bundle, Checkpoint, Evidence, Finding, Hash, HashTile, Note, Tile, TileSource,
     WitnessFault, cell_key, check_tile, consider, consistency_proof, cosign, hash_from_tiles, hash_leaf,
     inclusion_proof, leaf_bytes, origin, root_at, verify_consistency, verify_inclusion,
 };
-use wc_types::{CellId, to_canonical};
+use wc_types::entry::{EntryKind, Standing};
+use wc_types::signers::Handover;
+use wc_types::{CellId, Timestamp, to_canonical};
 
 /// The files of a published log.
 #[derive(Clone)]
@@ -63,7 +65,12 @@ fn files(cell: &Cell, leaves: &[Vec<u8>]) -> Files {
 }
 
 fn audit(cell: &Cell, log: &Files) -> Result<u64, AuditFault> {
-    let mut auditor = Auditor::new(cell.id(), Checkpoint::new(&cell.id(), log.size, log.root))?;
+    audit_with(cell, &[], log).map(|audited| audited.entries)
+}
+
+fn audit_with(cell: &Cell, chain: &[Handover], log: &Files) -> Result<Audited, AuditFault> {
+    let checkpoint = Checkpoint::new(&cell.id(), log.size, log.root);
+    let mut auditor = Auditor::new(&cell.founding, chain, checkpoint, Timestamp(i64::MAX))?;
     while let Some(bundle) = auditor.next() {
         let read = |name: String| log.files[&name].clone();
         auditor.read(bundle, &read(bundle.to_string()), &read(bundle.tile().to_string()))?;
@@ -71,7 +78,7 @@ fn audit(cell: &Cell, log: &Files) -> Result<u64, AuditFault> {
     for tile in auditor.upper_tiles() {
         auditor.compare(tile, &log.files[&tile.to_string()])?;
     }
-    auditor.finish().map(|audited| audited.entries)
+    auditor.finish()
 }
 
 #[test]
@@ -241,7 +248,8 @@ fn forked(common: u64, seen: u64, offered: u64) -> (Cell, Note, Cell) {
     other.pad(common - 1);
     one.pad(seen - common);
     // Another entry than the first log's in the same place.
-    other.accept(1, "A", 1, 0);
+    let quarantined = EntryKind::NodeStanding { node: key(2).node_id(), standing: Standing::Quarantined };
+    other.append(quarantined, vec![]);
     other.pad(offered - common - 1);
     let note = signed(&one);
     (one, note, other)

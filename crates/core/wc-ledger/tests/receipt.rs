@@ -49,6 +49,7 @@ fn forced(
     let (mut verdict, mut outcomes) = cell.verdict(3, "ABA", 20, 0);
     let mut postings = award_postings(&verdict).expect("small amounts");
     change(&cell, &mut verdict, &mut outcomes, &mut postings);
+    cell.admit(0);
     let entry = cell.append(accepts(&verdict), postings);
     let receipt = Receipt {
         cell: cell.id(),
@@ -87,14 +88,14 @@ fn an_issued_receipt_verifies_from_its_bytes_alone() {
     assert_eq!(report.result, result(b'A'));
     assert_eq!((report.replicas, report.required, report.agreeing, report.dissenting), (3, 2, 2, 1));
     assert_eq!((report.charged, report.awarded), (MicroNcu(15), 40));
-    assert_eq!((report.entry_index, report.tree_size), (6, 13));
+    assert_eq!((report.entry_index, report.tree_size), (8, 15));
     assert!(report.success);
     let names: Vec<&str> = report.steps.iter().map(|step| step.name).collect();
     assert_eq!(names, ["founding", "receipt", "votes", "quorum", "credit", "checkpoint", "inclusion"]);
     assert_eq!(report.assumed.len(), 5);
     assert_eq!(
         report.steps[4].proved,
-        "ledger entry 6 names this verdict, sums to zero and pays 40 µNCU for it, 15 of them the submitter's"
+        "ledger entry 8 names this verdict, sums to zero and pays 40 µNCU for it, 15 of them the submitter's"
     );
 }
 

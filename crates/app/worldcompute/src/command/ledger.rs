@@ -318,7 +318,7 @@ async fn verify(context: &Context, log: &str, seen: Option<&Path>) -> anyhow::Re
     let size = head.checkpoint.size;
     let fault =
         |error: wc_ledger::AuditFault| told(error.code(), "the published ledger is not sound", &error);
-    let mut auditor = Auditor::new(head.cell, head.checkpoint.clone()).map_err(fault)?;
+    let mut auditor = Auditor::new(&head.founding, &head.chain, head.checkpoint.clone(), identity::latest()).map_err(fault)?;
     let progress = Progress::new();
     let bar = progress.count("entries", size);
     while let Some(bundle) = auditor.next() {
