@@ -3,11 +3,14 @@
 #[allow(dead_code, reason = "this test writes no receipts")]
 #[path = "fixture/cell.rs"]
 mod cell;
+#[path = "fixture/group.rs"]
+mod group;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cell::{Cell, key};
+use group::handed_over;
 use proptest::prelude::*;
 use wc_ledger::{
     AuditFault, Audited, Auditor, Bundle, Checkpoint, Evidence, Finding, Hash, HashTile, Note, Tile, TileSource,
@@ -357,4 +360,39 @@ proptest! {
         }
         let _ = Evidence::decode(&bytes);
     }
+}
+
+#[test]
+fn a_log_is_signed_by_those_to_whom_it_says_it_was_handed_over() {
+    let mut cell = Cell::found();
+    let (chain, _) = handed_over(&cell.founding, &cell.coordinator);
+    let mut leaves = vec![leaf_bytes(cell.last.as_ref().expect("founded"))];
+    let mut append = |cell: &mut Cell, kind: EntryKind| {
+        leaves.push(leaf_bytes(&cell.append(kind, vec![])));
+        files(cell, &leaves)
+    };
+    let changed = |link: &Handover| EntryKind::SignersChanged { epoch: link.set.epoch, set: link.set.cid() };
+    let none = append(&mut cell, EntryKind::NodeStanding { node: key(2).node_id(), standing: Standing::Good });
+    let code = |cell: &Cell, chain: &[Handover], log: &Files| {
+        audit_with(cell, chain, log).err().map(|fault| fault.code().name)
+    };
+    assert_eq!(code(&cell, &[], &none), None);
+    let pending = audit_with(&cell, &chain[..1], &none).expect("the entry comes with the next checkpoint");
+    assert_eq!((pending.handovers, pending.handover_pending), (0, true));
+    assert_eq!(code(&cell, &chain, &none), Some("WC-LEDGER-139"), "two hand-overs that are not in the log");
+
+    let one = append(&mut cell, changed(&chain[0]));
+    assert_eq!(code(&cell, &[], &one), Some("WC-LEDGER-138"), "the founding key signs what it has given away");
+    let sound = audit_with(&cell, &chain[..1], &one).expect("as the chain says");
+    assert_eq!((sound.handovers, sound.handover_pending), (1, false));
+    assert!(audit_with(&cell, &chain, &one).expect("the second is on its way").handover_pending);
+
+    // The owner orders another first set, and the keys before it sign that, too.
+    let other = [chain[1].clone(), chain[0].clone()];
+    assert_eq!(code(&cell, &other, &one), Some("WC-LEDGER-138"), "another set");
+    let two = append(&mut cell, changed(&chain[1]));
+    assert_eq!(code(&cell, &chain[..1], &two), Some("WC-LEDGER-138"), "the first set signs again");
+    assert_eq!(audit_with(&cell, &chain, &two).expect("sound").handovers, 2);
+    let again = append(&mut cell, changed(&chain[0]));
+    assert_eq!(code(&cell, &chain, &again), Some("WC-LEDGER-138"), "back to the first set");
 }

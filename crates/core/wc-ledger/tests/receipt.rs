@@ -6,11 +6,8 @@ mod cell;
 mod group;
 
 use cell::{Accepted, Cell, accepts, key, result};
-use group::{group, together};
+use group::{handed_over, together};
 use proptest::prelude::*;
-use wc_ledger::threshold::SignerKeys;
-use wc_ledger::threshold::handover::link;
-use wc_ledger::threshold::sign::Member;
 use wc_ledger::{
     Anchors, Checkpoint, Note, ReceiptFault, ReceiptParts, Seen, VerdictFault, WitnessFault, award_postings,
     check_signers, cosign, decode_receipt, issue, origin, verify_receipt,
@@ -365,23 +362,14 @@ fn the_entry_must_be_the_one_under_the_checkpoint() {
 /// The receipt of [`two_of_three`], under a checkpoint that two of three machines signed after two hand-overs.
 fn signed_together() -> (Cell, ReceiptFile) {
     let (cell, mut file) = two_of_three();
-    let mut old =
-        vec![Member::alone(SignerKeys::founding(&cell.founding), &cell.coordinator).expect("alone")];
-    for (names, salt) in [([100, 51, 52], 0u8), ([100, 52, 53], 100)] {
-        let keys = old[0].keys().clone();
-        let (set, members) = group(&cell.founding, &keys, 2, &names, salt);
-        let message = record_cid(&set).to_bytes();
-        let (accepted, signature) =
-            (together(&members, &message, salt + 1), together(&old, &message, salt + 11));
-        file.signers.push(link(&set, keys.group, signature, accepted).expect("signed"));
-        old = members;
-    }
+    let (signers, members) = handed_over(&cell.founding, &cell.coordinator);
+    file.signers = signers;
     let checkpoint = cell.checkpoint();
-    let signature = together(&old, checkpoint.to_text().as_bytes(), 200);
+    let signature = together(&members, checkpoint.to_text().as_bytes(), 200);
     let note = Note::with_signature(
         checkpoint.to_text(),
         checkpoint.origin.clone(),
-        &old[0].keys().group,
+        &members[0].keys().group,
         signature,
     );
     file.inclusion.checkpoint = note.expect("a note").to_string();
