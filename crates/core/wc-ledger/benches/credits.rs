@@ -143,10 +143,12 @@ fn year() {
                 let mut others: Vec<AccountId> = (0..255).map(|number| account(1000 + number)).collect();
                 others.push(me);
                 others.sort();
-                let faded = |amount| others.iter().map(move |id| Posting { holder: Holder::Account(*id), amount });
+                let faded =
+                    |amount| others.iter().map(move |id| Posting { holder: Holder::Account(*id), amount });
                 let mut postings: Vec<Posting> = faded(-loss).collect();
                 postings.push(Posting { holder: Holder::Issuance, amount: loss * 256 });
-                let kind = |accounts| EntryKind::CreditDecayed { day, acceleration: PartsPerMillion::ONE, accounts };
+                let kind =
+                    |accounts| EntryKind::CreditDecayed { day, acceleration: PartsPerMillion::ONE, accounts };
                 let own = vec![
                     Posting { holder: Holder::Account(me), amount: -loss },
                     Posting { holder: Holder::Issuance, amount: loss },
@@ -201,7 +203,8 @@ fn year() {
         .collect();
     let made = begun.elapsed();
     let begun = Instant::now();
-    let mut audit = Audit::new(me, CELL, Some(economy), (tree.size(), tree.root()), Timestamp(i64::MAX), None);
+    let mut audit =
+        Audit::new(me, CELL, Some(economy), (tree.size(), tree.root()), Timestamp(i64::MAX), None);
     for (bytes, verdict, path) in &rows {
         let entry: Entry = from_canonical(bytes).expect("an entry");
         audit.take(&entry, verdict.as_ref(), path).expect("sound");

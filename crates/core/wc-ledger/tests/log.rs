@@ -13,9 +13,9 @@ use cell::{Cell, key};
 use group::handed_over;
 use proptest::prelude::*;
 use wc_ledger::{
-    AuditFault, Audited, Auditor, Bundle, Checkpoint, Evidence, Finding, Hash, HashTile, Note, Tile, TileSource,
-    WitnessFault, cell_key, check_tile, consider, consistency_proof, cosign, hash_from_tiles, hash_leaf,
-    inclusion_proof, leaf_bytes, origin, root_at, verify_consistency, verify_inclusion,
+    AuditFault, Audited, Auditor, Bundle, Checkpoint, Evidence, Finding, Hash, HashTile, Note, Tile,
+    TileSource, WitnessFault, cell_key, check_tile, consider, consistency_proof, cosign, hash_from_tiles,
+    hash_leaf, inclusion_proof, leaf_bytes, origin, root_at, verify_consistency, verify_inclusion,
 };
 use wc_types::entry::{EntryKind, Standing};
 use wc_types::signers::Handover;
@@ -372,7 +372,8 @@ fn a_log_is_signed_by_those_to_whom_it_says_it_was_handed_over() {
         files(cell, &leaves)
     };
     let changed = |link: &Handover| EntryKind::SignersChanged { epoch: link.set.epoch, set: link.set.cid() };
-    let none = append(&mut cell, EntryKind::NodeStanding { node: key(2).node_id(), standing: Standing::Good });
+    let none =
+        append(&mut cell, EntryKind::NodeStanding { node: key(2).node_id(), standing: Standing::Good });
     let code = |cell: &Cell, chain: &[Handover], log: &Files| {
         audit_with(cell, chain, log).err().map(|fault| fault.code().name)
     };
@@ -382,7 +383,11 @@ fn a_log_is_signed_by_those_to_whom_it_says_it_was_handed_over() {
     assert_eq!(code(&cell, &chain, &none), Some("WC-LEDGER-139"), "two hand-overs that are not in the log");
 
     let one = append(&mut cell, changed(&chain[0]));
-    assert_eq!(code(&cell, &[], &one), Some("WC-LEDGER-138"), "the founding key signs what it has given away");
+    assert_eq!(
+        code(&cell, &[], &one),
+        Some("WC-LEDGER-138"),
+        "the founding key signs what it has given away"
+    );
     let sound = audit_with(&cell, &chain[..1], &one).expect("as the chain says");
     assert_eq!((sound.handovers, sound.handover_pending), (1, false));
     assert!(audit_with(&cell, &chain, &one).expect("the second is on its way").handover_pending);

@@ -89,7 +89,8 @@ fn an_issued_receipt_verifies_from_its_bytes_alone() {
     assert!(report.success);
     let names: Vec<&str> = report.steps.iter().map(|step| step.name).collect();
     assert_eq!(names, ["founding", "receipt", "votes", "quorum", "credit", "checkpoint", "inclusion"]);
-    assert_eq!(report.assumed.len(), 5);
+    assert_eq!(report.assumed.len(), 6);
+    assert!(report.assumed.iter().any(|assumed| assumed.contains("that manifest is the coordinator's word")));
     assert_eq!(
         report.steps[4].proved,
         "ledger entry 8 names this verdict, sums to zero and pays 40 µNCU for it, 15 of them the submitter's"
@@ -129,7 +130,7 @@ fn a_known_cell_is_accepted_and_a_strange_one_is_not() {
     let (cell, file) = two_of_three();
     let known = Anchors { cells: [CellId([1; 32]), cell.id()].into(), seen: None };
     let report = verify_receipt(&file, &known).expect("verifies");
-    assert_eq!(report.assumed.len(), 4);
+    assert_eq!(report.assumed.len(), 5);
     let others = Anchors { cells: [CellId([1; 32])].into(), seen: None };
     let fault = verify_receipt(&file, &others).expect_err("refused");
     assert_eq!(fault, ReceiptFault::CellUnknown { cell: cell.id() });
