@@ -136,10 +136,10 @@ async fn route(coordinator: &Arc<Coordinator>, request: CellRequest) -> Answered
                 Refusal::new(UNKNOWN_STAGE, format!("the job has no task {stage}/{index}")).field("stage")
             })?)
         }
-        CellRequest::Logs { job, after } => {
+        CellRequest::Logs { job, from } => {
             let job = find(coordinator, job).await?;
             still_kept(coordinator, job).await?;
-            let rows = coordinator.archive.logs(&job, after, 500).map_err(unreadable)?;
+            let rows = coordinator.archive.logs(&job, from, PAGE_BYTES_MAX).map_err(unreadable)?;
             Response::Logs(
                 rows.into_iter()
                     .map(|(position, row)| LogView {
