@@ -28,8 +28,7 @@ const STATEMENT_TRIES: u8 = 10;
 const SIGNED_WITHIN: Duration = Duration::from_secs(3);
 
 const UNSIGNED: Code = Code::new("WC-NODE-075", Class::Exhausted);
-const NOTHING_SIGNED: &str =
-    "too few signers can be reached, and no checkpoint has been signed yet that an account could be checked against";
+const NOTHING_SIGNED: &str = "too few signers can be reached, and no checkpoint has been signed yet that an account could be checked against";
 const BUSY: Code = Code::new("WC-NODE-074", Class::Exhausted);
 
 /// A history cannot be told.
