@@ -379,7 +379,8 @@ async fn audit(
     seen: Option<Remembered>,
 ) -> anyhow::Result<Result<(HistoryReport, String), Fault>> {
     let economy = statement.founding.charter.economy.clone();
-    let mut audit = Audit::new(account, *cell, economy, (checkpoint.size, checkpoint.root), seen);
+    let mut audit =
+        Audit::new(account, *cell, economy, (checkpoint.size, checkpoint.root), identity::latest(), seen);
     let progress = Progress::new();
     let bar = progress.count("verifying", checkpoint.size);
     let mut from = 0;
