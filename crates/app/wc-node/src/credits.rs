@@ -1,6 +1,7 @@
 //! An account, its history, and the proofs that its owner checks them with.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use wc_ledger::proof::{ProofError, consistency_proof, inclusion_proof};
 use wc_proto::api::{AccountStatement, CreditJob, CreditRow, Response};
@@ -22,6 +23,13 @@ const PROOFS_PER_PAGE: usize = 1024;
 /// Looks at an account until its numbers are those of a signed checkpoint.
 const STATEMENT_TRIES: u8 = 10;
 
+/// Time that the signers have for a checkpoint of right now. After that the last one is told, which covers all but the
+/// newest entries; whoever asks sees both sizes.
+const SIGNED_WITHIN: Duration = Duration::from_secs(3);
+
+const UNSIGNED: Code = Code::new("WC-NODE-075", Class::Exhausted);
+const NOTHING_SIGNED: &str =
+    "too few signers can be reached, and no checkpoint has been signed yet that an account could be checked against";
 const BUSY: Code = Code::new("WC-NODE-074", Class::Exhausted);
 
 /// A history cannot be told.
@@ -58,8 +66,18 @@ pub(crate) async fn statement(
     let (found, checkpoint) = loop {
         let found = coordinator.brain.query(move |cell, _| cell.account(&account)).await?;
         let (size, root) = (found.ledger_size, found.ledger_root);
-        let signed = coordinator.notary.checkpoint(coordinator, size, root, size).await;
-        let checkpoint = signed.map_err(CreditsError::Checkpoint)?;
+        let signed = coordinator.notary.checkpoint(coordinator, size, root, size);
+        let checkpoint = match tokio::time::timeout(SIGNED_WITHIN, signed).await {
+            Ok(Ok(checkpoint)) => checkpoint,
+            Ok(Err(refusal)) => match coordinator.notary.latest().filter(|last| last.size >= since) {
+                Some(last) => break (found, last),
+                None => return Err(CreditsError::Checkpoint(refusal)),
+            },
+            Err(_) => match coordinator.notary.latest().filter(|last| last.size >= since) {
+                Some(last) => break (found, last),
+                None => return Err(CreditsError::Checkpoint(Refusal::new(UNSIGNED, NOTHING_SIGNED))),
+            },
+        };
         // Several signers may have signed a longer log by now; the numbers and the checkpoint belong together.
         if checkpoint.size == size {
             break (found, checkpoint);
@@ -70,7 +88,7 @@ pub(crate) async fn statement(
             return Err(CreditsError::Checkpoint(Refusal::new(BUSY, busy)));
         }
     };
-    let size = found.ledger_size;
+    let size = checkpoint.size;
     // Whoever has seen a longer log than this is told nothing, and will say so itself.
     let consistency = if since > 0 && since < size {
         consistency_proof(since, size, |level, index| hash(coordinator, level, index))?

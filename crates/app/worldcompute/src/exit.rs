@@ -86,7 +86,7 @@ pub fn refusals(error: &anyhow::Error) -> Vec<Refusal> {
         } else if let Some(error) = cause.downcast_ref::<wc_host::KeyError>() {
             vec![error.to_refusal()]
         } else if let Some(unproved) = cause.downcast_ref::<Unproved>() {
-            let code = Code::new("WC-CLI-003", Class::Caller);
+            let code = Code::new("WC-CLI-005", Class::Caller);
             vec![Refusal::new(code, unproved.message.clone()).hint(unproved.hint.clone())]
         } else if let Some(refusal) =
             cause.downcast_ref::<wc_node::NodeError>().and_then(wc_node::NodeError::to_refusal)

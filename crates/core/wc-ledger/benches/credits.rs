@@ -210,7 +210,7 @@ fn year() {
         audit.take(&entry, verdict.as_ref(), path).expect("sound");
     }
     let balance = MicroNcu(u64::try_from(book.balance(&Holder::Account(me))).expect("positive"));
-    let report = audit.finish(balance).expect("sound");
+    let report = audit.finish(Some(balance)).expect("sound");
     println!(
         "a year of one donor: {} entries ({} decays) in a log of {}, proofs made in {:.2} s, decoded and verified in {:.2} s",
         report.seen.entries,

@@ -344,16 +344,19 @@ impl Audit {
 
     /// Checks that the entries add up to what the cell says, and returns what they came to.
     ///
+    /// - `claimed`: what the cell says; `None` if it speaks of a longer log than this one
+    ///
     /// # Errors
     /// [`HistoryFault::Balance`], or [`HistoryFault::Changed`] if entries that were seen before are gone.
-    pub fn finish(mut self, claimed: MicroNcu) -> Result<HistoryReport, HistoryFault> {
+    pub fn finish(mut self, claimed: Option<MicroNcu>) -> Result<HistoryReport, HistoryFault> {
         self.check_memory(u64::MAX)?;
-        if self.balance != i128::from(claimed.0) {
+        let summed = MicroNcu(u64::try_from(self.balance).unwrap_or(u64::MAX));
+        if let Some(claimed) = claimed.filter(|claimed| *claimed != summed) {
             return Err(HistoryFault::Balance { summed: self.balance, claimed: claimed.0 });
         }
         Ok(HistoryReport {
             seen: Remembered { size: self.size, entries: self.entries, digest: self.digest },
-            balance: claimed,
+            balance: summed,
             depth: self.depth,
             verdicts: self.verdicts,
             decays: self.decays,

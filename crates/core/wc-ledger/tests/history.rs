@@ -194,7 +194,7 @@ impl Log {
         for (entry, verdict) in &self.mine() {
             audit.take(entry, verdict.as_ref(), &self.path(entry.index))?;
         }
-        audit.finish(self.balance())
+        audit.finish(Some(self.balance()))
     }
 }
 
@@ -350,7 +350,7 @@ fn what_is_left_out_shows_in_the_sum_and_what_was_seen_before_must_stay() {
                 audit.take(entry, verdict.as_ref(), &log.path(entry.index))?;
             }
         }
-        audit.finish(claimed)
+        audit.finish(Some(claimed))
     };
     let last = mine.len() - 1;
     assert!(matches!(without(last, None, log.balance()), Err(HistoryFault::Balance { .. })));
