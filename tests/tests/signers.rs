@@ -135,6 +135,162 @@ async fn two_of_three_sign_with_one_dead_and_wait_with_two_dead_and_nothing_is_l
     }
 }
 
+/// Returns how many shares lie on a node's disk.
+fn shares(node: &Node) -> usize {
+    let dir = DataDir::new(&node.dir).expect("directory").signers();
+    let Ok(cells) = std::fs::read_dir(dir) else { return 0 };
+    let files = cells.filter_map(|cell| std::fs::read_dir(cell.ok()?.path()).ok()).flatten();
+    let is_share = |file: &std::fs::DirEntry| file.file_name().to_string_lossy().starts_with("share-");
+    files.filter(|file| file.as_ref().is_ok_and(is_share)).count()
+}
+
+#[tokio::test]
+async fn a_change_that_waits_is_shown_and_not_replaced_and_its_end_ends_the_alarm() {
+    let mut federation = two_of_three().await;
+    let (one, two) = (id(&federation.nodes[1]), id(&federation.nodes[2]));
+    assert_eq!([0, 1, 2].map(|node| shares(&federation.nodes[node])), [1, 1, 1]);
+    federation.add(&["--coordinate", "never", "--consent", "all", "--slots", "2"]);
+    federation.joined(3).await;
+    federation.nodes[1].kill();
+    federation.nodes[2].kill();
+    let job = run_job(&federation).await;
+    let refused = fetch(&federation, job, &federation.dir.path().join("refused"));
+    assert!(text(&refused).contains("WC-NODE-070"), "{}", text(&refused));
+
+    // The owner wants the coordinator to sign alone; those who have to hand over are away.
+    let alone = ["cluster", "signers", "set", "--threshold", "1"];
+    let waits = federation.coordinator().command(&alone);
+    assert!(!waits.status.success() && text(&waits).contains("WC-NODE-072"), "{}", text(&waits));
+    let view = signers(&federation).await;
+    let pending = view.pending.expect("it is shown");
+    assert_eq!((pending.epoch, pending.threshold, pending.members.len()), (2, 1, 1));
+    assert!(pending.reason.is_some_and(|reason| reason.contains(&one.to_string())));
+    let shown = text(&federation.coordinator().command(&["cluster", "signers"]));
+    assert!(shown.contains("pending") && shown.contains("set 2, 1 of 1"), "{shown}");
+    // Another one is neither taken nor dropped without a word; the same one goes on waiting.
+    let other = ["cluster", "signers", "set", "--threshold", "2", &one.to_string(), &two.to_string()];
+    let other = federation.coordinator().command(&other);
+    assert!(!other.status.success() && text(&other).contains("WC-NODE-075"), "{}", text(&other));
+    assert!(text(&other).contains("1 of 1"), "it names the one that waits: {}", text(&other));
+    let again = federation.coordinator().command(&alone);
+    assert!(text(&again).contains("WC-NODE-072"), "{}", text(&again));
+
+    // One comes back: two of three hand over. The problem is over, and with it the alarm.
+    federation.nodes[1].start();
+    federation
+        .until("the coordinator signs alone", async || {
+            let view = signers(&federation).await;
+            view.epoch == 2 && view.pending.is_none()
+        })
+        .await;
+    let status = text(&federation.coordinator().command(&["cluster", "status"]));
+    assert!(!status.contains("NO NEW CHECKPOINT"), "{status}");
+    assert_eq!(signers(&federation).await.problem, None);
+    verified(&federation, job, "at-last");
+
+    // Who was there has destroyed its share, the coordinator, too; who was not is named until it has.
+    federation
+        .until("shares of those who are there are gone", async || {
+            shares(&federation.nodes[0]) == 0 && shares(&federation.nodes[1]) == 0
+        })
+        .await;
+    federation
+        .until("only the one that is away is waited for", async || signers(&federation).await.untold == [two])
+        .await;
+    assert_eq!(shares(&federation.nodes[2]), 1);
+    let shown = text(&federation.coordinator().command(&["cluster", "signers"]));
+    assert!(shown.contains("former") && shown.contains(&two.to_string()), "{shown}");
+    // The coordinator remembers whom it has to tell, over its own death, too.
+    federation.nodes[0].kill();
+    federation.nodes[0].start();
+    federation.nodes[2].start();
+    federation.until("the last share is gone", async || shares(&federation.nodes[2]) == 0).await;
+    federation.until("everybody has confirmed", async || signers(&federation).await.untold.is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_list_of_signers_that_does_not_mean_what_it_says_is_refused() {
+    let federation = Federation::start_with(1, |_| vec!["--cosigner".into()]).await;
+    let (own, one) = (id(&federation.nodes[0]).to_string(), id(&federation.nodes[1]).to_string());
+    for (nodes, says) in [([&one, &one], "named twice"), ([&one, &own], "one of the signers anyway")] {
+        let args = ["cluster", "signers", "set", "--threshold", "2", nodes[0], nodes[1]];
+        let set = federation.coordinator().command(&args);
+        assert_eq!(set.status.code(), Some(2), "{}", text(&set));
+        assert!(text(&set).contains(says), "{}", text(&set));
+    }
+    assert_eq!(signers(&federation).await.epoch, 0, "nothing has changed");
+    let set = federation.coordinator().command(&["cluster", "signers", "set", "--threshold", "2", &one]);
+    assert!(set.status.success() && text(&set).contains("all 2 signers have to sign"), "{}", text(&set));
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("creates");
+    for entry in std::fs::read_dir(from).expect("reads") {
+        let entry = entry.expect("reads");
+        let (kind, to) = (entry.file_type().expect("a kind"), to.join(entry.file_name()));
+        if kind.is_dir() {
+            copy_dir(&entry.path(), &to);
+        } else if kind.is_file() {
+            std::fs::copy(entry.path(), to).expect("copies");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_coordinator_that_was_restored_from_an_old_copy_is_told_that_its_signers_refuse() {
+    let mut federation = two_of_three().await;
+    federation.nodes[0].kill();
+    let (dir, copy) = (federation.nodes[0].dir.clone(), federation.dir.path().join("copy"));
+    copy_dir(&dir, &copy);
+    federation.nodes[0].start();
+    federation.joined(2).await;
+    let job = run_job(&federation).await;
+    verified(&federation, job, "before");
+    // Both have to have signed what the copy does not know.
+    let another = run_job(&federation).await;
+    verified(&federation, another, "another");
+    federation.nodes[0].kill();
+    std::fs::remove_dir_all(&dir).expect("removes");
+    copy_dir(&copy, &dir);
+    federation.nodes[0].start();
+    federation.joined(2).await;
+    // Enough entries to be longer than what was signed: a rewritten history, not only a shorter one.
+    let mut job = run_job(&federation).await;
+    for _ in 0..2 {
+        job = run_job(&federation).await;
+    }
+    federation
+        .until("a signer refuses and says why", async || {
+            let view = signers(&federation).await;
+            let refuses = |member: &wc_proto::api::view::SignerView| {
+                member.state == "refuses"
+                    && member
+                        .reason
+                        .as_ref()
+                        .is_some_and(|why| why.contains("WC-LEDGER-1") || why.contains("entries"))
+            };
+            view.problem.is_some() && view.members.iter().any(refuses)
+        })
+        .await;
+    let shown = text(&federation.coordinator().command(&["cluster", "signers"]));
+    assert!(shown.contains("REFUSES TO SIGN"), "{shown}");
+    let status = text(&federation.coordinator().command(&["cluster", "status"]));
+    assert!(status.contains("ALARM") && status.contains("another history"), "{status}");
+    let refused = fetch(&federation, job, &federation.dir.path().join("refused"));
+    assert!(text(&refused).contains("waiting does not help"), "{}", text(&refused));
+    assert!(!text(&refused).contains("the results are safe"), "{}", text(&refused));
+    // It goes on being asked, and does not fill its log with it.
+    tokio::time::sleep(std::time::Duration::from_secs(8)).await;
+    for node in &federation.nodes[1..] {
+        let said =
+            node.logged().matches("SIGNER ALARM").count() + node.logged().matches("does not sign").count();
+        assert!(said <= 4, "said {said} times:\n{}", node.logged());
+    }
+    let said =
+        federation.nodes.iter().map(|node| node.logged().matches("SIGNER ALARM").count()).sum::<usize>();
+    assert!(said > 0, "the co-signer raises the alarm itself\n{}", federation.logs());
+}
+
 #[tokio::test]
 async fn signers_change_and_the_old_ones_destroy_their_shares() {
     let mut federation = two_of_three().await;
@@ -153,17 +309,6 @@ async fn signers_change_and_the_old_ones_destroy_their_shares() {
         })
         .await;
     let coming = id(&federation.nodes[3]);
-    let shares = |node: &Node| -> usize {
-        let dir = DataDir::new(&node.dir).expect("directory").signers();
-        let Ok(cells) = std::fs::read_dir(dir) else { return 0 };
-        cells
-            .filter_map(|cell| std::fs::read_dir(cell.ok()?.path()).ok())
-            .flatten()
-            .filter(|file| {
-                file.as_ref().is_ok_and(|file| file.file_name().to_string_lossy().starts_with("share-"))
-            })
-            .count()
-    };
     assert_eq!(shares(&federation.nodes[1]), 1);
     // Somebody who is not the owner orders nothing, and the nodes that were not asked for consent do not sign.
     let stranger =

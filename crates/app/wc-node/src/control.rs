@@ -354,7 +354,8 @@ async fn cluster(coordinator: &Arc<Coordinator>) -> Result<ClusterView, Refused>
     let (cell, node, online) = (coordinator.cell, coordinator.node(), coordinator.sessions.count());
     let anchoring = anchoring(coordinator)?;
     let commits = coordinator.brain.commits();
-    let (published_size, witnesses, log_alarms) = coordinator.publication.view();
+    let (published_size, witnesses, mut log_alarms) = coordinator.publication.view();
+    log_alarms.extend(coordinator.notary.alarms());
     Ok(coordinator
         .brain
         .query(move |state, facts| {

@@ -303,9 +303,8 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
     let (belongs, belongs_seen) = watch::channel(None);
     let cabinet = Cabinet::new(dir.signers());
     let signer = Arc::new(Signer::new(key.clone(), cabinet.clone(), config.cosigner, belongs_seen));
-    if config.cosigner {
-        tasks.spawn(signer::serve(mesh.clone(), signer.clone()));
-    }
+    // Whoever does not sign for others still has to hear that its old shares are worth nothing.
+    tasks.spawn(signer::serve(mesh.clone(), signer.clone()));
     let agent = sandbox.as_ref().filter(|_| slots > 0).map(|sandbox| {
         let pantry = run::Pantry::new(dir.sandbox().join("inputs"));
         Agent::new(
@@ -409,6 +408,7 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
             });
             belongs.send_replace(Some(coordinator.founding.cid()));
             tasks.spawn(notary::run(coordinator.clone()));
+            tasks.spawn(notary::tell_former(coordinator.clone()));
             tasks.spawn(keep_introduced(coordinator.clone(), introduction.clone()));
             tasks.spawn(accept_sessions(coordinator.clone()));
             tasks.spawn(control::serve(mesh.clone(), coordinator.clone()));
