@@ -54,10 +54,14 @@ fn verified(federation: &Federation, job: JobId, name: &str) -> Vec<Value> {
 
 /// A coordinator and two donors that also hold shares, two of three.
 async fn two_of_three() -> Federation {
+    of_three("2").await
+}
+
+async fn of_three(threshold: &str) -> Federation {
     let federation = Federation::start_with(2, |_| vec!["--cosigner".into()]).await;
     let (one, two) = (id(&federation.nodes[1]).to_string(), id(&federation.nodes[2]).to_string());
-    let set =
-        federation.coordinator().command(&["cluster", "signers", "set", "--threshold", "2", &one, &two]);
+    let args = ["cluster", "signers", "set", "--threshold", threshold, &one, &two];
+    let set = federation.coordinator().command(&args);
     assert!(set.status.success(), "{}\n{}", text(&set), federation.logs());
     federation
 }
@@ -238,7 +242,8 @@ fn copy_dir(from: &Path, to: &Path) {
 
 #[tokio::test]
 async fn a_coordinator_that_was_restored_from_an_old_copy_is_told_that_its_signers_refuse() {
-    let mut federation = two_of_three().await;
+    // With three of three every one of them has signed what the copy does not know.
+    let mut federation = of_three("3").await;
     federation.nodes[0].kill();
     let (dir, copy) = (federation.nodes[0].dir.clone(), federation.dir.path().join("copy"));
     copy_dir(&dir, &copy);
@@ -246,9 +251,6 @@ async fn a_coordinator_that_was_restored_from_an_old_copy_is_told_that_its_signe
     federation.joined(2).await;
     let job = run_job(&federation).await;
     verified(&federation, job, "before");
-    // Both have to have signed what the copy does not know.
-    let another = run_job(&federation).await;
-    verified(&federation, another, "another");
     federation.nodes[0].kill();
     std::fs::remove_dir_all(&dir).expect("removes");
     copy_dir(&copy, &dir);
@@ -282,8 +284,7 @@ async fn a_coordinator_that_was_restored_from_an_old_copy_is_told_that_its_signe
     // It goes on being asked, and does not fill its log with it.
     tokio::time::sleep(std::time::Duration::from_secs(8)).await;
     for node in &federation.nodes[1..] {
-        let said =
-            node.logged().matches("SIGNER ALARM").count() + node.logged().matches("does not sign").count();
+        let said = node.logged().matches("refusal=").count();
         assert!(said <= 4, "said {said} times:\n{}", node.logged());
     }
     let said =
