@@ -2,12 +2,15 @@
 
 use std::path::Path;
 use std::process::Output;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use wc_host::{DataDir, KeyFile};
 use wc_proto::api::view::SignersView;
 use wc_proto::api::{CellRequest, Response};
+use wc_tests::cosigner::{Cosigner, Manner};
 use wc_tests::federation::{Federation, Node, guest};
+use wc_tests::peer::Peer;
 use wc_types::{JobId, NodeId};
 
 fn id(node: &Node) -> NodeId {
@@ -282,7 +285,7 @@ async fn a_coordinator_that_was_restored_from_an_old_copy_is_told_that_its_signe
     assert!(text(&refused).contains("waiting does not help"), "{}", text(&refused));
     assert!(!text(&refused).contains("the results are safe"), "{}", text(&refused));
     // It goes on being asked, and does not fill its log with it.
-    tokio::time::sleep(std::time::Duration::from_secs(8)).await;
+    tokio::time::sleep(Duration::from_secs(8)).await;
     for node in &federation.nodes[1..] {
         let said = node.logged().matches("refusal=").count();
         assert!(said <= 4, "said {said} times:\n{}", node.logged());
@@ -342,6 +345,105 @@ async fn signers_change_and_the_old_ones_destroy_their_shares() {
     let last = run_job(&federation).await;
     let reports = verified(&federation, last, "last");
     assert!(reports[0].to_string().contains("1 of 1 signers"), "{}", reports[0]);
+}
+
+/// A coordinator, a donor with a share and a played co-signer, two of three.
+async fn with_played() -> (Federation, Cosigner) {
+    let federation = Federation::start_with(1, |_| vec!["--cosigner".into()]).await;
+    let played = Cosigner::start(Peer::connect(&federation, 9).await);
+    let (one, two) = (id(&federation.nodes[1]).to_string(), played.node().to_string());
+    let args = ["cluster", "signers", "set", "--threshold", "2", &one, &two];
+    // The played one answers from this process, so it must not be held up here.
+    let set = tokio::task::block_in_place(|| federation.coordinator().command(&args));
+    assert!(set.status.success(), "{}\n{}", text(&set), federation.logs());
+    (federation, played)
+}
+
+/// Returns the state of a signer.
+async fn state(federation: &Federation, node: NodeId) -> String {
+    let view = signers(federation).await;
+    view.members.into_iter().find(|member| member.node == node).expect("a member").state
+}
+
+/// Runs jobs, each with a receipt, until the signer is in a state; returns how long each receipt took.
+async fn until_state(federation: &Federation, node: NodeId, wanted: &str) -> Vec<Duration> {
+    let mut waits = Vec::new();
+    for number in 0..40 {
+        let job = run_job(federation).await;
+        let begun = Instant::now();
+        tokio::task::block_in_place(|| verified(federation, job, &format!("{wanted}-{number}")));
+        waits.push(begun.elapsed());
+        if state(federation, node).await == wanted {
+            return waits;
+        }
+    }
+    panic!("it was never {wanted}: {:?}\n{}", signers(federation).await, federation.logs());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signer_that_sends_a_bad_part_is_named_and_the_others_sign_on() {
+    let (mut federation, played) = with_played().await;
+    played.behave(Manner::BadShare);
+    until_state(&federation, played.node(), "wrong").await;
+    let signed = signers(&federation).await.signed_size;
+    let status = text(&federation.coordinator().command(&["cluster", "status"]));
+    assert!(status.contains("SIGNER IS WRONG") && status.contains(&played.node().to_string()), "{status}");
+    assert!(!status.contains("NO NEW CHECKPOINT"), "{status}");
+    let asked = played.asked();
+    for number in 0..3 {
+        let job = run_job(&federation).await;
+        tokio::task::block_in_place(|| verified(&federation, job, &format!("on-{number}")));
+    }
+    assert!(signers(&federation).await.signed_size > signed, "the honest ones sign on");
+    assert!(played.asked() <= asked + 1, "and do not ask it each time");
+    // With one honest signer too few nothing is signed, and the false one is named as the reason.
+    federation.add(&["--coordinate", "never", "--consent", "all", "--slots", "2"]);
+    federation.joined(2).await;
+    federation.nodes[1].kill();
+    run_job(&federation).await;
+    let name = played.node().to_string();
+    federation
+        .until("the false one is the reason", async || {
+            signers(&federation).await.problem.is_some_and(|problem| problem.contains(&name))
+        })
+        .await;
+    assert_eq!(state(&federation, played.node()).await, "wrong");
+    // Once it signs rightly it is one of them again.
+    played.behave(Manner::Honest);
+    federation.until("all is well", async || signers(&federation).await.problem.is_none()).await;
+    assert_eq!(state(&federation, played.node()).await, "signing");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signer_that_stalls_delays_one_checkpoint_and_not_each() {
+    let (federation, played) = with_played().await;
+    until_state(&federation, played.node(), "signing").await;
+    played.behave(Manner::Stalls);
+    let asked = played.asked();
+    let mut waits = Vec::new();
+    for number in 0..10 {
+        let job = run_job(&federation).await;
+        let begun = Instant::now();
+        tokio::task::block_in_place(|| verified(&federation, job, &format!("stall-{number}")));
+        waits.push(begun.elapsed().as_millis());
+    }
+    println!(
+        "receipts beside a stalled signer took {waits:?} ms; it was asked {} times",
+        played.asked() - asked
+    );
+    assert!(played.asked() <= asked + 3, "it is asked last: {waits:?}");
+    let slow = waits.iter().filter(|wait| **wait >= 4_000).count();
+    assert!(slow <= 1, "{waits:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signer_that_says_it_saw_another_history_is_an_alarm_while_the_others_sign_on() {
+    let (federation, played) = with_played().await;
+    played.behave(Manner::Refuses);
+    until_state(&federation, played.node(), "refuses").await;
+    let status = text(&federation.coordinator().command(&["cluster", "status"]));
+    assert!(status.contains("SIGNER REFUSES") && status.contains("WC-LEDGER-150"), "{status}");
+    assert!(!status.contains("NO NEW CHECKPOINT"), "{status}");
 }
 
 #[tokio::test]

@@ -271,12 +271,12 @@ impl Notary {
             keys.members.iter().map(|signer| signer.node).map(member).collect()
         };
         let need = usize::from(keys.threshold);
-        let problem = if able < need {
+        // The last try knows the reasons; before there was one, those who are there are counted.
+        let counted = || {
             let refusing = if refusing > 0 { format!("; {refusing} refuse") } else { String::new() };
-            Some(format!("{need} of {} signers have to sign and {able} can{refusing}", members.len()))
-        } else {
-            lock(&self.problem).clone()
+            format!("{need} of {} signers have to sign and {able} can{refusing}", members.len())
         };
+        let problem = lock(&self.problem).clone().or_else(|| (able < need).then(counted));
         let pending =
             lock(&self.unfinished).as_ref().map(|Unfinished { pending, reason }| PendingSignersView {
                 epoch: pending.set.epoch,
@@ -402,7 +402,7 @@ impl Notary {
             let commitments = taking.iter().map(|part| part.commitment.clone()).collect();
             let assembly = match Assembly::begin(keys, message, commitments) {
                 Ok(assembly) => assembly,
-                Err(fault) if blame(&fault, &mut left_out) => continue,
+                Err(fault) if self.blame(&fault, &mut left_out) => continue,
                 Err(fault) => {
                     tracing::error!(%fault, "a signature cannot be begun");
                     return Err(Unsigned { have: 0, need, total, left_out });
@@ -463,7 +463,7 @@ impl Notary {
                     self.took_part(keys, &signers, &late, &left_out);
                     return Ok(signature);
                 }
-                Err(fault) if blame(&fault, &mut left_out) => {}
+                Err(fault) if self.blame(&fault, &mut left_out) => {}
                 Err(fault) => {
                     tracing::error!(%fault, "a signature cannot be put together");
                     return Err(Unsigned { have: shares.len(), need, total, left_out });
@@ -544,6 +544,17 @@ impl Notary {
                 None => conduct.ready(node),
             }
         }
+    }
+
+    /// Leaves out those whom a fault names. Returns whether it names somebody.
+    fn blame(&self, fault: &ThresholdFault, left_out: &mut BTreeMap<NodeId, Failing>) -> bool {
+        for node in fault.culprits() {
+            if let Some(times) = lock(&self.said).happened(&format!("wrong {node}"), Instant::now()) {
+                tracing::error!(%node, %fault, times, "a signer is wrong; going on without it");
+            }
+            left_out.insert(*node, Failing::Wrong(fault.to_string()));
+        }
+        !fault.culprits().is_empty()
     }
 
     /// Takes note of who signed and who was left out.
@@ -736,15 +747,6 @@ impl Notary {
             }
         }
     }
-}
-
-/// Leaves out those whom a fault names. Returns whether it names somebody.
-fn blame(fault: &ThresholdFault, left_out: &mut BTreeMap<NodeId, Failing>) -> bool {
-    for node in fault.culprits() {
-        tracing::error!(%node, %fault, "a signer is wrong; going on without it");
-        left_out.insert(*node, Failing::Wrong(fault.to_string()));
-    }
-    !fault.culprits().is_empty()
 }
 
 /// Returns the proof that the log grew from the head that a signer signed last; empty where there is none, and then the
