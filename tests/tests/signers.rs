@@ -417,7 +417,6 @@ async fn a_signer_that_sends_a_bad_part_is_named_and_the_others_sign_on() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_signer_that_stalls_delays_one_checkpoint_and_not_each() {
     let (federation, played) = with_played().await;
-    until_state(&federation, played.node(), "signing").await;
     played.behave(Manner::Stalls);
     let asked = played.asked();
     let mut waits = Vec::new();
@@ -444,6 +443,83 @@ async fn a_signer_that_says_it_saw_another_history_is_an_alarm_while_the_others_
     let status = text(&federation.coordinator().command(&["cluster", "status"]));
     assert!(status.contains("SIGNER REFUSES") && status.contains("WC-LEDGER-150"), "{status}");
     assert!(!status.contains("NO NEW CHECKPOINT"), "{status}");
+}
+
+#[tokio::test]
+async fn accounts_and_receipts_are_told_while_the_ledger_grows_and_several_sign() {
+    let federation = two_of_three().await;
+    let job = federation
+        .submit(&guest("hello"), |stage| {
+            stage.tasks = 1500;
+            stage.replicas = 1;
+        })
+        .await;
+    let (mut pages, mut statements, mut partial) = (0, 0, 0);
+    while !federation.job(job).await.phase.is_final() {
+        let request = CellRequest::Receipts { job: job.to_string(), stage: 0, from: 0 };
+        match federation.coordinator().cell(request).await {
+            Response::Receipts { receipts, .. } => partial += usize::from(!receipts.is_empty()),
+            other => panic!("page {pages}: {other:?}"),
+        }
+        pages += 1;
+        let account = federation.nodes[1].owner().account_id();
+        match federation.coordinator().cell(CellRequest::Account { account, since: 0 }).await {
+            Response::Account(told) => {
+                let note = told.checkpoint.lines().nth(1).map(str::to_owned);
+                assert_eq!(
+                    note,
+                    Some(told.view.ledger_size.to_string()),
+                    "numbers and checkpoint belong together"
+                );
+            }
+            other => panic!("statement {statements}: {other:?}"),
+        }
+        statements += 1;
+    }
+    println!(
+        "{pages} pages, {partial} of them with receipts, and {statements} statements of a growing ledger"
+    );
+    assert!(pages >= 3 && partial >= 2, "the job was too short to see anything: {pages} pages, {partial}");
+    let checked = federation.nodes[1].command(&["donor", "credits", "--verify"]);
+    assert!(checked.status.success(), "{}", text(&checked));
+}
+
+#[tokio::test]
+async fn a_coordinator_that_is_killed_at_any_moment_goes_on_signing_one_history() {
+    let mut federation = two_of_three().await;
+    let log = federation.coordinator().dir.join("log");
+    // Moments between deciding, asking, signing, keeping and publishing, a beat of a second apart.
+    for (round, wait) in [0u64, 130, 420, 770, 990, 1010, 1230, 1640].into_iter().enumerate() {
+        let job = federation
+            .submit(&guest("hello"), |stage| {
+                stage.tasks = 40;
+                stage.replicas = 1;
+            })
+            .await;
+        tokio::time::sleep(Duration::from_millis(wait)).await;
+        federation.nodes[0].kill();
+        if log.join("checkpoint").exists() {
+            let output = federation.nodes[1].command(&["ledger", "verify", log.to_str().expect("utf-8")]);
+            assert!(output.status.success(), "after kill {round}: {}", text(&output));
+        }
+        federation.nodes[0].start();
+        federation.joined(2).await;
+        federation.finished(job).await;
+        verified(&federation, job, &format!("round-{round}"));
+        federation
+            .until("all is signed and published", async || {
+                let cluster = federation.cluster().await;
+                cluster.published_size == cluster.ledger_size
+                    && cluster.signers.signed_size == Some(cluster.ledger_size)
+            })
+            .await;
+    }
+    let view = signers(&federation).await;
+    assert_eq!(view.problem, None);
+    for node in &federation.nodes {
+        let refused = node.logged().matches("refusal=").count();
+        assert_eq!(refused, 0, "nobody has anything to refuse:\n{}", federation.logs());
+    }
 }
 
 #[tokio::test]

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use wc_ledger::proof::{ProofError, consistency_proof, inclusion_proof};
 use wc_proto::api::{AccountStatement, CreditJob, CreditRow, Response};
 use wc_proto::limit::{FRAME_BYTES_MAX, PAGE_ROWS_MAX};
-use wc_types::code::{Class, Code};
 use wc_types::entry::{Entry, EntryKind};
 use wc_types::{AccountId, JobId, Refusal, TaskId, to_canonical};
 
@@ -18,11 +17,6 @@ use crate::view;
 const PAGE_BYTES_MAX: usize = FRAME_BYTES_MAX / 4;
 /// Entries in one page of proofs: each path has at most 64 hashes, and each verdict is below 4 KiB.
 const PROOFS_PER_PAGE: usize = 1024;
-
-/// Looks at an account until its numbers are those of a signed checkpoint.
-const STATEMENT_TRIES: u8 = 10;
-
-const BUSY: Code = Code::new("WC-NODE-074", Class::Exhausted);
 
 /// A history cannot be told.
 #[derive(Debug, thiserror::Error)]
@@ -54,22 +48,7 @@ pub(crate) async fn statement(
     account: AccountId,
     since: u64,
 ) -> Result<Response, CreditsError> {
-    let mut tries = 0;
-    let (found, checkpoint) = loop {
-        let found = coordinator.brain.query(move |cell, _| cell.account(&account)).await?;
-        let (size, root) = (found.ledger_size, found.ledger_root);
-        let signed = coordinator.notary.checkpoint(coordinator, size, root, size).await;
-        let checkpoint = signed.map_err(CreditsError::Checkpoint)?;
-        // Several signers may have signed a longer log by now; the numbers and the checkpoint belong together.
-        if checkpoint.size == size {
-            break (found, checkpoint);
-        }
-        tries += 1;
-        if tries == STATEMENT_TRIES {
-            let busy = "the ledger grows faster than its account can be told; try again in a moment";
-            return Err(CreditsError::Checkpoint(Refusal::new(BUSY, busy)));
-        }
-    };
+    let (found, checkpoint) = coordinator.notary.account(coordinator, account).await?;
     let size = found.ledger_size;
     // Whoever has seen a longer log than this is told nothing, and will say so itself.
     let consistency = if since > 0 && since < size {

@@ -11,9 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use serde_bytes::ByteArray;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
-use wc_cell::Event;
+use wc_cell::{AccountView, Event};
 use wc_ledger::checkpoint::{Checkpoint as LogCheckpoint, origin};
 use wc_ledger::note::Note;
 use wc_ledger::proof::{consistency_proof, root_at};
@@ -24,7 +24,7 @@ use wc_proto::api::view::{PendingSignersView, SignerView, SignersView};
 use wc_proto::peer::signers::{Purpose, SignerRequest};
 use wc_types::code::{Class, Code};
 use wc_types::signers::{Handover, SignatureShare, SignedHead, SignerOrder};
-use wc_types::{NodeId, Refusal, Signed, record_cid};
+use wc_types::{AccountId, NodeId, Refusal, Signed, record_cid};
 
 use super::asking::{self, Taking};
 use super::cabinet::{Cabinet, KeptCheckpoint, Pending};
@@ -34,6 +34,7 @@ use super::signer::Signer;
 use crate::brain::BrainError;
 use crate::clock;
 use crate::coordinator::{Coordinator, lock};
+use crate::credits::CreditsError;
 
 /// Longest that a signature waits for one signer while there are enough others. Then these sign without it.
 const PROMPT: Duration = Duration::from_millis(500);
@@ -45,12 +46,15 @@ const BEAT: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// Longest that a receipt waits for its checkpoint before its reader is told to come back.
 const RECEIPT_WAIT: Duration = Duration::from_secs(10);
+/// Accounts that wait for the next checkpoint. More than people who ask in one second.
+const ACCOUNTS_MAX: usize = 256;
 /// Time between two looks for machines that have to be told of a hand-over.
 const TELL_EVERY: Duration = Duration::from_secs(2);
 
 const TOO_FEW: Code = Code::new("WC-NODE-070", Class::Exhausted);
 const NOT_CHANGED: Code = Code::new("WC-NODE-071", Class::Caller);
 const UNFINISHED: Code = Code::new("WC-NODE-072", Class::Host);
+const BUSY: Code = Code::new("WC-NODE-074", Class::Exhausted);
 const UNSIGNED: Code = Code::new("WC-NODE-073", Class::Ours);
 const PENDING: Code = Code::new("WC-NODE-075", Class::Conflict);
 
@@ -105,6 +109,12 @@ struct Unfinished {
     reason: Option<String>,
 }
 
+/// Somebody who asked for an account as it stands under a checkpoint.
+struct Asked {
+    account: AccountId,
+    answer: oneshot::Sender<(AccountView, Checkpoint)>,
+}
+
 /// The coordinator's notary.
 pub(crate) struct Notary {
     signer: Arc<Signer>,
@@ -115,6 +125,8 @@ pub(crate) struct Notary {
     conduct: Mutex<Conducts>,
     /// Why the last try to sign a checkpoint failed, until one is signed or none has to be.
     problem: Mutex<Option<String>>,
+    /// Who waits for the next checkpoint and the account under it.
+    accounts: Mutex<Vec<Asked>>,
     changing: tokio::sync::Mutex<()>,
     unfinished: Mutex<Option<Unfinished>>,
     /// Up to which hand-over each machine has confirmed that it knows the chain.
@@ -150,6 +162,7 @@ impl Notary {
             wanted: watch::Sender::new(0),
             conduct: Mutex::default(),
             problem: Mutex::default(),
+            accounts: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             unfinished: Mutex::new(unfinished),
             told: Mutex::new(told),
@@ -220,12 +233,55 @@ impl Notary {
         }
     }
 
+    /// Returns an account as it stands at a signed checkpoint, and that checkpoint. However fast the ledger grows, the
+    /// two belong together: when several sign, the account is read in the moment whose ledger they sign next.
+    ///
+    /// # Errors
+    /// A refusal when too few signers can be reached.
+    pub async fn account(
+        &self,
+        coordinator: &Arc<Coordinator>,
+        account: AccountId,
+    ) -> Result<(AccountView, Checkpoint), CreditsError> {
+        let deadline = tokio::time::Instant::now() + RECEIPT_WAIT;
+        loop {
+            if self.is_alone() {
+                let found = coordinator.brain.query(move |cell, _| cell.account(&account)).await?;
+                let (size, root) = (found.ledger_size, found.ledger_root);
+                let checkpoint = self.checkpoint(coordinator, size, root, size).await;
+                let checkpoint = checkpoint.map_err(CreditsError::Checkpoint)?;
+                if checkpoint.size == size {
+                    return Ok((found, checkpoint));
+                }
+                // The signers changed just now.
+                continue;
+            }
+            let (answer, answered) = oneshot::channel();
+            {
+                let mut accounts = lock(&self.accounts);
+                accounts.retain(|asked| !asked.answer.is_closed());
+                if accounts.len() >= ACCOUNTS_MAX {
+                    let busy = "too many ask for their accounts at this moment; try again in a moment";
+                    return Err(CreditsError::Checkpoint(Refusal::new(BUSY, busy)));
+                }
+                accounts.push(Asked { account, answer });
+            }
+            self.wanted.send_modify(|_| {});
+            match tokio::time::timeout_at(deadline, answered).await {
+                Ok(Ok(found)) => return Ok(found),
+                // One signs alone now.
+                Ok(Err(_)) => {}
+                Err(_) => return Err(CreditsError::Checkpoint(self.too_few())),
+            }
+        }
+    }
+
     /// Says why there is no signed checkpoint of what somebody waited for.
     fn too_few(&self) -> Refusal {
         let why = lock(&self.problem).clone().unwrap_or_else(|| "the signers are slow".to_owned());
-        let refusal = Refusal::new(TOO_FEW, format!("no signed checkpoint covers these results yet: {why}"));
+        let refusal = Refusal::new(TOO_FEW, format!("no signed checkpoint covers this yet: {why}"));
         refusal.hint(if self.alarms().is_empty() {
-            "the results are safe; their receipts can be fetched as soon as enough signers are back \
+            "nothing is lost: results are safe, and receipts and accounts can be had as soon as enough signers are back \
              ('worldcompute cluster signers')"
         } else {
             "a signer refuses, and waiting does not help: the coordinator may have been restored from an old copy, or \
@@ -346,6 +402,19 @@ impl Notary {
         self.signed.send_replace(Some(checkpoint));
         tracing::debug!(size, micros = begun.elapsed().as_micros(), "checkpoint signed together");
         Ok(())
+    }
+
+    /// Answers those who asked for accounts, if what was found is what the newest checkpoint is about.
+    fn answer_accounts(&self, size: u64, found: Vec<AccountView>) {
+        let newest = self.signed.borrow().clone();
+        let Some(checkpoint) = newest.filter(|checkpoint| checkpoint.size == size) else { return };
+        let mut accounts = lock(&self.accounts);
+        for found in found {
+            for asked in accounts.extract_if(.., |asked| asked.account == found.account) {
+                // Whoever has gone away has its answer, too.
+                let _ = asked.answer.send((found.clone(), checkpoint.clone()));
+            }
+        }
     }
 
     /// Has `message` signed by enough members of `keys`. Whoever does not answer, refuses or answers wrongly is left
@@ -806,16 +875,21 @@ pub(crate) async fn run(coordinator: Arc<Coordinator>) {
             tracing::warn!(%refusal, times, "going on with the hand-over later");
         }
         let mut failed = false;
-        if !notary.is_alone() {
-            let Ok((size, root)) =
-                coordinator.brain.query(|cell, _| (cell.ledger_size(), cell.ledger_root())).await
-            else {
-                return;
-            };
+        if notary.is_alone() {
+            // Whoever waits for several signers asks again, of one.
+            lock(&notary.accounts).clear();
+        } else {
+            let asked: Vec<AccountId> = lock(&notary.accounts).iter().map(|asked| asked.account).collect();
+            let looked = coordinator.brain.query(move |cell, _| {
+                let found: Vec<AccountView> = asked.iter().map(|account| cell.account(account)).collect();
+                (cell.ledger_size(), cell.ledger_root(), found)
+            });
+            let Ok((size, root, found)) = looked.await else { return };
             let signed = notary.signed.borrow().as_ref().map_or(0, |checkpoint| checkpoint.size);
             let outcome =
                 if size > signed { notary.notarise(&coordinator, size, root).await } else { Ok(()) };
             failed = outcome.is_err();
+            notary.answer_accounts(size, found);
             // What failed under signers that have handed over meanwhile is no problem of those in force.
             *lock(&notary.problem) = outcome.err().filter(|_| !notary.is_alone());
         }
