@@ -57,9 +57,13 @@ struct Seat {
 fn seat(kept: &[Seat], new: &Seat) -> Result<Option<NodeId>, String> {
     let siblings = || kept.iter().filter(|seat| seat.owner == new.owner);
     let (rivals, why) = if siblings().count() >= COSIGNATURES_PER_OWNER_MAX {
-        (siblings().max(), format!("{COSIGNATURES_PER_OWNER_MAX} machines of one owner have cosigned already"))
+        (
+            siblings().max(),
+            format!("{COSIGNATURES_PER_OWNER_MAX} machines of one owner have cosigned already"),
+        )
     } else if kept.len() >= COSIGNATURES_MAX {
-        let why = format!("{COSIGNATURES_MAX} witnesses that have been here for longer have cosigned already");
+        let why =
+            format!("{COSIGNATURES_MAX} witnesses that have been here for longer have cosigned already");
         (kept.iter().max(), why)
     } else {
         return Ok(None);

@@ -110,7 +110,9 @@ mod tests {
 
     #[test]
     fn what_does_not_decode_is_told_in_words() {
-        for bytes in [&b""[..], b"\xa1", b"\x63abc", b"\xa1\x61", b"\xa2\x61a\x01", b"\xff", b"\xa0\x00", b"\xbf\xff"] {
+        for bytes in
+            [&b""[..], b"\xa1", b"\x63abc", b"\xa1\x61", b"\xa2\x61a\x01", b"\xff", b"\xa0\x00", b"\xbf\xff"]
+        {
             let error = from_canonical::<BTreeMap<String, u8>>(bytes).expect_err("no map").to_string();
             assert!(!error.contains(['{', '(', '}']), "{error}");
         }

@@ -485,7 +485,9 @@ async fn check_anchor(
                 before = Some(next);
             }
             Some(_) => {
-                let what = format!("{pages} pages of anchors hold none that covers this ledger, and there is no end");
+                let what = format!(
+                    "{pages} pages of anchors hold none that covers this ledger, and there is no end"
+                );
                 return Ok(Err(Fault::new(what)));
             }
             None => {
