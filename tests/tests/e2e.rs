@@ -136,6 +136,21 @@ async fn three_strangers_on_a_lan_become_one_cell() {
 }
 
 #[tokio::test]
+async fn a_word_that_counts_only_where_the_cell_is_founded_is_answered_in_words_elsewhere() {
+    let mut federation = Federation::empty(binary());
+    federation.add(&["--coordinate", "always", "--slots", "0"]);
+    federation.joined(0).await;
+    federation.add(&["--coordinate", "auto", "--trusted", "--slots", "0"]);
+    federation
+        .until("the second node says that its word does not count", async || {
+            let log = federation.nodes[1].logged();
+            log.contains("WARN") && log.contains("--trusted has no effect here")
+        })
+        .await;
+    assert!(!federation.cluster().await.nodes_trusted);
+}
+
+#[tokio::test]
 async fn a_module_can_be_sent_straight_to_one_peer() {
     let federation = Federation::start_with(1, |_| vec!["--accept-direct".into()]).await;
     let donor = &federation.nodes[1];

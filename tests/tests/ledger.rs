@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use wc_host::{DataDir, KeyFile};
 use wc_proto::api::view::Phase;
 use wc_tests::federation::{Federation, SOON, binary, guest};
 use wc_tests::reference::LogCheck;
@@ -231,6 +232,55 @@ async fn publication_goes_on_after_every_kill_and_from_a_tree_that_was_half_writ
     }
     let status = federation.nodes[1].json(&["donor", "status"]);
     assert_eq!(status["witness"]["alarms"].as_array().map(Vec::len), Some(0), "{status}");
+}
+
+#[tokio::test]
+async fn witnesses_cosign_what_several_sign_through_every_change_of_the_signers() {
+    let mut federation = Federation::empty(binary());
+    federation.add(&["--coordinate", "always", "--trusted", "--slots", "0"]);
+    for _ in 0..2 {
+        let args = ["--coordinate", "never", "--consent", "all", "--slots", "2", "--witness", "--cosigner"];
+        federation.add(&args);
+    }
+    federation.joined(2).await;
+    work(&federation, 3).await;
+    settled(&federation, 2).await;
+    let id = |node: usize| {
+        let key = DataDir::new(&federation.nodes[node].dir).expect("directory").node_key();
+        KeyFile::load(&key).expect("a key").node_id().to_string()
+    };
+    let (one, two) = (id(1), id(2));
+    let log = federation.coordinator().dir.join("log");
+    let sets = [
+        (vec!["2", &one, &two], 3),
+        // The same again makes a new key.
+        (vec!["2", &one, &two], 3),
+        (vec!["3", &one, &two], 3),
+        (vec!["1"], 1),
+    ];
+    for (number, (args, members)) in sets.into_iter().enumerate() {
+        let args = [vec!["cluster", "signers", "set", "--threshold"], args].concat();
+        let set = federation.coordinator().command(&args);
+        assert!(set.status.success(), "{number}: {}", said(&set));
+        if number == 1 {
+            // A witness that was away meanwhile knows the signers before them only.
+            federation.nodes[2].kill();
+            work(&federation, 3).await;
+            federation.nodes[2].start();
+            federation.joined(2).await;
+        }
+        work(&federation, 3).await;
+        let size = settled(&federation, 2).await;
+        let head = run(&["--json", "ledger", "verify", text(&log)]);
+        assert!(head.status.success(), "{number}: {}", said(&head));
+        let head: Value = serde_json::from_slice(&head.stdout).expect("json");
+        assert_eq!((&head["size"], &head["signers"]["of"]), (&size.into(), &members.into()), "{head}");
+        assert_eq!(head["witnesses"].as_array().map(Vec::len), Some(2), "{head}");
+    }
+    for node in &federation.nodes[1..] {
+        let status = node.json(&["donor", "status"]);
+        assert_eq!(status["witness"]["alarms"].as_array().map(Vec::len), Some(0), "{status}");
+    }
 }
 
 #[tokio::test]

@@ -172,6 +172,8 @@ fn exit_codes_are_those_that_are_documented() {
         (&["demo", "--donors", "1"], 2),
         (&["node", "run", "--slots", "99999999"], 2),
         (&["node", "run", "--coordinate", "perhaps"], 2),
+        (&["node", "run", "--listen", "127.0.0.1:9999"], 2),
+        (&["node", "run", "--join", "example.org"], 2),
         (&["node", "run", "--consent", "mining"], 2),
         (&["map", "missing.wasm", "missing/", "--output", "x"], 2),
         (&["--log", "=[", "job", "list"], 2),

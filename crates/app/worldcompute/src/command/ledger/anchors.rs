@@ -107,13 +107,17 @@ async fn list(context: &Context, limit: u32) -> anyhow::Result<()> {
     }
     let mut table = say::table(&["id", "state", "entries", "log index", "made", "log"]);
     for row in &rows {
-        let made = row.integrated_at.unwrap_or(row.at);
+        // A log of v2 keeps an order and no moments: what is shown then is only this cell's own word.
+        let made = match row.integrated_at {
+            Some(at) => show_ago(at, identity::now()),
+            None => format!("{}, by the coordinator's clock", show_ago(row.at, identity::now())),
+        };
         table.add_row([
             row.id.to_string(),
             say::harmless(&row.state),
             row.checkpoint_size.to_string(),
             row.log_index.map_or_else(|| "-".to_owned(), |index| index.to_string()),
-            show_ago(made, identity::now()),
+            made,
             say::harmless(&row.log),
         ]);
     }
