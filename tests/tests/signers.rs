@@ -116,6 +116,16 @@ async fn two_of_three_sign_with_one_dead_and_wait_with_two_dead_and_nothing_is_l
     assert!(status.contains("NO NEW CHECKPOINT CAN BE SIGNED"), "{status}");
     // What is covered by the last checkpoint is served all the same.
     verified(&federation, second, "second-again");
+    // And so are accounts: as far as the signers have come, and the words say how far that is.
+    let donor = &federation.nodes[3];
+    let checked = donor.json(&["donor", "credits", "--verify"]);
+    assert_eq!(
+        (&checked["verification"], &checked["ledger_size"]),
+        (&"PASS".into(), &signed.into()),
+        "{checked}"
+    );
+    assert!(checked["entries_unsigned"].as_u64() > Some(0), "{checked}");
+    assert!(checked.to_string().contains("wait for the cell's signers"), "{checked}");
 
     // The coordinator dies, too, and comes back alone: what was signed is still served.
     federation.nodes[0].kill();

@@ -3,7 +3,6 @@
 
 #[path = "../tests/fixture/cell.rs"]
 mod cell;
-#[allow(dead_code, reason = "shared with tests")]
 #[path = "../tests/fixture/group.rs"]
 mod group;
 

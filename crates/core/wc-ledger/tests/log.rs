@@ -5,12 +5,14 @@
 mod cell;
 #[path = "fixture/group.rs"]
 mod group;
+#[path = "fixture/handover.rs"]
+mod handover;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cell::{Cell, key};
-use group::handed_over;
+use handover::handed_over;
 use proptest::prelude::*;
 use wc_ledger::{
     AuditFault, Audited, Auditor, Bundle, Checkpoint, Evidence, Finding, Hash, HashTile, Note, Tile,

@@ -4,9 +4,12 @@
 mod cell;
 #[path = "fixture/group.rs"]
 mod group;
+#[path = "fixture/handover.rs"]
+mod handover;
 
 use cell::{Accepted, Cell, accepts, key, result};
-use group::{handed_over, together};
+use group::together;
+use handover::handed_over;
 use proptest::prelude::*;
 use wc_ledger::{
     Anchors, Checkpoint, Note, ReceiptFault, ReceiptParts, Seen, VerdictFault, WitnessFault, award_postings,

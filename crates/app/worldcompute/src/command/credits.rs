@@ -417,18 +417,11 @@ async fn audit(
             }
             bar.set(index, checkpoint.size, "entries of the ledger");
         }
-        // Each page must bring us on, or a coordinator could keep us asking without end: entries rise and none is
-        // beyond the log, so there is an end.
-        let last = rows.last().map(|row| row.entry.index);
-        match (next, last) {
-            (None, _) => break,
-            (Some(next), Some(last)) if next > last && next <= checkpoint.size => from = next,
-            (Some(next), _) => {
+        match page_after(next, rows.last().map(|row| row.entry.index), checkpoint.size) {
+            Ok(Some(next)) => from = next,
+            Ok(None) => break,
+            Err(what) => {
                 bar.finish();
-                let what = format!(
-                    "the cell answers pages without end: after entry {} comes a page that begins at {next}",
-                    last.map_or_else(|| "none".to_owned(), |last| last.to_string())
-                );
                 return Ok(Err(Fault::new(what)));
             }
         }
@@ -450,6 +443,42 @@ async fn audit(
         }
         Err(fault) => Err(Fault::caused(fault.code(), &fault)),
     })
+}
+
+/// Returns where the next page of proofs begins. Each page must bring us on, or a coordinator could keep us asking
+/// without end: entries rise and none is beyond the log, so there is an end.
+///
+/// - `last`: the last entry of the page
+fn page_after(next: Option<u64>, last: Option<u64>, size: u64) -> Result<Option<u64>, String> {
+    match (next, last) {
+        (None, _) => Ok(None),
+        (Some(next), Some(last)) if next > last && next <= size => Ok(Some(next)),
+        (Some(next), last) => {
+            let last = last.map_or_else(|| "none".to_owned(), |last| last.to_string());
+            Err(format!(
+                "the cell answers pages without end: after entry {last} of {size} comes a page from entry {next}"
+            ))
+        }
+    }
+}
+
+/// Returns where the next older page of anchors begins. Each page must bring us on, and the newest anchor that was made
+/// is not behind many that were not.
+///
+/// - `lowest`: the oldest anchor of the page
+/// - `before`: where the page began
+fn page_before(
+    next: Option<u64>,
+    lowest: Option<u64>,
+    before: Option<u64>,
+    pages: u32,
+) -> Result<Option<u64>, String> {
+    let Some(next) = next else { return Ok(None) };
+    let on = lowest.is_some_and(|lowest| next <= lowest) && before.is_none_or(|before| next < before);
+    if on && pages < ANCHOR_PAGES_MAX {
+        return Ok(Some(next));
+    }
+    Err(format!("{pages} pages of anchors hold none that covers this ledger, and there is no end of them"))
 }
 
 /// The newest anchor is in a log that this machine trusts, the cell's signers signed what it holds, and the log in front
@@ -475,22 +504,10 @@ async fn check_anchor(
             break row;
         }
         pages += 1;
-        match next {
-            // Each page must bring us on, and the newest anchor is not behind many that are none.
-            Some(next)
-                if pages < ANCHOR_PAGES_MAX
-                    && lowest.is_some_and(|lowest| next <= lowest)
-                    && before.is_none_or(|before| next < before) =>
-            {
-                before = Some(next);
-            }
-            Some(_) => {
-                let what = format!(
-                    "{pages} pages of anchors hold none that covers this ledger, and there is no end"
-                );
-                return Ok(Err(Fault::new(what)));
-            }
-            None => {
+        match page_before(next, lowest, before, pages) {
+            Err(what) => return Ok(Err(Fault::new(what))),
+            Ok(Some(next)) => before = Some(next),
+            Ok(None) => {
                 let why = match anchoring {
                     None => "this cell does not anchor its ledger: no outside log vouches for its age",
                     Some(_) => "no anchor has been made yet: no outside log vouches for the ledger's age",
@@ -673,4 +690,41 @@ fn forgotten(path: &Path, error: &dyn std::fmt::Display) -> anyhow::Error {
     let message =
         format!("what this machine remembers of the ledger, {}, cannot be used: {error}", path.display());
     Failure(vec![Refusal::new(MEMORY, message)]).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_of_proofs_bring_us_on_or_are_the_last() {
+        assert_eq!(page_after(None, None, 10), Ok(None), "nothing, and no more");
+        assert_eq!(page_after(None, Some(3), 10), Ok(None));
+        assert_eq!(page_after(Some(4), Some(3), 10), Ok(Some(4)));
+        assert_eq!(page_after(Some(10), Some(9), 10), Ok(Some(10)));
+        let wrong = [(5, None), (3, Some(3)), (2, Some(3)), (11, Some(3)), (u64::MAX, Some(3))];
+        for (next, last) in wrong {
+            assert!(page_after(Some(next), last, 10).is_err(), "{next} after {last:?}");
+        }
+    }
+
+    #[test]
+    fn pages_of_anchors_have_an_end() {
+        assert_eq!(page_before(None, Some(7), None, 1), Ok(None));
+        assert_eq!(page_before(Some(7), Some(7), None, 1), Ok(Some(7)));
+        assert_eq!(page_before(Some(5), Some(6), Some(7), 2), Ok(Some(5)));
+        let wrong = [(7, None, None), (7, Some(6), None), (7, Some(7), Some(7)), (9, Some(9), Some(7))];
+        for (next, lowest, before) in wrong {
+            assert!(page_before(Some(next), lowest, before, 2).is_err(), "{next} {lowest:?} {before:?}");
+        }
+        // A coordinator that invents anchors that were never made, one page after the other.
+        let mut before = None;
+        let asked = (1..).take_while(|pages| {
+            let id = u64::MAX - u64::from(*pages);
+            let next = page_before(Some(id), Some(id), before, *pages);
+            before = next.clone().ok().flatten();
+            next.is_ok()
+        });
+        assert!(asked.count() < ANCHOR_PAGES_MAX as usize);
+    }
 }

@@ -112,7 +112,7 @@ async fn place(
     file: &ReceiptFile,
     report: &ReceiptReport,
     checkpoint: Option<&Path>,
-    mut published: Option<&mut Published>,
+    published: Option<&mut Published>,
 ) -> anyhow::Result<Result<Place, String>> {
     let mut chain = file.signers.as_slice();
     let longer;
@@ -129,7 +129,7 @@ async fn place(
         (None, Some(published)) => published.head.checkpoint.clone(),
         (None, None) => return Ok(Ok(Place::NotAsked)),
     };
-    Ok(match ledger::compare(&report.checkpoint, &seen, published.as_deref_mut()).await? {
+    Ok(match ledger::compare(&report.checkpoint, &seen, published).await? {
         History::One => Ok(Place::Proved(seen.size)),
         History::Two(how) => Err(how),
         History::Unknown(why) => Ok(Place::Unproved(why)),

@@ -81,12 +81,13 @@ async fn list(context: &Context, limit: u32) -> anyhow::Result<()> {
             other => return Err(unexpected("Anchors", &other)),
         };
         standing_view = standing_view.or(anchoring);
-        rows.extend(page);
-        // A page that does not advance would be asked for without end.
+        // A page that does not advance would be asked for without end, and so would empty ones.
         before = match (next, before) {
             (Some(next), Some(last)) if next >= last => None,
+            (Some(_), _) if page.is_empty() => None,
             (next, _) => next,
         };
+        rows.extend(page);
         if before.is_none() || rows.len() >= limit {
             break;
         }
