@@ -88,9 +88,9 @@ impl Scene {
         let forged = self.federation.dir.path().join("forged.json");
         fs::write(&forged, bytes).expect("writes");
         let output = verify(forged.to_str().expect("text"));
-        assert_eq!(output.status.code(), Some(1), "a flipped bit must not verify");
+        assert_eq!(output.status.code(), Some(4), "a flipped bit must not verify");
         let output = node.command(&["ledger", "anchors", "verify", path]);
-        assert_eq!(output.status.code(), Some(1), "the pinned root does not know this log");
+        assert_eq!(output.status.code(), Some(3), "the pinned root does not know this log");
         report[0].clone()
     }
 }

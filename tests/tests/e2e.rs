@@ -51,7 +51,7 @@ async fn an_array_job_runs_on_three_donors_and_its_receipts_verify_offline() {
     bytes[middle] ^= 1;
     let forged = federation.dir.path().join("forged.receipt");
     std::fs::write(&forged, bytes).expect("write");
-    assert_eq!(verify(&forged).status.code(), Some(1), "a flipped bit must not verify");
+    assert_eq!(verify(&forged).status.code(), Some(4), "a flipped bit must not verify");
 }
 
 fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {

@@ -128,6 +128,38 @@ async fn a_stranger_audits_the_published_ledger_and_ties_receipts_to_it() {
         run(&["receipt", "verify", text(&receipt), "--checkpoint", text(&seen), "--ledger", text(&log)]);
     assert!(full.status.success(), "{}", said(&full));
 
+    // A published ledger that is behind the receipt says so, and by how much.
+    let behind = here.join("behind");
+    copy(&log, &behind);
+    fs::copy(&seen, behind.join("checkpoint")).expect("an older one");
+    let output = run(&["receipt", "verify", text(&receipt), "--ledger", text(&behind)]);
+    assert_eq!(output.status.code(), Some(3), "{}", said(&output));
+    let fewer = format!("{early} entries, {} fewer", size - early);
+    assert!(said(&output).contains(&fewer) && !said(&output).contains("give --ledger"), "{}", said(&output));
+    // Where there is none, one line says so.
+    let nowhere = run(&["--json", "ledger", "verify", text(&here.join("nowhere"))]);
+    assert_eq!(nowhere.status.code(), Some(1), "{}", said(&nowhere));
+    let value: Value = serde_json::from_slice(&nowhere.stdout).expect("json");
+    assert_eq!((&value["ok"], &value["code"]), (&false.into(), &"WC-CLI-012".into()), "{value}");
+    assert!(value["failed"].as_str().is_some_and(|failed| failed.contains("is not a published ledger")));
+    // Another cell's ledger is another cell's, not a rewritten one.
+    let mut stranger = Federation::empty(binary());
+    stranger.add(&["--coordinate", "always", "--trusted", "--slots", "0"]);
+    stranger.joined(0).await;
+    let theirs = stranger.coordinator().dir.join("log");
+    stranger.until("it is published", async || theirs.join("checkpoint").exists()).await;
+    let kept = theirs.join("checkpoint");
+    for args in [["--ledger", text(&theirs)], ["--checkpoint", text(&kept)]] {
+        let output = run(&["receipt", "verify", text(&receipt), args[0], args[1]]);
+        assert_eq!(output.status.code(), Some(4), "{}", said(&output));
+        assert!(
+            said(&output).contains("of another") && !said(&output).contains("rewritten"),
+            "{}",
+            said(&output)
+        );
+    }
+    drop(stranger);
+
     // Whoever changes a byte of what is published is found out.
     let forged = here.join("forged");
     copy(&log, &forged);
@@ -141,7 +173,7 @@ async fn a_stranger_audits_the_published_ledger_and_ties_receipts_to_it() {
         // A partial tile of an earlier checkpoint is nothing that anybody reads any more.
         let stale = text(&path).contains(".p/") && !text(&path).ends_with(&format!(".p/{}", size % 256));
         let stale = stale && !text(&path).contains("tile/1/000.p/1");
-        assert!(stale || output.status.code() == Some(1), "{}: {}", path.display(), said(&output));
+        assert!(stale || output.status.code() == Some(4), "{}: {}", path.display(), said(&output));
         fs::write(&path, bytes).expect("writes");
     }
     assert!(run(&["ledger", "verify", text(&forged)]).status.success());

@@ -339,12 +339,70 @@ async fn signers_change_and_the_old_ones_destroy_their_shares() {
     let after = run_job(&federation).await;
     let reports = verified(&federation, after, "after");
     assert!(reports[0].to_string().contains("2 hand-overs"), "{}", reports[0]);
+    an_old_receipt_is_tied_to_a_checkpoint_of_new_signers(&federation).await;
     // And back to the coordinator alone.
     let alone = federation.coordinator().command(&["cluster", "signers", "set", "--threshold", "1"]);
     assert!(alone.status.success(), "{}", text(&alone));
     let last = run_job(&federation).await;
     let reports = verified(&federation, last, "last");
     assert!(reports[0].to_string().contains("1 of 1 signers"), "{}", reports[0]);
+    an_old_key_cannot_present_the_log(&federation).await;
+}
+
+async fn published(federation: &Federation) -> String {
+    federation
+        .until("everything is published", async || {
+            let cluster = federation.cluster().await;
+            cluster.published_size == cluster.ledger_size
+        })
+        .await;
+    federation.coordinator().dir.join("log").display().to_string()
+}
+
+/// Copies the published ledger without its hand-overs.
+fn stripped(federation: &Federation, log: &str, name: &str) -> String {
+    let copy = federation.dir.path().join(name);
+    let copied = std::process::Command::new("cp").args(["-r", log]).arg(&copy).status();
+    assert!(copied.expect("cp runs").success());
+    std::fs::remove_file(copy.join("signers")).expect("was there");
+    copy.display().to_string()
+}
+
+/// The receipt knows the signers of its day. Who signs now follows from the published ledger, and from nothing else.
+async fn an_old_receipt_is_tied_to_a_checkpoint_of_new_signers(federation: &Federation) {
+    let log = published(federation).await;
+    let here = federation.dir.path();
+    let old = std::fs::read_dir(here.join("before")).expect("fetched").flatten();
+    let old = old.map(|entry| entry.path().display().to_string()).find(|path| path.ends_with(".receipt"));
+    let old = old.expect("a receipt");
+    let node = federation.coordinator();
+    let seen = here.join("seen.checkpoint").display().to_string();
+    node.json(&["ledger", "head", "--ledger", &log, "--save", &seen]);
+    let alone = node.command(&["receipt", "verify", &old, "--checkpoint", &seen]);
+    assert_eq!(alone.status.code(), Some(3), "{}", text(&alone));
+    assert!(text(&alone).contains("set of signers that is not known here"), "{}", text(&alone));
+    assert!(text(&alone).contains("--ledger"), "{}", text(&alone));
+    let both = node.command(&["receipt", "verify", &old, "--checkpoint", &seen, "--ledger", &log]);
+    assert!(both.status.success(), "{}", text(&both));
+    let ledger = node.command(&["receipt", "verify", &old, "--ledger", &log]);
+    assert!(ledger.status.success(), "{}", text(&ledger));
+    let audited = node.json(&["ledger", "verify", &log, "--checkpoint", &seen]);
+    assert_eq!((&audited["ok"], &audited["handovers"]), (&true.into(), &2.into()), "{audited}");
+    // A copy whose checkpoint and hand-overs are not of one moment says just that.
+    let output = node.command(&["ledger", "verify", &stripped(federation, &log, "mirror")]);
+    assert_eq!(output.status.code(), Some(4), "{}", text(&output));
+    assert!(text(&output).contains("not of one moment"), "{}", text(&output));
+}
+
+/// The founding key signs again, and the hand-overs are hidden: the log itself says that it was given away.
+async fn an_old_key_cannot_present_the_log(federation: &Federation) {
+    let log = published(federation).await;
+    let node = federation.coordinator();
+    let output = node.command(&["ledger", "verify", &stripped(federation, &log, "hidden"), "--json"]);
+    assert_eq!(output.status.code(), Some(4), "{}", text(&output));
+    assert!(text(&output).contains("WC-LEDGER-138"), "{}", text(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&report["ok"], &report["undecided"]), (&false.into(), &false.into()), "{report}");
 }
 
 /// A coordinator, a donor without a share, a real co-signer (node 2) and a played one, two of three.

@@ -332,11 +332,11 @@ fn a_receipt_that_is_none_is_refused_offline() {
     let file = dir.path().join("x.receipt");
     fs::write(&file, b"not a receipt").expect("writes");
     let output = worldcompute(dir.path(), &["receipt", "verify", &file.display().to_string()]);
-    assert_eq!(code(&output), 1);
+    assert_eq!(code(&output), 4);
     assert!(text(&output.stderr).contains("is not a valid receipt"), "{}", text(&output.stderr));
     let output = worldcompute(dir.path(), &["receipt", "verify", &file.display().to_string(), "--json"]);
     let reports: Value = serde_json::from_slice(&output.stdout).expect("is JSON");
-    assert_eq!((code(&output), reports[0]["valid"].as_bool()), (1, Some(false)));
+    assert_eq!((code(&output), reports[0]["valid"].as_bool()), (4, Some(false)));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 #[path = "../tests/fixture/cell.rs"]
 mod cell;
+#[allow(dead_code, reason = "shared with tests")]
 #[path = "../tests/fixture/group.rs"]
 mod group;
 

@@ -35,6 +35,10 @@ const UNVERIFIED: Code = Code::new("WC-CLI-020", Class::Peer);
 const NO_CELL: Code = Code::new("WC-CLI-021", Class::Caller);
 const MEMORY: Code = Code::new("WC-CLI-022", Class::Host);
 
+/// Pages of anchors that are looked through for one that was made. The newest is at the beginning, unless the log outside
+/// was away for weeks.
+const ANCHOR_PAGES_MAX: u32 = 64;
+
 /// Shows balance and history, or verifies them.
 ///
 /// # Errors
@@ -289,7 +293,9 @@ async fn verify(
     if let (true, Some(report)) = (passed, &report) {
         Memory::new(&statement, &report.seen).save(&memory)?;
     }
-    show_verification(context, &checks, checkpoint.as_ref(), report.as_ref())?;
+    let unsigned =
+        checkpoint.as_ref().map(|checkpoint| statement.view.ledger_size.saturating_sub(checkpoint.size));
+    show_verification(context, &checks, checkpoint.as_ref(), report.as_ref(), unsigned)?;
     if passed {
         return Ok(());
     }
@@ -309,17 +315,24 @@ fn check_founding(statement: &AccountStatement, cell: &CellId) -> Result<((), St
     Ok(((), format!("signed by {}", founding.coordinator)))
 }
 
-/// The checkpoint is signed by the cell, and is the one that the account's numbers belong to.
+/// The checkpoint is signed by the cell, and is the one that the account's numbers belong to, or the last one before them
+/// where too few signers can be reached.
 fn check_checkpoint(statement: &AccountStatement) -> Result<(Checkpoint, String), Fault> {
     let note = Note::parse(&statement.checkpoint).map_err(|error| Fault::caused(error.code(), &error))?;
     let checkpoint = open_signed(&statement.founding, &statement.signers, &note)
         .map_err(|error| Fault::caused(error.code(), &error))?;
     let claimed = statement.view.ledger_size;
-    if checkpoint.size != claimed {
+    if checkpoint.size > claimed {
         let what = format!("it is of {} entries, the balance is of {claimed}", checkpoint.size);
         return Err(Fault::new(what));
     }
-    let detail = format!("{} entries, signed by the cell", checkpoint.size);
+    let mut detail = format!("{} entries, signed by the cell", checkpoint.size);
+    if checkpoint.size < claimed {
+        detail += &format!(
+            "; the newest {} wait for the cell's signers and are not checked now",
+            say::count(claimed - checkpoint.size, "entry")
+        );
+    }
     Ok((checkpoint, detail))
 }
 
@@ -379,7 +392,8 @@ async fn audit(
     seen: Option<Remembered>,
 ) -> anyhow::Result<Result<(HistoryReport, String), Fault>> {
     let economy = statement.founding.charter.economy.clone();
-    let mut audit = Audit::new(account, *cell, economy, (checkpoint.size, checkpoint.root), seen);
+    let mut audit =
+        Audit::new(account, *cell, economy, (checkpoint.size, checkpoint.root), identity::latest(), seen);
     let progress = Progress::new();
     let bar = progress.count("verifying", checkpoint.size);
     let mut from = 0;
@@ -403,14 +417,27 @@ async fn audit(
             }
             bar.set(index, checkpoint.size, "entries of the ledger");
         }
-        // A page that does not advance would be asked for without end.
-        match next.filter(|next| *next > from) {
-            Some(next) => from = next,
-            None => break,
+        // Each page must bring us on, or a coordinator could keep us asking without end: entries rise and none is
+        // beyond the log, so there is an end.
+        let last = rows.last().map(|row| row.entry.index);
+        match (next, last) {
+            (None, _) => break,
+            (Some(next), Some(last)) if next > last && next <= checkpoint.size => from = next,
+            (Some(next), _) => {
+                bar.finish();
+                let what = format!(
+                    "the cell answers pages without end: after entry {} comes a page that begins at {next}",
+                    last.map_or_else(|| "none".to_owned(), |last| last.to_string())
+                );
+                return Ok(Err(Fault::new(what)));
+            }
         }
     }
     bar.finish();
-    Ok(match audit.finish(MicroNcu(statement.view.balance_micro_ncu)) {
+    // A balance of a longer log than the one that was signed is not what these entries add up to.
+    let current = checkpoint.size == statement.view.ledger_size;
+    let claimed = current.then_some(MicroNcu(statement.view.balance_micro_ncu));
+    Ok(match audit.finish(claimed) {
         Ok(report) => {
             let detail = format!(
                 "{} in the log, {} and {} recomputed, adding up to {}",
@@ -433,19 +460,36 @@ async fn check_anchor(
     checkpoint: &Checkpoint,
     trusted_root: Option<&Path>,
 ) -> anyhow::Result<Result<((), String), Fault>> {
+    // A file that was named is read, whether or not there is anything to check with it.
+    let root = trusted_root.map(|path| config::trusted_root(Some(path))).transpose()?;
     let mut before = None;
+    let mut pages = 0;
     let newest = loop {
         let (anchoring, rows, next) = match node.cell(CellRequest::Anchors { before }).await? {
             Response::Anchors { anchoring, rows, next } => (anchoring, rows, next),
             other => return Err(unexpected("Anchors", &other)),
         };
+        let lowest = rows.iter().map(|row| row.id).min();
         let covered = |row: &AnchorView| row.state == "anchored" && row.checkpoint_size <= checkpoint.size;
         if let Some(row) = rows.into_iter().find(covered) {
             break row;
         }
-        // A page that does not advance would be asked for without end.
-        match next.filter(|next| before.is_none_or(|before| *next < before)) {
-            Some(next) => before = Some(next),
+        pages += 1;
+        match next {
+            // Each page must bring us on, and the newest anchor is not behind many that are none.
+            Some(next)
+                if pages < ANCHOR_PAGES_MAX
+                    && lowest.is_some_and(|lowest| next <= lowest)
+                    && before.is_none_or(|before| next < before) =>
+            {
+                before = Some(next);
+            }
+            Some(_) => {
+                let what = format!(
+                    "{pages} pages of anchors hold none that covers this ledger, and there is no end"
+                );
+                return Ok(Err(Fault::new(what)));
+            }
             None => {
                 let why = match anchoring {
                     None => "this cell does not anchor its ledger: no outside log vouches for its age",
@@ -455,7 +499,10 @@ async fn check_anchor(
             }
         }
     };
-    let root = config::trusted_root(trusted_root)?;
+    let root = match root {
+        Some(root) => root,
+        None => config::trusted_root(None)?,
+    };
     let bytes = match node.cell(CellRequest::Anchor { id: newest.id }).await? {
         Response::Bytes(bytes) => bytes,
         other => return Err(unexpected("Anchor", &other)),
@@ -513,10 +560,12 @@ fn show_verification(
     checks: &Checks,
     checkpoint: Option<&Checkpoint>,
     report: Option<&HistoryReport>,
+    unsigned: Option<u64>,
 ) -> anyhow::Result<()> {
     let root =
         checkpoint.map_or_else(|| "unknown".to_owned(), |checkpoint| HEXLOWER.encode(&checkpoint.root));
-    let depth = report.map_or(0, |report| report.depth);
+    // A check that failed has not measured it.
+    let depth = report.map(|report| report.depth);
     let verdict = if checks.hold() { "PASS" } else { "FAIL" };
     if context.json {
         let list: Vec<Value> = checks
@@ -534,6 +583,7 @@ fn show_verification(
         return Ok(say::json(&json!({
             "ledger_root": format!("sha256:{root}"),
             "ledger_size": checkpoint.map(|checkpoint| checkpoint.size),
+            "entries_unsigned": unsigned,
             "proof_depth": depth,
             "verification": verdict,
             "entries": report.map(|report| report.seen.entries),
@@ -550,7 +600,10 @@ fn show_verification(
         say::talk(format!("{state:>5}  {}: {}", check.name, say::harmless(&check.detail)));
     }
     say::data(format!("Ledger root: sha256:{root}"))?;
-    say::data(format!("Proof depth: {depth}"))?;
+    say::data(format!(
+        "Proof depth: {}",
+        depth.map_or_else(|| "unknown".to_owned(), |depth| depth.to_string())
+    ))?;
     Ok(say::data(format!("Verification: {verdict}"))?)
 }
 

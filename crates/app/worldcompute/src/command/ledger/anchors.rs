@@ -17,7 +17,7 @@ use crate::amount::{show_ago, show_duration};
 use crate::cli::{AnchorsArgs, AnchorsCommand};
 use crate::client::{Failure, Node, unexpected};
 use crate::config::{self, Context};
-use crate::exit::Usage;
+use crate::exit::{Undecided, Unverified, Usage};
 use crate::{fields, identity, json, say};
 
 /// Does what the command says.
@@ -154,13 +154,16 @@ fn verify(
     signer: Option<&VerifierKey>,
     at: Timestamp,
 ) -> anyhow::Result<()> {
-    let (mut reports, mut refusals) = (Vec::new(), Vec::new());
+    let (mut reports, mut refusals, mut refuted, mut open) = (Vec::new(), Vec::new(), false, false);
     for path in files {
         let checked = read(path).and_then(|bytes| {
             let anchor = AnchorFile::from_json(&bytes);
-            anchor
-                .and_then(|anchor| verify_anchor(&anchor, root, at, signer))
-                .map_err(|error| refusal(path, &error))
+            anchor.and_then(|anchor| verify_anchor(&anchor, root, at, signer)).map_err(|error| {
+                // A log that the trusted root does not name says nothing against the anchor.
+                let unknown = matches!(error, RekorError::UnknownLog { .. } | RekorError::KeyNotValid { .. });
+                (refuted, open) = (refuted || !unknown, open || unknown);
+                refusal(path, &error)
+            })
         });
         match checked {
             Ok(report) if context.json => reports.push(report_json(path, &report)),
@@ -179,7 +182,12 @@ fn verify(
     if context.json {
         say::json(&Value::Array(reports))?;
     }
-    if refusals.is_empty() { Ok(()) } else { Err(Failure(refusals).into()) }
+    match refusals.is_empty() {
+        true => Ok(()),
+        false if refuted => Err(Unverified(refusals).into()),
+        false if open => Err(Undecided(refusals).into()),
+        false => Err(Failure(refusals).into()),
+    }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Refusal> {
