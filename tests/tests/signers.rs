@@ -415,16 +415,30 @@ async fn an_old_key_cannot_present_the_log(federation: &Federation) {
     assert_eq!((&report["ok"], &report["undecided"]), (&false.into(), &false.into()), "{report}");
 }
 
-/// A coordinator, a donor with a share and a played co-signer, two of three.
+/// A coordinator, a donor without a share, a real co-signer (node 2) and a played one, two of three.
 async fn with_played() -> (Federation, Cosigner) {
-    let federation = Federation::start_with(1, |_| vec!["--cosigner".into()]).await;
+    let mut federation = Federation::start(1).await;
+    federation.add(&["--coordinate", "never", "--consent", "none", "--slots", "1", "--cosigner"]);
+    federation.joined(2).await;
     let played = Cosigner::start(Peer::connect(&federation, 9).await);
-    let (one, two) = (id(&federation.nodes[1]).to_string(), played.node().to_string());
+    let (one, two) = (id(&federation.nodes[2]).to_string(), played.node().to_string());
     let args = ["cluster", "signers", "set", "--threshold", "2", &one, &two];
     // The played one answers from this process, so it must not be held up here.
     let set = tokio::task::block_in_place(|| federation.coordinator().command(&args));
     assert!(set.status.success(), "{}\n{}", text(&set), federation.logs());
     (federation, played)
+}
+
+/// Makes the ledger grow while the real co-signer is away, so that the played one is asked, until that one is in a state.
+async fn asked_alone(federation: &mut Federation, played: &Cosigner, wanted: &str) {
+    federation.nodes[2].kill();
+    run_job(federation).await;
+    federation
+        .until(wanted, async || {
+            let view = signers(federation).await;
+            view.members.iter().any(|member| member.node == played.node() && member.state == wanted)
+        })
+        .await;
 }
 
 /// Returns the state of a signer.
@@ -433,49 +447,35 @@ async fn state(federation: &Federation, node: NodeId) -> String {
     view.members.into_iter().find(|member| member.node == node).expect("a member").state
 }
 
-/// Runs jobs, each with a receipt, until the signer is in a state; returns how long each receipt took.
-async fn until_state(federation: &Federation, node: NodeId, wanted: &str) -> Vec<Duration> {
-    let mut waits = Vec::new();
-    for number in 0..40 {
-        let job = run_job(federation).await;
-        let begun = Instant::now();
-        tokio::task::block_in_place(|| verified(federation, job, &format!("{wanted}-{number}")));
-        waits.push(begun.elapsed());
-        if state(federation, node).await == wanted {
-            return waits;
-        }
-    }
-    panic!("it was never {wanted}: {:?}\n{}", signers(federation).await, federation.logs());
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_signer_that_sends_a_bad_part_is_named_and_the_others_sign_on() {
     let (mut federation, played) = with_played().await;
     played.behave(Manner::BadShare);
-    until_state(&federation, played.node(), "wrong").await;
-    let signed = signers(&federation).await.signed_size;
-    let status = text(&federation.coordinator().command(&["cluster", "status"]));
-    assert!(status.contains("SIGNER IS WRONG") && status.contains(&played.node().to_string()), "{status}");
-    assert!(!status.contains("NO NEW CHECKPOINT"), "{status}");
-    let asked = played.asked();
-    for number in 0..3 {
-        let job = run_job(&federation).await;
-        tokio::task::block_in_place(|| verified(&federation, job, &format!("on-{number}")));
-    }
-    assert!(signers(&federation).await.signed_size > signed, "the honest ones sign on");
-    assert!(played.asked() <= asked + 1, "and do not ask it each time");
-    // With one honest signer too few nothing is signed, and the false one is named as the reason.
-    federation.add(&["--coordinate", "never", "--consent", "all", "--slots", "2"]);
-    federation.joined(2).await;
-    federation.nodes[1].kill();
-    run_job(&federation).await;
+    asked_alone(&mut federation, &played, "wrong").await;
+    // With it there are too few who can sign, and it is named as the reason.
     let name = played.node().to_string();
     federation
         .until("the false one is the reason", async || {
             signers(&federation).await.problem.is_some_and(|problem| problem.contains(&name))
         })
         .await;
+    let status = text(&federation.coordinator().command(&["cluster", "status"]));
+    assert!(status.contains("SIGNER IS WRONG") && status.contains("NO NEW CHECKPOINT"), "{status}");
+    // The other one is back: these two sign on, and it stays named.
+    federation.nodes[2].start();
+    federation.until("the others sign", async || signers(&federation).await.problem.is_none()).await;
+    let asked = played.asked();
+    for number in 0..3 {
+        let job = run_job(&federation).await;
+        tokio::task::block_in_place(|| verified(&federation, job, &format!("on-{number}")));
+    }
+    assert!(played.asked() <= asked + 1, "it is not asked each time");
+    let status = text(&federation.coordinator().command(&["cluster", "status"]));
+    assert!(status.contains("SIGNER IS WRONG") && status.contains(&name), "{status}");
+    assert!(!status.contains("NO NEW CHECKPOINT"), "{status}");
     assert_eq!(state(&federation, played.node()).await, "wrong");
+    federation.nodes[2].kill();
+    run_job(&federation).await;
     // Once it signs rightly it is one of them again.
     played.behave(Manner::Honest);
     federation.until("all is well", async || signers(&federation).await.problem.is_none()).await;
@@ -505,49 +505,65 @@ async fn a_signer_that_stalls_delays_one_checkpoint_and_not_each() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_signer_that_says_it_saw_another_history_is_an_alarm_while_the_others_sign_on() {
-    let (federation, played) = with_played().await;
+    let (mut federation, played) = with_played().await;
     played.behave(Manner::Refuses);
-    until_state(&federation, played.node(), "refuses").await;
+    asked_alone(&mut federation, &played, "refuses").await;
+    federation.nodes[2].start();
+    federation.until("the others sign", async || signers(&federation).await.problem.is_none()).await;
     let status = text(&federation.coordinator().command(&["cluster", "status"]));
     assert!(status.contains("SIGNER REFUSES") && status.contains("WC-LEDGER-150"), "{status}");
     assert!(!status.contains("NO NEW CHECKPOINT"), "{status}");
 }
 
+/// A job of so many short tasks that the ledger grows for a while.
+async fn growing(federation: &Federation) -> JobId {
+    let many = |stage: &mut wc_types::manifest::Stage| (stage.tasks, stage.replicas) = (4000, 1);
+    federation.submit(&guest("hello"), many).await
+}
+
 #[tokio::test]
-async fn accounts_and_receipts_are_told_while_the_ledger_grows_and_several_sign() {
+async fn receipts_of_a_job_that_still_runs_leave_out_what_is_not_signed_yet() {
     let federation = two_of_three().await;
-    let job = federation
-        .submit(&guest("hello"), |stage| {
-            stage.tasks = 1500;
-            stage.replicas = 1;
-        })
-        .await;
-    let (mut pages, mut statements, mut partial) = (0, 0, 0);
-    while !federation.job(job).await.phase.is_final() {
+    let job = growing(&federation).await;
+    let (mut pages, mut partial) = (0, 0);
+    while partial < 5 && !federation.job(job).await.phase.is_final() {
         let request = CellRequest::Receipts { job: job.to_string(), stage: 0, from: 0 };
         match federation.coordinator().cell(request).await {
             Response::Receipts { receipts, .. } => partial += usize::from(!receipts.is_empty()),
             other => panic!("page {pages}: {other:?}"),
         }
         pages += 1;
-        let account = federation.nodes[1].owner().account_id();
+    }
+    println!("{pages} pages of a growing ledger, {partial} of them with receipts");
+    assert!(partial >= 1, "the job was too short to see anything: {pages} pages");
+    let out = federation.dir.path().join("some");
+    let args = ["job", "receipts", &job.to_string(), "--output", out.to_str().expect("utf-8")];
+    let some = federation.coordinator().json(&args);
+    let files = some["files"].as_array().map(Vec::len).and_then(|files| u64::try_from(files).ok());
+    assert!(files > Some(0) && some["verified"].as_u64() == files, "{}", some["verified"]);
+    assert!(some["not_yet_signed"].is_u64(), "it says how many there will be");
+}
+
+#[tokio::test]
+async fn accounts_are_told_while_the_ledger_grows_and_several_sign() {
+    let federation = two_of_three().await;
+    let job = growing(&federation).await;
+    let account = federation.nodes[1].owner().account_id();
+    let mut sizes = Vec::new();
+    while sizes.len() < 8 && !federation.job(job).await.phase.is_final() {
         match federation.coordinator().cell(CellRequest::Account { account, since: 0 }).await {
             Response::Account(told) => {
+                let size = told.view.ledger_size;
                 let note = told.checkpoint.lines().nth(1).map(str::to_owned);
-                assert_eq!(
-                    note,
-                    Some(told.view.ledger_size.to_string()),
-                    "numbers and checkpoint belong together"
-                );
+                assert_eq!(note, Some(size.to_string()), "numbers and checkpoint belong together");
+                sizes.push(size);
             }
-            other => panic!("statement {statements}: {other:?}"),
+            other => panic!("after {sizes:?}: {other:?}"),
         }
-        statements += 1;
+        tokio::time::sleep(Duration::from_millis(150)).await;
     }
-    println!(
-        "{pages} pages, {partial} of them with receipts, and {statements} statements of a growing ledger"
-    );
-    assert!(pages >= 3 && partial >= 2, "the job was too short to see anything: {pages} pages, {partial}");
+    println!("an account was told at {sizes:?} entries");
+    assert!(sizes.is_sorted() && !sizes.is_empty(), "{sizes:?}");
     let checked = federation.nodes[1].command(&["donor", "credits", "--verify"]);
     assert!(checked.status.success(), "{}", text(&checked));
 }

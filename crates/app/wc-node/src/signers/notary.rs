@@ -42,6 +42,8 @@ const PROMPT: Duration = Duration::from_millis(500);
 const SPARE_WAIT: Duration = Duration::from_secs(1);
 /// Time between two checkpoints that nobody waits for.
 const BEAT: Duration = Duration::from_secs(1);
+/// Shortest time between two checkpoints, however many people wait: each takes a flush to disk of every signer.
+const GAP: Duration = Duration::from_millis(100);
 /// Longest pause after signers could not be reached.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// Longest that a receipt waits for its checkpoint before its reader is told to come back.
@@ -865,7 +867,10 @@ pub(crate) async fn run(coordinator: Arc<Coordinator>) {
     }
     let mut wanted = notary.wanted.subscribe();
     let mut pause = BEAT;
+    let mut begun = tokio::time::Instant::now();
     loop {
+        tokio::time::sleep_until(begun + GAP).await;
+        begun = tokio::time::Instant::now();
         let unfinished = lock(&notary.unfinished).is_some();
         if unfinished
             && let Ok(_changing) = notary.changing.try_lock()
