@@ -549,13 +549,14 @@ async fn accounts_are_told_while_the_ledger_grows_and_several_sign() {
     let federation = two_of_three().await;
     let job = growing(&federation).await;
     let account = federation.nodes[1].owner().account_id();
-    let mut sizes = Vec::new();
+    let (mut sizes, mut exact) = (Vec::new(), 0);
     while sizes.len() < 8 && !federation.job(job).await.phase.is_final() {
         match federation.coordinator().cell(CellRequest::Account { account, since: 0 }).await {
             Response::Account(told) => {
                 let size = told.view.ledger_size;
-                let note = told.checkpoint.lines().nth(1).map(str::to_owned);
-                assert_eq!(note, Some(size.to_string()), "numbers and checkpoint belong together");
+                let signed = told.checkpoint.lines().nth(1).and_then(|size| size.parse().ok());
+                assert!(signed <= Some(size), "a checkpoint of what is not there yet");
+                exact += usize::from(signed == Some(size));
                 sizes.push(size);
             }
             other => panic!("after {sizes:?}: {other:?}"),
@@ -563,7 +564,7 @@ async fn accounts_are_told_while_the_ledger_grows_and_several_sign() {
         tokio::time::sleep(Duration::from_millis(150)).await;
     }
     println!("an account was told at {sizes:?} entries");
-    assert!(sizes.is_sorted() && !sizes.is_empty(), "{sizes:?}");
+    assert!(sizes.is_sorted() && exact > 0, "numbers and checkpoint belong together: {exact} of {sizes:?}");
     let checked = federation.nodes[1].command(&["donor", "credits", "--verify"]);
     assert!(checked.status.success(), "{}", text(&checked));
 }
