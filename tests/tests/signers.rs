@@ -516,15 +516,15 @@ async fn a_signer_that_says_it_saw_another_history_is_an_alarm_while_the_others_
 }
 
 /// A job of so many short tasks that the ledger grows for a while.
-async fn growing(federation: &Federation) -> JobId {
-    let many = |stage: &mut wc_types::manifest::Stage| (stage.tasks, stage.replicas) = (4000, 1);
+async fn growing(federation: &Federation, tasks: u32) -> JobId {
+    let many = |stage: &mut wc_types::manifest::Stage| (stage.tasks, stage.replicas) = (tasks, 1);
     federation.submit(&guest("hello"), many).await
 }
 
 #[tokio::test]
 async fn receipts_of_a_job_that_still_runs_leave_out_what_is_not_signed_yet() {
     let federation = two_of_three().await;
-    let job = growing(&federation).await;
+    let job = growing(&federation, 4000).await;
     let (mut pages, mut partial) = (0, 0);
     while partial < 5 && !federation.job(job).await.phase.is_final() {
         let request = CellRequest::Receipts { job: job.to_string(), stage: 0, from: 0 };
@@ -547,7 +547,8 @@ async fn receipts_of_a_job_that_still_runs_leave_out_what_is_not_signed_yet() {
 #[tokio::test]
 async fn accounts_are_told_while_the_ledger_grows_and_several_sign() {
     let federation = two_of_three().await;
-    let job = growing(&federation).await;
+    // Long enough for whoever looks ten times in a row for a moment in which nothing is added.
+    let job = growing(&federation, 40_000).await;
     let account = federation.nodes[1].owner().account_id();
     let (mut sizes, mut exact) = (Vec::new(), 0);
     while sizes.len() < 8 && !federation.job(job).await.phase.is_final() {
