@@ -12,7 +12,7 @@ const NAME_BYTES_MAX: usize = 253;
 /// Certificate fingerprints that one address may name; a relay that changes its certificate names two for a while.
 const PINS_MAX: usize = 4;
 /// Code of SHA-256 among multihashes.
-const SHA2_256: u64 = 0x12;
+pub(crate) const SHA2_256: u64 = 0x12;
 
 /// How bytes travel to a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

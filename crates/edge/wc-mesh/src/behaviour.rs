@@ -11,7 +11,7 @@ use libp2p::{
 
 use crate::config::{DhtRole, MeshConfig};
 use crate::stream::{self, Registry};
-use crate::transport::BuildError;
+use crate::transport::{BuildError, Ways};
 
 /// Protocol id that identify carries; nodes that say anything else are not ours.
 pub const PROTOCOL_VERSION: &str = wc_proto::version::IDENTIFY;
@@ -43,17 +43,17 @@ pub(crate) fn build(
     config: &MeshConfig,
     key: identity::Keypair,
     registry: Registry,
-) -> Result<(Swarm<Behaviour>, Option<std::io::Error>), BuildError> {
+) -> Result<(Swarm<Behaviour>, Ways, Option<std::io::Error>), BuildError> {
     let (mut behaviour, mdns_error) = behaviour(config, &key, registry);
     behaviour.kad.set_mode(Some(match config.dht {
         DhtRole::Client => kad::Mode::Client,
         DhtRole::Server => kad::Mode::Server,
     }));
-    let transport = crate::transport::build(config, &key)?;
+    let (transport, ways) = crate::transport::build(config, &key)?;
     let swarm_config = libp2p::swarm::Config::with_tokio_executor()
         .with_idle_connection_timeout(config.limits.idle_timeout)
         .with_max_negotiating_inbound_streams(STREAMS_NEGOTIATING_MAX);
-    Ok((Swarm::new(transport, behaviour, key.public().to_peer_id(), swarm_config), mdns_error))
+    Ok((Swarm::new(transport, behaviour, key.public().to_peer_id(), swarm_config), ways, mdns_error))
 }
 
 fn behaviour(

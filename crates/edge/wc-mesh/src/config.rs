@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use libp2p::Multiaddr;
 
+use crate::resolve::DnsConfig;
+use crate::transport::{Inspection, ProxyConfig, WssCertificate};
+
 /// Port that a node listens on unless told otherwise, on TCP and on UDP (NET-02).
 pub const PORT_DEFAULT: u16 = 19999;
 /// Longest network name, in bytes: it travels inside the identify agent string, which others log.
@@ -27,6 +30,8 @@ pub struct MeshConfig {
     pub dht: DhtRole,
     /// Handshake proposed first when dialling over TCP; both are always accepted.
     pub tcp_session: TcpSession,
+    /// How to get out of, and be found from, a network that stands in the way.
+    pub reach: ReachConfig,
     /// Upper bounds.
     pub limits: MeshLimits,
     /// What this node calls itself, such as `worldcompute/0.1.0`.
@@ -44,6 +49,7 @@ impl MeshConfig {
             seeds: Vec::new(),
             dht: DhtRole::Client,
             tcp_session: TcpSession::Tls,
+            reach: ReachConfig::default(),
             limits: MeshLimits::default(),
             agent_version: concat!("worldcompute/", env!("CARGO_PKG_VERSION")).to_owned(),
         }
@@ -60,10 +66,26 @@ impl fmt::Debug for MeshConfig {
             .field("seeds", &self.seeds)
             .field("dht", &self.dht)
             .field("tcp_session", &self.tcp_session)
+            .field("reach", &self.reach)
             .field("limits", &self.limits)
             .field("agent_version", &self.agent_version)
             .finish_non_exhaustive()
     }
+}
+
+/// Ways around what stands between a node and the others.
+#[derive(Debug, Clone, Default)]
+pub struct ReachConfig {
+    /// Certificate of the WebSocket listeners, if there are any.
+    pub certificate: WssCertificate,
+    /// What to do about certificates that somebody in between has made.
+    pub inspection: Inspection,
+    /// Authorities, in PEM, that are believed like the public ones.
+    pub authorities_pem: Option<Vec<u8>>,
+    /// The proxy, and what is reached without it.
+    pub proxies: ProxyConfig,
+    /// How names are looked up.
+    pub dns: DnsConfig,
 }
 
 /// Returns `/ip4/0.0.0.0` on the default TCP and QUIC ports.

@@ -36,6 +36,7 @@ use crate::discovery::dial_delay;
 use crate::event::{DialAttempt, DialOutcome, Direction, EventSender, MeshEvent, Via};
 use crate::mesh::{Command, PeerInfo, StartError};
 use crate::stream::{Refused, Registry};
+use crate::transport::Ways;
 use book::Book;
 use timers::Timers;
 
@@ -139,6 +140,7 @@ pub(crate) struct Host {
     banned: HashSet<PeerId>,
     book: Book,
     timers: Timers<Due>,
+    ways: Ways,
 }
 
 impl Host {
@@ -153,7 +155,7 @@ impl Host {
             .expect("every 32 bytes are the seed of an Ed25519 key");
         let local = PeerId::from(key.public());
         let node = node_of(&local).expect("the peer id of an Ed25519 key is a node id");
-        let (swarm, mdns_error) = build(&config, key, registry.clone())?;
+        let (swarm, ways, mdns_error) = build(&config, key, registry.clone())?;
         if let Some(error) = mdns_error {
             let cause = format!("{error}; other ways of discovery go on");
             tracing::warn!(cause, "mdns is not available");
@@ -185,6 +187,7 @@ impl Host {
             banned: HashSet::new(),
             book: Book::default(),
             timers: Timers::default(),
+            ways,
             config,
         };
         host.listen()?;

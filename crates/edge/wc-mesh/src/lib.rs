@@ -26,6 +26,7 @@ mod event;
 mod host;
 mod mesh;
 mod mux;
+mod resolve;
 mod stream;
 mod tls;
 mod transport;
@@ -35,11 +36,12 @@ pub use libp2p::Multiaddr;
 pub use address::Transport;
 pub use behaviour::{KADEMLIA_PROTOCOL, PROTOCOL_VERSION};
 pub use config::{
-    DhtRole, LanDiscovery, MeshConfig, MeshLimits, NETWORK_NAME_BYTES_MAX, PORT_DEFAULT, StreamLimits,
-    TcpSession, listen_default,
+    DhtRole, LanDiscovery, MeshConfig, MeshLimits, NETWORK_NAME_BYTES_MAX, PORT_DEFAULT, ReachConfig,
+    StreamLimits, TcpSession, listen_default,
 };
 pub use dial::DialError;
 pub use event::{DialAttempt, DialOutcome, Direction, MeshEvent, MeshEvents, StreamRefusal, Via};
 pub use mesh::{Mesh, PeerInfo, StartError};
+pub use resolve::{DnsConfig, DohUpstream, DohUpstreamError};
 pub use stream::{AcceptError, Incoming, MeshStream, OpenError};
-pub use transport::BuildError;
+pub use transport::{BuildError, Inspection, Proxy, ProxyAddressError, ProxyConfig, WssCertificate};

@@ -1,22 +1,38 @@
 //! How bytes get to another machine: every way that a node can dial and be dialled, behind one libp2p transport.
 //!
 //! ```text
-//! QUIC ───────────────────────────────┐
-//! TCP ── session (TLS or Noise, yamux) ┼── timeout ── swarm
-//! (more byte streams, same session) ───┘
+//!                         ┌─ QUIC
+//! swarm ── names ── timeout ┤
+//!                         └─ session (TLS or Noise, yamux) ── wire: TCP, WebSocket over TLS; direct or by proxy
 //! ```
 
+mod certificate;
+mod http;
+mod named;
+mod proxy;
 mod session;
+mod websocket;
+mod wire;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::timeout::TransportTimeout;
 use libp2p::core::transport::{Boxed, Transport};
-use libp2p::{PeerId, identity, quic, tcp};
+use libp2p::{PeerId, identity, quic};
 
 use crate::config::MeshConfig;
+use crate::resolve::Resolver;
+use certificate::Trust;
+use named::Named;
 use session::Session;
+use wire::Wire;
+
+pub use certificate::{Inspection, WssCertificate};
+pub(crate) use proxy::authority;
+pub use proxy::{Proxy, ProxyAddressError, ProxyConfig};
+pub(crate) use wire::{Inspected, Outward, WireError};
 
 /// Streams on one connection, both directions and all protocols together.
 const STREAMS_PER_CONNECTION_MAX: usize = 1024;
@@ -32,16 +48,34 @@ pub(crate) type Connections = Boxed<(PeerId, StreamMuxerBox)>;
 #[error("preparing the handshakes failed")]
 pub struct BuildError(#[source] pub(crate) Box<dyn std::error::Error + Send + Sync>);
 
+/// What the host keeps of the transports that it has built.
+#[derive(Clone)]
+pub(crate) struct Ways {
+    /// Where somebody reads along.
+    pub(crate) inspected: Inspected,
+    /// Looks up the seeds' names.
+    pub(crate) resolver: Resolver,
+}
+
 /// Returns every transport of `config` as one.
 ///
 /// A byte-stream transport that is made elsewhere (a relay client's circuits) joins here: `session.over(circuits)`, then
 /// `.or_transport(…)` before the others, because it takes addresses that they would take for their own.
-pub(crate) fn build(config: &MeshConfig, key: &identity::Keypair) -> Result<Connections, BuildError> {
+pub(crate) fn build(config: &MeshConfig, key: &identity::Keypair) -> Result<(Connections, Ways), BuildError> {
+    let reach = &config.reach;
+    let inspected = Inspected::default();
+    let outward = Arc::new(Outward {
+        proxies: reach.proxies.clone(),
+        trust: Trust::new(reach.authorities_pem.clone(), reach.inspection.clone()),
+        inspected: inspected.clone(),
+    });
+    let resolver = Resolver::new(reach.dns.clone(), outward.clone());
     let session = Session::new(key, config.tcp_session, STREAMS_PER_CONNECTION_MAX)?;
-    // Small frames must leave at once: a lease is a few hundred bytes.
-    let tcp = session.over(tcp::tokio::Transport::new(tcp::Config::new().nodelay(true)));
-    let all = quic(config, key).or_transport(tcp).map(|either, _| either.into_inner());
-    Ok(TransportTimeout::new(all, config.limits.dial_timeout).boxed())
+    let wire = session.over(Wire::new(outward, reach.certificate.clone()));
+    let all = quic(config, key).or_transport(wire).map(|either, _| either.into_inner());
+    // Each address has the time; looking up a name has its own.
+    let timed = TransportTimeout::new(all, config.limits.dial_timeout).boxed();
+    Ok((Named::new(timed, resolver.clone()).boxed(), Ways { inspected, resolver }))
 }
 
 fn quic(config: &MeshConfig, key: &identity::Keypair) -> Connections {
