@@ -30,8 +30,8 @@ pub struct MeshConfig {
     pub dht: DhtRole,
     /// Handshake proposed first when dialling over TCP; both are always accepted.
     pub tcp_session: TcpSession,
-    /// How to get out of, and be found from, a network that stands in the way.
-    pub reach: ReachConfig,
+    /// How connections get past what stands in the way: proxies, name servers, interception.
+    pub transport: TransportConfig,
     /// Upper bounds.
     pub limits: MeshLimits,
     /// What this node calls itself, such as `worldcompute/0.1.0`.
@@ -49,7 +49,7 @@ impl MeshConfig {
             seeds: Vec::new(),
             dht: DhtRole::Client,
             tcp_session: TcpSession::Tls,
-            reach: ReachConfig::default(),
+            transport: TransportConfig::default(),
             limits: MeshLimits::default(),
             agent_version: concat!("worldcompute/", env!("CARGO_PKG_VERSION")).to_owned(),
         }
@@ -66,16 +66,16 @@ impl fmt::Debug for MeshConfig {
             .field("seeds", &self.seeds)
             .field("dht", &self.dht)
             .field("tcp_session", &self.tcp_session)
-            .field("reach", &self.reach)
+            .field("transport", &self.transport)
             .field("limits", &self.limits)
             .field("agent_version", &self.agent_version)
             .finish_non_exhaustive()
     }
 }
 
-/// Ways around what stands between a node and the others.
+/// What stands between a node and the others, and the listeners that need a certificate.
 #[derive(Debug, Clone, Default)]
-pub struct ReachConfig {
+pub struct TransportConfig {
     /// Certificate of the WebSocket listeners, if there are any.
     pub certificate: WssCertificate,
     /// What to do about certificates that somebody in between has made.

@@ -36,8 +36,8 @@ pub use libp2p::Multiaddr;
 pub use address::Transport;
 pub use behaviour::{KADEMLIA_PROTOCOL, PROTOCOL_VERSION};
 pub use config::{
-    DhtRole, LanDiscovery, MeshConfig, MeshLimits, NETWORK_NAME_BYTES_MAX, PORT_DEFAULT, ReachConfig,
-    StreamLimits, TcpSession, listen_default,
+    DhtRole, LanDiscovery, MeshConfig, MeshLimits, NETWORK_NAME_BYTES_MAX, PORT_DEFAULT, StreamLimits,
+    TcpSession, TransportConfig, listen_default,
 };
 pub use dial::DialError;
 pub use event::{DialAttempt, DialOutcome, Direction, MeshEvent, MeshEvents, StreamRefusal, Via};

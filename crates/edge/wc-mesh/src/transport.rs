@@ -62,16 +62,16 @@ pub(crate) struct Ways {
 /// A byte-stream transport that is made elsewhere (a relay client's circuits) joins here: `session.over(circuits)`, then
 /// `.or_transport(…)` before the others, because it takes addresses that they would take for their own.
 pub(crate) fn build(config: &MeshConfig, key: &identity::Keypair) -> Result<(Connections, Ways), BuildError> {
-    let reach = &config.reach;
+    let told = &config.transport;
     let inspected = Inspected::default();
     let outward = Arc::new(Outward {
-        proxies: reach.proxies.clone(),
-        trust: Trust::new(reach.authorities_pem.clone(), reach.inspection.clone()),
+        proxies: told.proxies.clone(),
+        trust: Trust::new(told.authorities_pem.clone(), told.inspection.clone()),
         inspected: inspected.clone(),
     });
-    let resolver = Resolver::new(reach.dns.clone(), outward.clone());
+    let resolver = Resolver::new(told.dns.clone(), outward.clone());
     let session = Session::new(key, config.tcp_session, STREAMS_PER_CONNECTION_MAX)?;
-    let wire = session.over(Wire::new(outward, reach.certificate.clone()));
+    let wire = session.over(Wire::new(outward, told.certificate.clone()));
     let all = quic(config, key).or_transport(wire).map(|either, _| either.into_inner());
     // Each address has the time; looking up a name has its own.
     let timed = TransportTimeout::new(all, config.limits.dial_timeout).boxed();
