@@ -154,6 +154,23 @@ pub struct DialAttempt {
     pub outcome: DialOutcome,
     /// Why it failed; present exactly when it did not succeed.
     pub root_cause: Option<String>,
+    /// Somebody on the way showed a certificate of its own (NET-22).
+    pub interception: Option<Interception>,
+}
+
+/// Somebody between us and a peer opens the TLS of our WebSockets. The session inside is not theirs to open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Interception {
+    /// We did not go on.
+    Refused {
+        /// Who issued the certificate.
+        issuer: String,
+    },
+    /// We went on, because the machine's owner allows it: the connection is inspected.
+    Allowed {
+        /// Who issued the certificate.
+        issuer: String,
+    },
 }
 
 /// The kinds of end that a dial can come to.

@@ -7,6 +7,8 @@
 //! ```
 
 mod book;
+mod fallback;
+mod seeds;
 mod timers;
 
 use std::collections::{HashMap, HashSet};
@@ -29,15 +31,16 @@ use crate::behaviour::{Behaviour, BehaviourEvent, KADEMLIA_PROTOCOL, PROTOCOL_VE
 use crate::config::MeshConfig;
 use crate::dial::{
     BACKOFF_FIRST, BACKOFF_MAX, CROSSED_PAUSES, DialError, Plan, STAGGER, Waiter, answer, conclude,
-    may_have_crossed, outcome_of, root_cause,
+    interceptor_of, may_have_crossed, outcome_of, root_cause,
 };
 use crate::discovery::beacon::{self, News, Sighting, port_of};
 use crate::discovery::dial_delay;
-use crate::event::{DialAttempt, DialOutcome, Direction, EventSender, MeshEvent, Via};
+use crate::event::{DialAttempt, DialOutcome, Direction, EventSender, Interception, MeshEvent, Via};
 use crate::mesh::{Command, PeerInfo, StartError};
 use crate::stream::{Refused, Registry};
 use crate::transport::Ways;
 use book::Book;
+use seeds::{LOOKED_UP_QUEUED_MAX, LookedUp};
 use timers::Timers;
 
 /// How long a node that was turned away, or that we left, is not sought by ourselves.
@@ -116,6 +119,8 @@ struct Link {
     addr: Multiaddr,
     transport: Transport,
     direction: Direction,
+    inspected: Option<String>,
+    fallback: Option<String>,
 }
 
 pub(crate) struct Host {
@@ -141,6 +146,8 @@ pub(crate) struct Host {
     book: Book,
     timers: Timers<Due>,
     ways: Ways,
+    looked_up: mpsc::Receiver<LookedUp>,
+    looking_up: mpsc::Sender<LookedUp>,
 }
 
 impl Host {
@@ -161,6 +168,7 @@ impl Host {
             tracing::warn!(cause, "mdns is not available");
             events.send(MeshEvent::DiscoveryUnavailable { via: Via::Mdns, cause });
         }
+        let (looking_up, looked_up) = mpsc::channel(LOOKED_UP_QUEUED_MAX);
         let seeds = config.seeds.iter().map(|addr| Seed {
             addr: addr.clone(),
             peer: split_node(addr).1,
@@ -188,6 +196,8 @@ impl Host {
             book: Book::default(),
             timers: Timers::default(),
             ways,
+            looked_up,
+            looking_up,
             config,
         };
         host.listen()?;
@@ -232,6 +242,7 @@ impl Host {
                     None => break None,
                 },
                 Some(news) = async { self.news.as_mut()?.recv().await }, if self.news.is_some() => self.on_news(news),
+                Some(looked_up) = self.looked_up.recv() => self.on_looked_up(looked_up),
                 () = sleep_until(due) => {
                     for due in self.timers.take_due(Instant::now()) {
                         self.on_due(due);
@@ -441,6 +452,10 @@ impl Host {
     fn dial_seed(&mut self, index: usize) {
         let Some(seed) = self.seeds.get(index) else { return };
         let (bare, _) = split_node(&seed.addr);
+        if self.look_up_seed(index) {
+            return;
+        }
+        let Some(seed) = self.seeds.get(index) else { return };
         match seed.peer {
             Some(peer) => {
                 if let Some(node) = node_of(&peer).filter(|_| !self.peers.contains_key(&peer)) {
@@ -588,7 +603,8 @@ impl Host {
             }
             return;
         };
-        let attempt = conclude(dialling.addr, outcome, Some(cause));
+        let mut attempt = conclude(dialling.addr, outcome, Some(cause));
+        attempt.interception = interceptor_of(error).map(|issuer| Interception::Refused { issuer });
         let ourselves = matches!(error, libp2p::swarm::DialError::LocalPeerId { .. });
         match dialling.peer {
             Some(peer) => {
@@ -747,8 +763,12 @@ impl Host {
             }
         };
         let dialling = self.dialling.remove(&id);
+        let (mut inspected, mut fallback) = (None, None);
         if direction == Direction::Outbound {
-            let attempt = conclude(addr.clone(), DialOutcome::Success, None);
+            let mut attempt = conclude(addr.clone(), DialOutcome::Success, None);
+            inspected = self.ways.inspected.at(&addr);
+            attempt.interception = inspected.clone().map(|issuer| Interception::Allowed { issuer });
+            fallback = self.fallback_reason(peer, attempt.transport);
             self.note_attempt(peer, attempt);
         }
         let duplicate = direction == Direction::Outbound
@@ -793,7 +813,7 @@ impl Host {
             ping_failures: 0,
             farewell: None,
         });
-        state.links.push(Link { id, addr, transport, direction });
+        state.links.push(Link { id, addr, transport, direction, inspected, fallback });
         if !known {
             self.timers.after(self.config.limits.identify_timeout, Due::Identify(peer, id));
         } else if state.admitted
@@ -976,6 +996,8 @@ impl Peer {
             rtt_micros: self.rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
             agent_version: self.agent_version.clone(),
             since: self.since,
+            inspected: oldest.inspected.clone(),
+            fallback: oldest.fallback.clone(),
         })
     }
 }

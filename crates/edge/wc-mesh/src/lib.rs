@@ -40,7 +40,9 @@ pub use config::{
     TcpSession, TransportConfig, listen_default,
 };
 pub use dial::DialError;
-pub use event::{DialAttempt, DialOutcome, Direction, MeshEvent, MeshEvents, StreamRefusal, Via};
+pub use event::{
+    DialAttempt, DialOutcome, Direction, Interception, MeshEvent, MeshEvents, StreamRefusal, Via,
+};
 pub use mesh::{Mesh, PeerInfo, StartError};
 pub use resolve::{DnsConfig, DohUpstream, DohUpstreamError};
 pub use stream::{AcceptError, Incoming, MeshStream, OpenError};

@@ -60,6 +60,10 @@ pub struct PeerInfo {
     pub agent_version: String,
     /// When it was connected.
     pub since: SystemTime,
+    /// Who reads along on that connection, which the machine's owner allows (NET-22). Lowers trust.
+    pub inspected: Option<String>,
+    /// Why it is not carried by something better, if we dialled it and something better was tried (NET-20).
+    pub fallback: Option<String>,
 }
 
 /// A mesh could not start.

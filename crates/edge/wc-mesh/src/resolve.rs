@@ -140,6 +140,30 @@ impl Resolver {
         self.named(&bare).await
     }
 
+    /// Returns what `addr` stands for according to DNS over HTTPS, where the system's name servers said something else
+    /// that led nowhere.
+    pub(crate) async fn second_opinion(&self, addr: &Multiaddr) -> Option<Vec<Multiaddr>> {
+        let endpoint = Endpoint::parse(addr)?;
+        let Host::Name(name, family) = &endpoint.host else { return None };
+        if self.0.config.https_only || is_local(name) || self.0.outward.is_proxied(&endpoint.host) {
+            return None;
+        }
+        let before = self.remembered(&(name.clone(), Question::Addresses))?;
+        let answers = https::ask(&self.0.config, &self.0.outward, name, Question::Addresses).await.ok()?;
+        let answers = believable(answers, false).ok()?;
+        let others: Vec<Answer> = answers.into_iter().filter(|answer| !before.contains(answer)).collect();
+        if others.is_empty() {
+            return None;
+        }
+        tracing::info!(
+            name,
+            "the system's name servers named other addresses, and none answered; trying those over https"
+        );
+        self.remember((name.clone(), Question::Addresses), others);
+        let addresses = self.addresses(name, *family).await.ok()?;
+        Some(addresses.into_iter().map(|ip| at_address(addr, name, ip)).collect())
+    }
+
     /// As `endpoints`, for `/dns`, `/dns4` and `/dns6` only.
     async fn named(&self, addr: &Multiaddr) -> Result<Vec<Multiaddr>, ResolveError> {
         let Some(endpoint) = Endpoint::parse(addr) else { return Ok(vec![addr.clone()]) };
@@ -251,12 +275,16 @@ impl Resolver {
             return Ok(known);
         }
         let answers = self.ask(name, question).await?;
+        self.remember(key, answers.clone());
+        Ok(answers)
+    }
+
+    fn remember(&self, key: (String, Question), answers: Vec<Answer>) {
         let mut memory = self.0.memory.lock().unwrap_or_else(PoisonError::into_inner);
         if memory.len() >= REMEMBERED_MAX {
             memory.clear();
         }
-        memory.insert(key, (Instant::now(), answers.clone()));
-        Ok(answers)
+        memory.insert(key, (Instant::now(), answers));
     }
 
     fn remembered(&self, key: &(String, Question)) -> Option<Vec<Answer>> {
@@ -321,7 +349,7 @@ fn at_address(addr: &Multiaddr, name: &str, ip: IpAddr) -> Multiaddr {
 }
 
 /// Returns the items of both, in turns, beginning with `first`.
-fn in_turns<T>(first: Vec<T>, second: Vec<T>) -> Vec<T> {
+pub(crate) fn in_turns<T>(first: Vec<T>, second: Vec<T>) -> Vec<T> {
     let mut all = Vec::with_capacity(first.len() + second.len());
     let (mut first, mut second) = (first.into_iter(), second.into_iter());
     loop {
@@ -341,11 +369,14 @@ fn is_local(name: &str) -> bool {
         || LOCAL.iter().any(|zone| name.strip_suffix(zone).is_some_and(|above| above.ends_with('.')))
 }
 
+/// What filters like to answer with.
+const ONESELF: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+
 /// Returns the answers that can be true, or why none is: filters answer with addresses that nobody on the internet has.
 fn believable(answers: Vec<Answer>, local: bool) -> Result<Vec<Answer>, String> {
     let count = answers.len();
     let possible = |answer: &Answer| match answer {
-        Answer::Address(ip) => local || !(ip.is_unspecified() || ip.is_loopback()),
+        Answer::Address(ip) => local || !(ip.is_unspecified() || ONESELF.contains(ip)),
         Answer::Text(_) => true,
     };
     let answers: Vec<Answer> = answers.into_iter().filter(possible).take(ANSWERS_MAX).collect();
@@ -391,7 +422,7 @@ mod tests {
     #[test]
     fn answers_that_filters_give_are_not_believed() {
         let ip = |text: &str| Answer::Address(text.parse().unwrap());
-        assert!(believable(vec![ip("0.0.0.0")], false).unwrap_err().contains("filters"));
+        assert!(believable(vec![ip("0.0.0.0"), ip("::1")], false).unwrap_err().contains("filters"));
         assert!(believable(vec![], false).unwrap_err().contains("empty"));
         assert_eq!(believable(vec![ip("127.0.0.1"), ip("192.0.2.1")], false), Ok(vec![ip("192.0.2.1")]));
         assert_eq!(believable(vec![ip("127.0.0.1")], true), Ok(vec![ip("127.0.0.1")]));

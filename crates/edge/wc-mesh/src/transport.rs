@@ -29,10 +29,12 @@ use named::Named;
 use session::Session;
 use wire::Wire;
 
+pub(crate) use certificate::Disbelief;
 pub use certificate::{Inspection, WssCertificate};
-pub(crate) use proxy::authority;
+pub(crate) use named::NamedError;
 pub use proxy::{Proxy, ProxyAddressError, ProxyConfig};
-pub(crate) use wire::{Inspected, Outward, WireError};
+pub(crate) use proxy::{ProxyError, authority};
+pub(crate) use wire::{Inspected, Outward};
 
 /// Streams on one connection, both directions and all protocols together.
 const STREAMS_PER_CONNECTION_MAX: usize = 1024;

@@ -270,12 +270,22 @@ pub(crate) enum Belief {
 }
 
 /// A certificate was not believed: somebody between us and the peer shows its own.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{place} shows a certificate that is not the peer's, issued by {issuer:?} (sha256 {fingerprint}; {why}): {}",
+    if *.self_signed {
+        "refused; if it is the peer's own, its address lacks /certhash"
+    } else {
+        "somebody reads along; refused. If you trust them, start with --allow-ssl-inspection"
+    }
+)]
 pub(crate) struct Disbelief {
+    /// Name and port that were dialled.
+    pub(crate) place: String,
     pub(crate) issuer: String,
-    pub(crate) fingerprint: String,
-    pub(crate) self_signed: bool,
-    pub(crate) why: String,
+    fingerprint: String,
+    self_signed: bool,
+    why: String,
 }
 
 impl Trust {
@@ -291,12 +301,15 @@ impl Trust {
 
     /// Returns the TLS configuration of one handshake, and where its verdict will be.
     ///
+    /// - `place`: what is dialled, for messages
     /// - `pins`: SHA-256 of certificates that are believed whoever issued them
     pub(crate) fn client(
         self: &Arc<Self>,
+        place: &str,
         pins: Vec<[u8; 32]>,
     ) -> Result<(Arc<ClientConfig>, Arc<Judge>), Error> {
-        let judge = Arc::new(Judge { trust: self.clone(), pins, verdict: Mutex::new(None) });
+        let place = place.to_owned();
+        let judge = Arc::new(Judge { trust: self.clone(), place, pins, verdict: Mutex::new(None) });
         let mut config = ClientConfig::builder_with_provider(self.provider.clone())
             .with_safe_default_protocol_versions()?
             .dangerous()
@@ -351,6 +364,7 @@ impl Trust {
 #[derive(Debug)]
 pub(crate) struct Judge {
     trust: Arc<Trust>,
+    place: String,
     pins: Vec<[u8; 32]>,
     verdict: Mutex<Option<Result<Belief, Disbelief>>>,
 }
@@ -390,7 +404,7 @@ impl Judge {
             Some(Err(error)) => why = error,
         }
         let fingerprint = data_encoding::HEXLOWER.encode(&fingerprint);
-        Err(Disbelief { issuer, fingerprint, self_signed, why: quote(&why) })
+        Err(Disbelief { place: self.place.clone(), issuer, fingerprint, self_signed, why: quote(&why) })
     }
 }
 

@@ -16,7 +16,7 @@ use libp2p::{Multiaddr, PeerId};
 
 use super::Connections;
 use crate::address::{is_circuit, rank, split_node, with_node};
-use crate::dial::{STAGGER, root_cause};
+use crate::dial::{STAGGER, intercepted, root_cause};
 use crate::resolve::{ResolveError, Resolver};
 
 /// The other transports, with names.
@@ -33,8 +33,13 @@ pub(crate) enum NamedError {
     #[error(transparent)]
     Dial(io::Error),
     /// More than one address was tried.
-    #[error("{0}")]
-    All(String),
+    #[error("{causes}")]
+    All {
+        /// What each of them came to.
+        causes: String,
+        /// Who issued a certificate that was not the peer's.
+        interceptor: Option<String>,
+    },
 }
 
 impl Named {
@@ -73,6 +78,7 @@ async fn race(
     let mut waiting = addrs.into_iter();
     let mut dialling = FuturesUnordered::new();
     let mut causes: Vec<String> = Vec::new();
+    let mut interceptor = None;
     loop {
         if let Some(addr) = waiting.next() {
             match dial(&inner, addr.clone(), opts) {
@@ -95,13 +101,26 @@ async fn race(
             ended = dialling.next() => match ended {
                 Some((_, Ok(output))) => return Ok(output),
                 Some((_, Err(error))) if single => return Err(error),
-                Some((addr, Err(error))) => causes.push(format!("{}: {}", split_node(&addr).0, root_cause(&error))),
-                None if waiting.len() == 0 => return Err(NamedError::All(causes.join("; "))),
+                Some((addr, Err(error))) => {
+                    interceptor = interceptor.or_else(|| intercepted(&error));
+                    causes.push(format!("{}: {}", split_node(&addr).0, root_cause(&error)));
+                }
+                None if waiting.len() == 0 => return Err(NamedError::All { causes: causes.join("; "), interceptor }),
                 None => {}
             },
             () = pause => {}
         }
     }
+}
+
+/// Returns `addrs`, the best first, each ending in `peer` if it is given.
+fn ordered(mut addrs: Vec<Multiaddr>, peer: Option<PeerId>) -> Vec<Multiaddr> {
+    addrs.sort_by_key(rank);
+    let with_peer = |addr| match peer {
+        Some(peer) => with_node(addr, peer),
+        None => addr,
+    };
+    addrs.into_iter().map(with_peer).collect()
 }
 
 impl Transport for Named {
@@ -127,13 +146,15 @@ impl Transport for Named {
         let (inner, resolver) = (self.inner.clone(), self.resolver.clone());
         Ok(async move {
             let peer = split_node(&addr).1;
-            let mut addrs = resolver.endpoints(&addr).await?;
-            addrs.sort_by_key(rank);
-            let addrs = addrs.into_iter().map(|addr| match peer {
-                Some(peer) => with_node(addr, peer),
-                None => addr,
-            });
-            race(inner, addrs.collect(), opts).await
+            let addrs = ordered(resolver.endpoints(&addr).await?, peer);
+            let error = match race(inner.clone(), addrs, opts).await {
+                Ok(output) => return Ok(output),
+                Err(error) => error,
+            };
+            match resolver.second_opinion(&addr).await {
+                Some(others) => race(inner, ordered(others, peer), opts).await,
+                None => Err(error),
+            }
         }
         .boxed())
     }

@@ -23,7 +23,7 @@ use libp2p::tcp::tokio::TcpStream;
 use rustls::ServerConfig;
 use rustls::pki_types::ServerName;
 
-use super::certificate::{Belief, Claim, Identity, IdentityError, Trust, WssCertificate};
+use super::certificate::{Belief, Claim, Disbelief, Identity, IdentityError, Trust, WssCertificate};
 use super::proxy::{ProxyConfig, ProxyError, Route, authority};
 use super::websocket::{self, WebSocket, WebSocketError};
 use crate::address::{Endpoint, Host, SHA2_256, Way};
@@ -39,20 +39,13 @@ pub(crate) type Stream = Either<TcpStream, WebSocket<TlsStream<TcpStream>>>;
 pub(crate) enum WireError {
     #[error("{0}")]
     Tcp(#[source] io::Error),
-    #[error(transparent)]
+    // Sources as well as messages: errors of the library above hide this one, not what it is made of.
+    #[error("{0}")]
     Proxy(#[from] ProxyError),
     #[error("{0} has no address yet: names are looked up before")]
     Unresolved(String),
-    /// Somebody in between shows a certificate of its own.
-    #[error(
-        "{place} shows a certificate that is not the peer's, issued by {issuer:?} (sha256 {fingerprint}; {why}): {}",
-        if *.self_signed {
-            "refused; if it is the peer's own, its address lacks /certhash"
-        } else {
-            "somebody reads along; refused. If you trust them, start with --allow-ssl-inspection"
-        }
-    )]
-    Intercepted { place: String, issuer: String, fingerprint: String, self_signed: bool, why: String },
+    #[error("{0}")]
+    Intercepted(#[from] Disbelief),
     #[error("TLS to {place} failed: {cause}")]
     Tls { place: String, cause: String },
     #[error("{0}")]
@@ -163,20 +156,14 @@ impl Outward {
     ) -> Result<TlsStream<TcpStream>, WireError> {
         let failed = |cause: String| WireError::Tls { place: place.to_owned(), cause };
         let server = ServerName::try_from(name.to_owned()).map_err(|error| failed(error.to_string()))?;
-        let (config, judge) = self.trust.client(pins).map_err(|error| failed(error.to_string()))?;
+        let (config, judge) = self.trust.client(place, pins).map_err(|error| failed(error.to_string()))?;
         let connected = TlsConnector::from(config).connect(server, socket).await;
         match (judge.verdict(), connected) {
             (Some(Ok(belief)), Ok(stream)) => {
                 self.inspected.note(place, belief);
                 Ok(stream.into())
             }
-            (Some(Err(disbelief)), _) => Err(WireError::Intercepted {
-                place: place.to_owned(),
-                issuer: disbelief.issuer,
-                fingerprint: disbelief.fingerprint,
-                self_signed: disbelief.self_signed,
-                why: disbelief.why,
-            }),
+            (Some(Err(disbelief)), _) => Err(disbelief.into()),
             (_, Err(error)) => Err(failed(error.to_string())),
             (None, Ok(_)) => Err(failed("no certificate was shown".to_owned())),
         }
