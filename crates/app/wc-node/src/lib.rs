@@ -20,6 +20,7 @@ mod flow;
 mod link;
 mod logtree;
 mod node;
+mod pace;
 mod publish;
 mod replay;
 mod retention;
