@@ -1,34 +1,28 @@
-//! The libp2p host: transports and the behaviours that ride on them.
+//! The libp2p host: the behaviours that ride on its transports.
 
-use std::convert::Infallible;
 use std::time::Duration;
 
 use libp2p::kad::store::{MemoryStore, MemoryStoreConfig};
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::{
-    PeerId, StreamProtocol, Swarm, SwarmBuilder, allow_block_list, connection_limits, identify, identity,
-    kad, mdns, noise, ping, tcp,
+    PeerId, StreamProtocol, Swarm, allow_block_list, connection_limits, identify, identity, kad, mdns, ping,
 };
 
-use crate::config::{DhtRole, MeshConfig, TcpSession};
+use crate::config::{DhtRole, MeshConfig};
 use crate::stream::{self, Registry};
+use crate::transport::BuildError;
 
 /// Protocol id that identify carries; nodes that say anything else are not ours.
 pub const PROTOCOL_VERSION: &str = wc_proto::version::IDENTIFY;
 /// Our own Kademlia table: never the public IPFS one.
 pub const KADEMLIA_PROTOCOL: &str = "/worldcompute/kad/1.0.0";
 
-/// Streams on one connection, both directions and all protocols together.
-const STREAMS_PER_CONNECTION_MAX: usize = 1024;
 /// Streams that one connection may have half negotiated.
 const STREAMS_NEGOTIATING_MAX: usize = 128;
 /// Pause between pings. Twice a dead peer's grace; one ping costs about 20 µs of processor time.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(15);
-/// QUIC must speak up before the NAT forgets the flow; on both sides this also finds dead peers.
-const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(10);
-const QUIC_IDLE_MS_MAX: u32 = 30_000;
 /// One Kademlia query; the catalogue's figure.
 const KADEMLIA_QUERY_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -55,45 +49,12 @@ pub(crate) fn build(
         DhtRole::Client => kad::Mode::Client,
         DhtRole::Server => kad::Mode::Server,
     }));
-    // Small frames must leave at once: a lease is a few hundred bytes.
-    let tcp_config = tcp::Config::new().nodelay(true);
-    let muxer = || crate::mux::Upgrade::new(STREAMS_PER_CONNECTION_MAX);
-    let builder = SwarmBuilder::with_existing_identity(key).with_tokio();
-    // The first handshake is proposed first by the side that dials. The two arms differ in type, so both are spelled out.
-    macro_rules! finish {
-        ($security:expr) => {
-            builder
-                .with_tcp(tcp_config, $security, muxer)
-                .map_err(|error| BuildError(Box::new(error)))?
-                .with_quic_config(|mut quic| {
-                    quic.handshake_timeout = config.limits.dial_timeout;
-                    quic.keep_alive_interval = QUIC_KEEP_ALIVE;
-                    quic.max_idle_timeout = QUIC_IDLE_MS_MAX;
-                    quic.max_concurrent_stream_limit = STREAMS_PER_CONNECTION_MAX as u32;
-                    quic
-                })
-                .with_behaviour(|_| behaviour)
-                .map_err(|error: Infallible| match error {})?
-                .with_swarm_config(|swarm| {
-                    swarm
-                        .with_idle_connection_timeout(config.limits.idle_timeout)
-                        .with_max_negotiating_inbound_streams(STREAMS_NEGOTIATING_MAX)
-                })
-                .with_connection_timeout(config.limits.dial_timeout)
-                .build()
-        };
-    }
-    let swarm = match config.tcp_session {
-        TcpSession::Noise => finish!((noise::Config::new, crate::tls::Upgrade::new)),
-        TcpSession::Tls => finish!((crate::tls::Upgrade::new, noise::Config::new)),
-    };
-    Ok((swarm, mdns_error))
+    let transport = crate::transport::build(config, &key)?;
+    let swarm_config = libp2p::swarm::Config::with_tokio_executor()
+        .with_idle_connection_timeout(config.limits.idle_timeout)
+        .with_max_negotiating_inbound_streams(STREAMS_NEGOTIATING_MAX);
+    Ok((Swarm::new(transport, behaviour, key.public().to_peer_id(), swarm_config), mdns_error))
 }
-
-/// The host could not be put together.
-#[derive(Debug, thiserror::Error)]
-#[error("preparing the handshakes failed")]
-pub struct BuildError(#[source] Box<dyn std::error::Error + Send + Sync>);
 
 fn behaviour(
     config: &MeshConfig,

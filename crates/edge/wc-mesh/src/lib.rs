@@ -28,11 +28,12 @@ mod mesh;
 mod mux;
 mod stream;
 mod tls;
+mod transport;
 
 pub use libp2p::Multiaddr;
 
 pub use address::Transport;
-pub use behaviour::{BuildError, KADEMLIA_PROTOCOL, PROTOCOL_VERSION};
+pub use behaviour::{KADEMLIA_PROTOCOL, PROTOCOL_VERSION};
 pub use config::{
     DhtRole, LanDiscovery, MeshConfig, MeshLimits, NETWORK_NAME_BYTES_MAX, PORT_DEFAULT, StreamLimits,
     TcpSession, listen_default,
@@ -41,3 +42,4 @@ pub use dial::DialError;
 pub use event::{DialAttempt, DialOutcome, Direction, MeshEvent, MeshEvents, StreamRefusal, Via};
 pub use mesh::{Mesh, PeerInfo, StartError};
 pub use stream::{AcceptError, Incoming, MeshStream, OpenError};
+pub use transport::BuildError;

@@ -8,12 +8,12 @@ use tokio::time::timeout;
 use wc_types::NodeId;
 
 use crate::address::{Transport, peer_of};
-use crate::behaviour::BuildError;
 use crate::config::{MeshConfig, StreamLimits};
 use crate::dial::{DialError, Waiter};
 use crate::event::{Direction, MeshEvent, MeshEvents, WeakEventSender};
 use crate::host::Host;
 use crate::stream::{AcceptError, Incoming, LinkError, MeshStream, OpenError, Registry, protocol_id};
+use crate::transport::BuildError;
 
 /// Commands that wait for the swarm task; whoever comes next waits, too.
 const COMMANDS_QUEUED_MAX: usize = 256;
