@@ -9,7 +9,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use libp2p::Multiaddr;
 
-use crate::address::{Transport, is_near, socket_of, transport_of};
+use crate::address::{Transport, transport_of};
+use crate::path::{is_near, socket_of};
 
 /// Observations that are kept, the newest ones.
 const SEEN_MAX: usize = 32;

@@ -13,7 +13,7 @@ use libp2p::{Multiaddr, PeerId, relay};
 use wc_proto::peer::announce::RelayOffer;
 use wc_types::Millis;
 
-use crate::address::Prefix;
+use crate::path::Prefix;
 
 /// Circuit addresses that are believed of one relay: its TCP, QUIC and WebSocket addresses on IPv4 and IPv6.
 pub(crate) const CIRCUITS_PER_RELAY_MAX: usize = 6;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! A ── frame(Exchange) ──► B      A's own announcement first, then some that A believes
-//! A ◄── frame(Exchange) ── B      the same from B
+//! A ◄── frame(Exchange) ── B      the same from B, if A asks for it
 //! ```
 //!
 //! An announcement is signed by the node that it speaks of, so whoever passes it on can leave it out but not change it.
@@ -125,6 +125,8 @@ pub fn check(
 pub struct Exchange {
     /// At most [`ANNOUNCEMENTS_MAX`].
     pub announcements: Vec<Signed<Announcement>>,
+    /// Whether the sender wants to hear of others, too; the answer to one that does not is empty.
+    pub asks: bool,
 }
 
 impl Exchange {
@@ -199,6 +201,7 @@ mod tests {
         });
         let exchange = Exchange {
             announcements: vec![Signed::seal(largest, &key()); ANNOUNCEMENTS_MAX],
+            asks: true,
         };
         assert!(exchange.is_within_limits());
         let frame = encode(&exchange, EXCHANGE_BYTES_MAX).expect("fits");
@@ -208,7 +211,7 @@ mod tests {
     #[test]
     fn a_changed_byte_in_a_passed_on_announcement_is_noticed() {
         let exchange =
-            Exchange { announcements: vec![Signed::seal(announcement(), &key())] };
+            Exchange { announcements: vec![Signed::seal(announcement(), &key())], asks: false };
         let frame = encode(&exchange, EXCHANGE_BYTES_MAX).expect("small");
         let at = frame.windows(3).position(|window| window == b"203").expect("the address");
         let mut forged = frame[PREFIX_BYTES..].to_vec();

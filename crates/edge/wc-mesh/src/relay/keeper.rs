@@ -9,7 +9,7 @@ use libp2p::core::transport::ListenerId;
 use libp2p::{Multiaddr, PeerId};
 
 use super::reservation::Reservation;
-use crate::address::Prefix;
+use crate::path::Prefix;
 
 /// Reservations that are held at the same time: one relay may go down.
 pub(crate) const WANTED: usize = 2;
