@@ -38,11 +38,6 @@ impl Behaviour {
             self.candidates.push_back(addr);
         }
     }
-
-    /// Tells `peers` where we are now.
-    pub(crate) fn push(&mut self, peers: impl IntoIterator<Item = PeerId>) {
-        self.inner.push(peers);
-    }
 }
 
 impl NetworkBehaviour for Behaviour {

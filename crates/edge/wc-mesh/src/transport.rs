@@ -13,7 +13,7 @@ use std::time::Duration;
 use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::timeout::TransportTimeout;
 use libp2p::core::transport::{Boxed, Transport};
-use libp2p::{PeerId, identity, quic, tcp};
+use libp2p::{PeerId, identity, quic, relay, tcp};
 
 use crate::config::MeshConfig;
 use session::Session;
@@ -34,13 +34,18 @@ pub struct BuildError(#[source] pub(crate) Box<dyn std::error::Error + Send + Sy
 
 /// Returns every transport of `config` as one.
 ///
-/// A byte-stream transport that is made elsewhere (a relay client's circuits) joins here: `session.over(circuits)`, then
-/// `.or_transport(…)` before the others, because it takes addresses that they would take for their own.
-pub(crate) fn build(config: &MeshConfig, key: &identity::Keypair) -> Result<Connections, BuildError> {
+/// - `circuits`: the relay client's byte streams. They come before the others, which would take the beginning of a circuit's
+///   address for their own.
+pub(crate) fn build(
+    config: &MeshConfig,
+    key: &identity::Keypair,
+    circuits: relay::client::Transport,
+) -> Result<Connections, BuildError> {
     let session = Session::new(key, config.tcp_session, STREAMS_PER_CONNECTION_MAX)?;
     // Small frames must leave at once: a lease is a few hundred bytes.
     let tcp = session.over(tcp::tokio::Transport::new(tcp::Config::new().nodelay(true)));
-    let all = quic(config, key).or_transport(tcp).map(|either, _| either.into_inner());
+    let direct = quic(config, key).or_transport(tcp).map(|either, _| either.into_inner());
+    let all = session.over(circuits).or_transport(direct).map(|either, _| either.into_inner());
     Ok(TransportTimeout::new(all, config.limits.dial_timeout).boxed())
 }
 

@@ -21,13 +21,12 @@ const RESTING_MAX: usize = 256;
 /// Reservations that are over and still told in the status.
 const PAST_MAX: usize = 8;
 
-/// A relay that could be asked.
+/// A relay that could be asked: one that we are connected to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Candidate {
     pub(crate) relay: PeerId,
     /// An address of it, without its id.
     pub(crate) addr: Multiaddr,
-    pub(crate) connected: bool,
     /// Life of a reservation on it, as far as it says so.
     pub(crate) life: Duration,
 }
@@ -80,18 +79,13 @@ impl Keeper {
         for relay in over {
             self.end(relay, now, "no answer in time");
         }
-        let sure = |hold: &&Hold| !matches!(hold.state, Reservation::Renewing { .. });
-        let mut missing = WANTED.saturating_sub(self.holds.values().filter(sure).count());
+        let mut missing = self.missing();
         let mut prefixes: Vec<Option<Prefix>> =
             self.holds.values().map(|hold| Prefix::of(&hold.addr)).collect();
-        let mut free: Vec<Candidate> = candidates
+        let free: Vec<Candidate> = candidates
             .into_iter()
-            .filter(|candidate| {
-                !self.holds.contains_key(&candidate.relay)
-                    && self.resting.get(&candidate.relay).is_none_or(|rest| rest.until <= now)
-            })
+            .filter(|candidate| self.may_ask(&candidate.relay, now))
             .collect();
-        free.sort_by_key(|candidate| !candidate.connected);
         let mut chosen: Vec<Candidate> = Vec::new();
         // Relays of one network fail together: first those elsewhere, then whoever is left.
         for elsewhere in [true, false] {
@@ -165,10 +159,21 @@ impl Keeper {
         self.resting.insert(relay, Rest { until: now + rest, next: (2 * rest).min(REST.1) });
     }
 
+    /// Returns how many more relays would be asked if they were there.
+    pub(crate) fn missing(&self) -> usize {
+        let sure = self.holds.values().filter(|hold| !matches!(hold.state, Reservation::Renewing { .. }));
+        WANTED.saturating_sub(sure.count())
+    }
+
+    /// Returns whether `relay` may be asked again.
+    pub(crate) fn may_ask(&self, relay: &PeerId, now: Instant) -> bool {
+        !self.holds.contains_key(relay) && self.resting.get(relay).is_none_or(|rest| rest.until <= now)
+    }
+
     /// Returns when to take the next turn at the latest.
     pub(crate) fn due(&self) -> Option<Instant> {
         let states = self.holds.values().filter_map(|hold| hold.state.due());
-        let missing = self.holds.len() < WANTED;
+        let missing = self.missing() > 0;
         states.chain(self.resting.values().filter(|_| missing).map(|rest| rest.until)).min()
     }
 
@@ -180,11 +185,6 @@ impl Keeper {
     /// Returns those that ended last.
     pub(crate) fn past(&self) -> impl Iterator<Item = &Past> {
         self.past.iter()
-    }
-
-    /// Returns whether `relay` is one that we asked or hold.
-    pub(crate) fn uses(&self, relay: &PeerId) -> bool {
-        self.holds.contains_key(relay)
     }
 
     /// Returns the addresses at which others reach us through relays now.
@@ -202,7 +202,7 @@ mod tests {
 
     fn candidate(relay: PeerId, ip: &str) -> Candidate {
         let addr = format!("/ip4/{ip}/tcp/19999").parse().unwrap();
-        Candidate { relay, addr, connected: false, life: LIFE }
+        Candidate { relay, addr, life: LIFE }
     }
 
     fn ask(keeper: &mut Keeper, now: Instant, candidates: &[Candidate]) -> Vec<(PeerId, ListenerId)> {

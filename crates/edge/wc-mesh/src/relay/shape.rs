@@ -216,18 +216,17 @@ mod tests {
         assert_eq!(moments.last(), Some(Duration::ZERO), "small moments add up");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_peer_is_read_no_faster_than_its_share() {
-        let shaper = Shaper::new(0, 1_000_000);
-        let account = Arc::new(Bucket::new(1_000_000));
-        let meter = Meter { shaper: shaper.clone(), account };
-        let bytes = vec![7u8; 1_000_000];
+        let shaper = Shaper::new(0, 4_000_000);
+        let meter = Meter { shaper: shaper.clone(), account: Arc::new(Bucket::new(4_000_000)) };
+        let bytes = vec![7u8; 1_800_000];
         let mut stream = Metered { stream: futures::io::Cursor::new(bytes), meter, pause: None };
         let mut read = Vec::new();
-        let start = tokio::time::Instant::now();
+        let start = Instant::now();
         stream.read_to_end(&mut read).await.unwrap();
-        assert_eq!((read.len(), shaper.carried_bytes()), (1_000_000, 1_000_000));
-        // Tokens are counted on the machine's clock and pauses on the paused one, so this is a lower bound only.
-        assert!(start.elapsed() >= Duration::from_millis(500), "{:?}", start.elapsed());
+        assert_eq!((read.len(), shaper.carried_bytes()), (1_800_000, 1_800_000));
+        // A burst of 1 MB is free, the last read is paid for later; the rest takes its time, or longer on a busy machine.
+        assert!(start.elapsed() >= Duration::from_millis(100), "{:?}", start.elapsed());
     }
 }
