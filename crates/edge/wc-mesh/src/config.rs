@@ -26,8 +26,12 @@ pub struct MeshConfig {
     pub lan: LanDiscovery,
     /// Addresses that are dialled at the start and again, with growing pauses, whenever the connection is gone.
     pub seeds: Vec<Multiaddr>,
-    /// Part in the network's Kademlia table.
+    /// Part in the network's Kademlia table, at least: a node that strangers can reach serves it in any case.
     pub dht: DhtRole,
+    /// How others reach this node.
+    pub reach: ReachConfig,
+    /// Announcements of an earlier start ([`Mesh::known`](crate::Mesh::known)): where to find the network again.
+    pub known: Vec<wc_types::Signed<wc_proto::peer::announce::Announcement>>,
     /// Handshake proposed first when dialling over TCP; both are always accepted.
     pub tcp_session: TcpSession,
     /// How connections get past what stands in the way: proxies, name servers, interception.
@@ -48,6 +52,8 @@ impl MeshConfig {
             lan: LanDiscovery { mdns: true, loopback: true },
             seeds: Vec::new(),
             dht: DhtRole::Client,
+            reach: ReachConfig::default(),
+            known: Vec::new(),
             tcp_session: TcpSession::Tls,
             transport: TransportConfig::default(),
             limits: MeshLimits::default(),
@@ -65,6 +71,7 @@ impl fmt::Debug for MeshConfig {
             .field("lan", &self.lan)
             .field("seeds", &self.seeds)
             .field("dht", &self.dht)
+            .field("reach", &self.reach)
             .field("tcp_session", &self.tcp_session)
             .field("transport", &self.transport)
             .field("limits", &self.limits)
@@ -116,6 +123,41 @@ pub enum DhtRole {
     Server,
 }
 
+/// How others reach a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReachConfig {
+    /// Addresses at which everybody can dial this node, because its operator says so.
+    pub external: Vec<Multiaddr>,
+    /// Relays for others, under these limits.
+    pub relay: Option<crate::relay::RelayLimits>,
+    /// When to hold reservations on relays of others.
+    pub reservations: Reservations,
+    /// Asks the router to forward our ports (UPnP).
+    pub port_mapping: bool,
+}
+
+impl Default for ReachConfig {
+    fn default() -> Self {
+        Self {
+            external: Vec::new(),
+            relay: None,
+            reservations: Reservations::WhenUnreachable,
+            port_mapping: false,
+        }
+    }
+}
+
+/// When a node holds reservations on relays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reservations {
+    /// As long as strangers do not get through to it.
+    WhenUnreachable,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
 /// Encryption of a TCP connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TcpSession {
@@ -130,8 +172,15 @@ pub enum TcpSession {
 pub struct MeshLimits {
     /// Established connections, in both directions together. One costs about 100 KiB.
     pub connections_max: u32,
-    /// Established connections with one peer: two for a crossed dial, two more while either side reconnects.
+    /// Established connections with one peer: two for a crossed dial, two more while either side
+    /// reconnects, and two circuits that a direct path takes over from.
     pub connections_per_peer_max: u32,
+    /// Established inbound connections from one network (/24 of IPv4, /48 of IPv6); this machine is not counted.
+    pub connections_per_prefix_max: u32,
+    /// New inbound connections from one network at once, and per minute after that.
+    pub connections_per_prefix_burst: u32,
+    /// See there.
+    pub connections_per_prefix_per_minute: u32,
     /// Connections that are still shaking hands, per direction.
     pub connections_pending_max: u32,
     /// Time for one dial, handshakes included.
@@ -150,7 +199,10 @@ impl Default for MeshLimits {
     fn default() -> Self {
         Self {
             connections_max: 2048,
-            connections_per_peer_max: 4,
+            connections_per_peer_max: 6,
+            connections_per_prefix_max: 512,
+            connections_per_prefix_burst: 512,
+            connections_per_prefix_per_minute: 600,
             connections_pending_max: 256,
             dial_timeout: Duration::from_secs(8),
             identify_timeout: Duration::from_secs(10),

@@ -110,6 +110,8 @@ pub(crate) struct Plan {
     pub(crate) waiters: Vec<Waiter>,
     /// An attempt met the peer's own dial and was queued again.
     pub(crate) crossed: bool,
+    /// Relays that were tried over a connection that was there already.
+    pub(crate) relays: HashSet<PeerId>,
     /// A Kademlia query for more addresses is under way.
     pub(crate) searching: bool,
 }

@@ -106,6 +106,8 @@ pub enum Via {
     Kademlia,
     /// A configured seed.
     Seed,
+    /// Another node's word.
+    Exchange,
 }
 
 impl fmt::Display for Via {
@@ -115,6 +117,7 @@ impl fmt::Display for Via {
             Self::Loopback => "loopback",
             Self::Kademlia => "kademlia",
             Self::Seed => "seed",
+            Self::Exchange => "exchange",
         })
     }
 }

@@ -20,7 +20,7 @@ use std::time::Duration;
 use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::timeout::TransportTimeout;
 use libp2p::core::transport::{Boxed, Transport};
-use libp2p::{PeerId, identity, quic};
+use libp2p::{PeerId, identity, quic, relay};
 
 use crate::config::MeshConfig;
 use crate::resolve::Resolver;
@@ -61,9 +61,13 @@ pub(crate) struct Ways {
 
 /// Returns every transport of `config` as one.
 ///
-/// A byte-stream transport that is made elsewhere (a relay client's circuits) joins here: `session.over(circuits)`, then
-/// `.or_transport(…)` before the others, because it takes addresses that they would take for their own.
-pub(crate) fn build(config: &MeshConfig, key: &identity::Keypair) -> Result<(Connections, Ways), BuildError> {
+/// - `circuits`: the relay client's byte streams. They come before the others, which would take the beginning of a circuit's
+///   address for their own.
+pub(crate) fn build(
+    config: &MeshConfig,
+    key: &identity::Keypair,
+    circuits: relay::client::Transport,
+) -> Result<(Connections, Ways), BuildError> {
     let told = &config.transport;
     let inspected = Inspected::default();
     let outward = Arc::new(Outward {
@@ -74,7 +78,8 @@ pub(crate) fn build(config: &MeshConfig, key: &identity::Keypair) -> Result<(Con
     let resolver = Resolver::new(told.dns.clone(), outward.clone());
     let session = Session::new(key, config.tcp_session, STREAMS_PER_CONNECTION_MAX)?;
     let wire = session.over(Wire::new(outward, told.certificate.clone()));
-    let all = quic(config, key).or_transport(wire).map(|either, _| either.into_inner());
+    let direct = quic(config, key).or_transport(wire).map(|either, _| either.into_inner());
+    let all = session.over(circuits).or_transport(direct).map(|either, _| either.into_inner());
     // Each address has the time; looking up a name has its own.
     let timed = TransportTimeout::new(all, config.limits.dial_timeout).boxed();
     Ok((Named::new(timed, resolver.clone()).boxed(), Ways { inspected, resolver }))
