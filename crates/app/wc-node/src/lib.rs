@@ -36,3 +36,4 @@ pub use link::LinkError;
 pub use logtree::{LogSource, LogTree, LogTreeError};
 pub use node::{NodeError, run};
 pub use replay::{ReplayError, ReplayReport, replay};
+pub use wc_mesh::{DohUpstream, Inspection, Proxy, TransportConfig, WssCertificate};

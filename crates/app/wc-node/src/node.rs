@@ -280,11 +280,14 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
         None
     };
 
-    let listen =
+    let mut listen =
         if config.listen.is_empty() { wc_mesh::listen_default() } else { parse_addresses(&config.listen)? };
+    listen.extend(parse_addresses(&config.wss_listen)?);
     let mut mesh_config = MeshConfig::new(*key.to_seed(), config.network.clone());
     mesh_config.listen = listen;
     mesh_config.seeds = parse_addresses(&config.join)?;
+    mesh_config.seeds.extend(parse_addresses(&config.bootstrap)?);
+    mesh_config.transport = config.transport.clone();
     mesh_config.lan = LanDiscovery { mdns: true, loopback: true };
     mesh_config.agent_version = version::AGENT_VERSION.to_owned();
     let (mesh, events) = Mesh::start(mesh_config).await?;
