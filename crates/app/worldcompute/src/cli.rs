@@ -80,6 +80,12 @@ pub enum Command {
     /// Look at the cell that this node belongs to
     #[command(subcommand)]
     Cluster(ClusterCommand),
+    /// Say what this network lets through, which path is in use, and why not a better one
+    #[command(after_help = "Examples:\n  worldcompute doctor\n  worldcompute doctor --json\n  \
+            worldcompute doctor --target /dns4/relay.example/tcp/443/tls/ws\n\n\
+            Exit codes: 0 something gets through (or nobody is known to try), 65 every transport to every known address \
+            failed.")]
+    Doctor(DoctorArgs),
     /// Check receipts
     #[command(subcommand)]
     Receipt(ReceiptCommand),
@@ -189,6 +195,17 @@ pub struct NodeArgs {
     /// Stop when standard input closes: for a program that starts nodes and must not leave them behind
     #[arg(long, hide = true)]
     pub until_stdin_closes: bool,
+}
+
+/// `doctor`
+#[derive(Debug, Default, Args)]
+pub struct DoctorArgs {
+    /// Node to try to reach, as a multiaddr; may be repeated [default: seeds, nodes to join through, and peers]
+    #[arg(long, value_name = "MULTIADDR")]
+    pub target: Vec<String>,
+    /// Ways to other nodes
+    #[command(flatten)]
+    pub transport: TransportArgs,
 }
 
 /// Ways to other nodes, where a network stands in the way.

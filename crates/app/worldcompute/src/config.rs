@@ -318,6 +318,14 @@ impl Context {
         })
     }
 
+    /// Returns the network that this machine belongs to, and where to look for it first.
+    pub fn network_and_seeds(&self) -> (String, Vec<String>) {
+        let network = self.network();
+        let mut addresses = self.layer.join.clone().unwrap_or_default();
+        addresses.extend(self.layer.transport.seeds(&network, !addresses.is_empty()));
+        (network, addresses)
+    }
+
     /// Resolves how a command of its own, without a node, reaches others.
     ///
     /// # Errors

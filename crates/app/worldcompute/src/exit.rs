@@ -50,6 +50,11 @@ pub struct Unproved {
 #[error("{}", .0.iter().map(|refusal| refusal.message.as_str()).collect::<Vec<_>>().join("; "))]
 pub struct Unverified(pub Vec<Refusal>);
 
+/// Every way to every known node was tried and none got through.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.message)]
+pub struct Exhausted(pub Refusal);
+
 /// Prints the error, if there is one, and returns the exit code.
 pub fn finish(result: anyhow::Result<()>) -> ExitCode {
     let Err(error) = result else { return ExitCode::from(OK) };
@@ -64,6 +69,7 @@ pub fn finish(result: anyhow::Result<()>) -> ExitCode {
         () if error.is::<Usage>() => USAGE,
         () if error.is::<Unproved>() => UNPROVED,
         () if error.is::<Unverified>() => UNVERIFIED,
+        () if error.is::<Exhausted>() => UNREACHABLE,
         () if error.downcast_ref().is_some_and(DirectError::is_unreachable) => UNREACHABLE,
         () => ERROR,
     })
@@ -77,6 +83,8 @@ pub fn refusals(error: &anyhow::Error) -> Vec<Refusal> {
             failure.0.clone()
         } else if let Some(unverified) = cause.downcast_ref::<Unverified>() {
             unverified.0.clone()
+        } else if let Some(exhausted) = cause.downcast_ref::<Exhausted>() {
+            vec![exhausted.0.clone()]
         } else if let Some(refusal) = cause.downcast_ref::<Refusal>() {
             vec![refusal.clone()]
         } else if let Some(error) = cause.downcast_ref::<wc_api::ApiError>() {

@@ -6,8 +6,8 @@ use wc_proto::peer::dispatch::DispatchRequest;
 use wc_types::Signed;
 
 pub use wc_node::{
-    AnchoringConfig, Coordinate, DirectError, DirectRun, DohUpstream, Inspection, NodeConfig, Proxy,
-    TransportConfig, WssCertificate,
+    AnchoringConfig, Coordinate, DirectError, DirectRun, DohUpstream, Examination, Finding, Inspection,
+    NodeConfig, Proxy, TransportConfig, WssCertificate,
 };
 
 /// Runs a node until `shutdown` completes.
@@ -33,4 +33,16 @@ pub async fn dispatch(
     module: Vec<u8>,
 ) -> anyhow::Result<DirectRun> {
     Ok(wc_node::dispatch(executor, network, transport, request, module).await?)
+}
+
+/// Tries what a node of `network` would try towards `targets`, and says what this machine's network lets through.
+///
+/// # Errors
+/// When a target is no address, or nothing can be tried at all.
+pub async fn examine(
+    network: &str,
+    transport: TransportConfig,
+    targets: &[String],
+) -> anyhow::Result<Examination> {
+    Ok(wc_node::examine(network, transport, targets).await?)
 }

@@ -22,6 +22,7 @@ pub mod blob;
 mod config;
 mod dial;
 mod discovery;
+pub mod doctor;
 mod event;
 mod exchange;
 mod gate;

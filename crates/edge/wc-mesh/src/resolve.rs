@@ -98,11 +98,14 @@ enum Answer {
 #[derive(Clone)]
 pub(crate) struct Resolver(Arc<Inner>);
 
+/// What was said about a name, and when.
+type Memory = HashMap<(String, Question), (Instant, Vec<Answer>)>;
+
 struct Inner {
     config: DnsConfig,
     outward: Arc<Outward>,
     system: system::System,
-    memory: Mutex<HashMap<(String, Question), (Instant, Vec<Answer>)>>,
+    memory: Mutex<Memory>,
     /// Whether the last look-up needed HTTPS: told once, not at every name.
     engaged: AtomicBool,
 }
@@ -162,6 +165,41 @@ impl Resolver {
         self.remember((name.clone(), Question::Addresses), others);
         let addresses = self.addresses(name, *family).await.ok()?;
         Some(addresses.into_iter().map(|ip| at_address(addr, name, ip)).collect())
+    }
+
+    /// Returns the addresses that the list `addr` names, names in them left alone.
+    pub(crate) async fn listed(&self, addr: &Multiaddr) -> Result<Vec<Multiaddr>, ResolveError> {
+        let (bare, peer) = split_node(addr);
+        match bare.iter().next() {
+            Some(Protocol::Dnsaddr(name)) => {
+                let name = host_name(&name).ok_or_else(|| ResolveError::Malformed(addr.to_string()))?;
+                self.dnsaddr(&name, peer).await
+            }
+            _ => Ok(vec![addr.clone()]),
+        }
+    }
+
+    /// Returns a name that can be asked about although nobody named one.
+    pub(crate) fn known_name(&self) -> Option<String> {
+        let names = self.0.config.upstreams.iter().map(DohUpstream::name);
+        names.into_iter().find(|name| name.parse::<IpAddr>().is_err()).map(str::to_owned)
+    }
+
+    /// Asks the system's name servers only; returns how many answers can be true.
+    pub(crate) async fn ask_system(&self, name: &str, is_list: bool) -> Result<usize, String> {
+        let (name, question) = asked_about(name, is_list);
+        let answers = self.0.system.ask(&name, question).await?;
+        Ok(believable(answers, is_local(&name))?.len())
+    }
+
+    /// Asks the servers over HTTPS only.
+    pub(crate) async fn ask_https(&self, name: &str, is_list: bool) -> Result<usize, String> {
+        let (name, question) = asked_about(name, is_list);
+        if is_local(&name) {
+            return Err("only the local network can know it".to_owned());
+        }
+        let answers = https::ask(&self.0.config, &self.0.outward, &name, question).await?;
+        Ok(believable(answers, false)?.len())
     }
 
     /// As `endpoints`, for `/dns`, `/dns4` and `/dns6` only.
@@ -321,6 +359,14 @@ impl Resolver {
             Some(system) => ResolveError::Both { name: name.to_owned(), system, https },
             None => ResolveError::Failed { name: name.to_owned(), cause: https },
         })
+    }
+}
+
+fn asked_about(name: &str, is_list: bool) -> (String, Question) {
+    if is_list {
+        (format!("_dnsaddr.{name}"), Question::Texts)
+    } else {
+        (name.to_owned(), Question::Addresses)
     }
 }
 

@@ -76,6 +76,10 @@ pub struct PathInfo {
     pub direction: Direction,
     /// How long ago its last round trip was; `None` before the first.
     pub round_trip_age: Option<Duration>,
+    /// Who reads along, with our permission.
+    pub inspected: Option<String>,
+    /// Why nothing better carries it.
+    pub fallback: Option<String>,
 }
 
 /// How often holes were punched.

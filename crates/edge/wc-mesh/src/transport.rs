@@ -24,17 +24,16 @@ use libp2p::{PeerId, identity, quic, relay};
 
 use crate::config::MeshConfig;
 use crate::resolve::Resolver;
-use certificate::Trust;
 use named::Named;
 use session::Session;
 use wire::Wire;
 
-pub(crate) use certificate::Disbelief;
+pub(crate) use certificate::{Disbelief, Trust};
 pub use certificate::{Inspection, WssCertificate};
 pub(crate) use named::NamedError;
 pub use proxy::{Proxy, ProxyAddressError, ProxyConfig};
 pub(crate) use proxy::{ProxyError, authority};
-pub(crate) use wire::{Inspected, Outward};
+pub(crate) use wire::{Inspected, Outward, WireError};
 
 /// Streams on one connection, both directions and all protocols together.
 const STREAMS_PER_CONNECTION_MAX: usize = 1024;

@@ -74,7 +74,8 @@ async fn echoes(client: &Mesh, server: &Mesh) {
             },
             reader.read_to_end(&mut seen)
         );
-        (sent.unwrap(), read.unwrap());
+        sent.unwrap();
+        read.unwrap();
     })
     .await
     .unwrap();
@@ -299,4 +300,42 @@ async fn strangers_who_talk_nonsense_do_not_keep_others_out() {
     let _ = inside.write_all(&vec![b'A'; 20_000]).await;
     let (client, _events) = start(client_config(&network)).await;
     assert_eq!(dial(&client, addr).await.unwrap(), relay.node_id());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_doctor_says_what_gets_through_and_who_reads_along() {
+    let network = network();
+    let (relay, _relay_events) = start(MeshConfig {
+        listen: ["/ip4/127.0.0.2/udp/0/quic-v1", "/ip4/127.0.0.2/tcp/0/tls/ws"]
+            .map(|addr| addr.parse().unwrap())
+            .to_vec(),
+        ..config(&network)
+    })
+    .await;
+    let addrs = relay.listen_addrs().await;
+    let wss = addrs.iter().find(|addr| addr.to_string().contains("/tls/ws")).unwrap();
+    let quic = addrs.iter().find(|addr| addr.to_string().contains("/quic-v1")).unwrap();
+    let corp = Authority::new("Corp Inspection CA");
+    let (middle, _seen) = interceptor(&corp, socket_of(wss)).await;
+    let mut examined = client_config(&network);
+    examined.transport.dns.upstreams.clear();
+    // Blocked: a port that nobody listens on.
+    let tcp: Multiaddr = "/ip4/127.0.0.2/tcp/1".parse().unwrap();
+    let targets = vec![quic.clone(), tcp, moved(wss, middle)];
+    let seen = wc_mesh::doctor::examine(examined.clone(), targets).await.unwrap();
+    let verdict = |subject| seen.findings.iter().find(|finding| finding.subject == subject).unwrap();
+    assert_eq!(verdict("udp").verdict, Some(true));
+    assert_eq!(verdict("tcp").verdict, Some(false));
+    assert!(verdict("tcp").detail.to_lowercase().contains("refused"), "{}", verdict("tcp").detail);
+    assert_eq!(verdict("443").verdict, Some(false));
+    assert_eq!(verdict("interception").verdict, Some(true));
+    assert!(verdict("interception").detail.contains("CN=Corp Inspection CA"));
+    assert_eq!(verdict("dns").verdict, None);
+    assert_eq!(seen.best, Some(Transport::Quic));
+    assert_eq!(seen.attempts.len(), 3);
+
+    // A node of another network is the way there all the same.
+    let stranger = MeshConfig { network: "another".to_owned(), ..examined };
+    let seen = wc_mesh::doctor::examine(stranger, vec![wss.clone()]).await.unwrap();
+    assert_eq!(seen.best, Some(Transport::Wss), "{:?}", seen.findings);
 }

@@ -515,6 +515,8 @@ impl Host {
                     transport: link.transport,
                     direction: link.direction,
                     round_trip_age: link.round_trip_at.map(|at| now.duration_since(at)),
+                    inspected: link.inspected.clone(),
+                    fallback: link.fallback.clone(),
                 })
             })
             .collect();

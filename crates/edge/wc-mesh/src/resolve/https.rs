@@ -20,7 +20,7 @@ use tokio_util::compat::FuturesAsyncReadCompatExt;
 use super::system::answer_of;
 use super::{Answer, DnsConfig, Question};
 use crate::address::{Endpoint, Family, Host, Way, host_name};
-use crate::transport::{Outward, authority};
+use crate::transport::{Outward, WireError, authority};
 
 const MEDIA_TYPE: &str = "application/dns-message";
 /// Longest answer of a server; one over UDP has at most 4 KiB.
@@ -88,6 +88,22 @@ impl DohUpstream {
             addresses.clone_from(&known.addresses);
         }
         Ok(Self { host, port, path, addresses })
+    }
+
+    /// Returns the server's name.
+    pub(crate) fn name(&self) -> &str {
+        &self.host
+    }
+
+    /// Returns its name and port.
+    pub(crate) fn place(&self) -> String {
+        authority(&self.host, self.port)
+    }
+
+    /// Connects and makes the TLS handshake, no more. The inner error is that of the handshake.
+    pub(crate) async fn visit(&self, outward: &Outward) -> Result<(), Result<WireError, String>> {
+        let socket = outward.connect_first(&hosts(self), self.port).await.map_err(Err)?;
+        outward.tls(socket, &self.host, &self.place(), Vec::new()).await.map(drop).map_err(Ok)
     }
 
     /// Returns the public servers that are asked unless others are named (NET-23, E-32).

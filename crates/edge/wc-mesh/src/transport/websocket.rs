@@ -444,7 +444,8 @@ mod tests {
                     },
                     server.read_exact(&mut seen)
                 );
-                (sent.unwrap(), read.unwrap());
+                sent.unwrap();
+                read.unwrap();
             } else {
                 let (sent, read) = tokio::join!(
                     async {
@@ -453,7 +454,8 @@ mod tests {
                     },
                     client.read_exact(&mut seen)
                 );
-                (sent.unwrap(), read.unwrap());
+                sent.unwrap();
+                read.unwrap();
             }
             assert!(seen == bytes, "{length} bytes");
         }

@@ -59,8 +59,12 @@ pub(crate) struct Inspected(Arc<Mutex<HashMap<String, String>>>);
 impl Inspected {
     /// Returns who read along at the last handshake with `addr`.
     pub(crate) fn at(&self, addr: &Multiaddr) -> Option<String> {
-        let place = place_of(&Endpoint::parse(addr)?);
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&place).cloned()
+        self.of(&place_of(&Endpoint::parse(addr)?))
+    }
+
+    /// As `at`, for a name and port.
+    pub(crate) fn of(&self, place: &str) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(place).cloned()
     }
 
     fn note(&self, place: &str, belief: Belief) {
