@@ -19,7 +19,7 @@ use wc_ledger::merkle::hash_leaf;
 use wc_ledger::{Book, Checkpoint, Hash, Tree, check_link};
 use wc_node::{ArchiveError, LogSource, LogTree};
 use wc_store::{Change, Store, StoreConfig, Table};
-use wc_types::entry::{Entry, EntryKind, Holder, JobEnd, Posting};
+use wc_types::entry::{Entry, EntryKind, Holder, Posting};
 use wc_types::{AccountId, CellId, JobId, SigningKey, Timestamp, record_cid, to_canonical};
 
 /// Entries that share one commit at most, as in a coordinator.
@@ -52,7 +52,7 @@ type Handed = (AccountId, oneshot::Sender<u64>);
 fn append(handed: &mpsc::Receiver<Handed>, store: &Store, shelf: &Shelf, state: &Mutex<(u64, Hash)>) {
     let cell = CellId([5; 32]);
     let founding = wc_types::cid::cid_from_digest(wc_types::cid::CODEC_DAG_CBOR, cell.0);
-    let (mut tree, mut book, mut last) = (Tree::new(), Book::new(), None::<Entry>);
+    let (mut tree, mut book, mut last) = (Tree::new(), Book::new(None), None::<Entry>);
     let mut batches = 0u64;
     while let Ok(first) = handed.recv() {
         let batch: Vec<Handed> =
@@ -60,7 +60,6 @@ fn append(handed: &mpsc::Receiver<Handed>, store: &Store, shelf: &Shelf, state: 
         let (mut rows, mut leaves, mut hashes) = (Vec::new(), Vec::new(), Vec::new());
         let begin = tree.size();
         for (account, _) in &batch {
-            let founded = tree.size() == 0;
             let postings = vec![
                 Posting { holder: Holder::Issuance, amount: -1 },
                 Posting { holder: Holder::Account(*account), amount: 1 },
@@ -70,12 +69,15 @@ fn append(handed: &mpsc::Receiver<Handed>, store: &Store, shelf: &Shelf, state: 
                 index: tree.size(),
                 previous: last.as_ref().map(record_cid),
                 at: Timestamp(0),
-                kind: if founded {
-                    EntryKind::CellFounded { founding }
-                } else {
-                    EntryKind::JobEnded { job: JobId([1; 32]), end: JobEnd::Completed }
+                kind: match tree.size() {
+                    0 => EntryKind::CellFounded { founding },
+                    1 => EntryKind::JobAdmitted { job: JobId([1; 32]), manifest: founding },
+                    index => {
+                        let index = index as u32;
+                        EntryKind::TaskAccepted { job: JobId([1; 32]), stage: 0, index, verdict: founding }
+                    }
                 },
-                postings: if founded { Vec::new() } else { postings },
+                postings: if tree.size() < 2 { Vec::new() } else { postings },
             };
             check_link(last.as_ref(), &entry).expect("links");
             book.apply(&entry).expect("posts");

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use serde_json::Value;
+use wc_host::{DataDir, KeyFile};
 use wc_ledger::rekor::Api;
 use wc_proto::api::view::AnchoringView;
 use wc_proto::api::{CellRequest, Response};
@@ -87,9 +88,9 @@ impl Scene {
         let forged = self.federation.dir.path().join("forged.json");
         fs::write(&forged, bytes).expect("writes");
         let output = verify(forged.to_str().expect("text"));
-        assert_eq!(output.status.code(), Some(1), "a flipped bit must not verify");
+        assert_eq!(output.status.code(), Some(4), "a flipped bit must not verify");
         let output = node.command(&["ledger", "anchors", "verify", path]);
-        assert_eq!(output.status.code(), Some(1), "the pinned root does not know this log");
+        assert_eq!(output.status.code(), Some(3), "the pinned root does not know this log");
         report[0].clone()
     }
 }
@@ -161,6 +162,41 @@ async fn checkpoints_are_anchored_in_v1_through_an_outage_and_a_crash() {
 }
 
 #[tokio::test]
+async fn anchors_go_on_when_the_signers_change_and_change_back() {
+    let mut scene = Scene::start(Api::V1).await;
+    scene.grow_and_anchor().await;
+    scene.federation.add(&["--coordinate", "never", "--consent", "none", "--slots", "1", "--cosigner"]);
+    scene.federation.joined(1).await;
+    let key = DataDir::new(&scene.federation.nodes[1].dir).expect("directory").node_key();
+    let other = KeyFile::load(&key).expect("a key").node_id().to_string();
+    let mut keys: Vec<String> = Vec::new();
+    for args in [["2", other.as_str()].as_slice(), &["1"]] {
+        let set = [&["cluster", "signers", "set", "--threshold"], args].concat();
+        let set = scene.federation.coordinator().command(&set);
+        assert!(set.status.success(), "{}", String::from_utf8_lossy(&set.stderr));
+        scene.grow_and_anchor().await;
+        let view = scene.anchoring().await;
+        assert!(view.flagged.is_empty() && view.failures == 0, "{view:?}");
+        let id = scene.anchors()[0]["id"].as_u64().expect("a number");
+        scene.check_as_a_stranger(id);
+        // What is anchored is signed by the signers in force, whose key the published head tells.
+        let log = scene.federation.coordinator().dir.join("log");
+        let head = scene.federation.coordinator().json(&["ledger", "verify", log.to_str().expect("text")]);
+        let key = head["key"].as_str().expect("a key").to_owned();
+        let file = scene.federation.dir.path().join(format!("anchor-{id}.json"));
+        let (file, root) = (file.to_str().expect("text"), scene.root.to_str().expect("text"));
+        let verify = ["ledger", "anchors", "verify", file, "--trusted-root", root, "--cell-key"];
+        let output = scene.federation.coordinator().command(&[verify.as_slice(), &[&key]].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        if let Some(earlier) = keys.last() {
+            let output = scene.federation.coordinator().command(&[verify.as_slice(), &[earlier]].concat());
+            assert_eq!(output.status.code(), Some(4), "the signers before them did not sign this");
+        }
+        keys.push(key);
+    }
+}
+
+#[tokio::test]
 async fn checkpoints_are_anchored_in_v2_and_a_lost_answer_is_made_good_from_tiles() {
     let scene = Scene::start(Api::V2).await;
     scene.grow_and_anchor().await;
@@ -168,6 +204,9 @@ async fn checkpoints_are_anchored_in_v2_and_a_lost_answer_is_made_good_from_tile
     let report = scene.check_as_a_stranger(rows[0]["id"].as_u64().expect("a number"));
     assert_eq!(report["api"], "rekor-v2");
     assert!(report["integrated_at"].is_null(), "v2 holds no moment: {report}");
+    let listed = scene.federation.coordinator().command(&["ledger", "anchors"]);
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    assert!(listed.contains("by the coordinator's clock"), "whose moment it is stands beside it: {listed}");
 
     scene.log.be(Mood::LosesAnswers);
     scene.grow_and_anchor().await;

@@ -76,6 +76,40 @@ fn fork(memory: &Path, coordinator: &Node) {
     std::fs::write(memory, seen.to_string()).expect("written");
 }
 
+/// What a start would pass over in silence, a replay names.
+fn damaged_copies_are_named(coordinator: &Node) {
+    let newest_snapshot = || {
+        let snapshots = std::fs::read_dir(coordinator.dir.join("store/snapshots")).expect("snapshots");
+        snapshots.flatten().map(|file| file.path()).max().expect("one at least")
+    };
+    let log = coordinator.dir.join("log");
+    let partial = |dir: &Path| {
+        let files = std::fs::read_dir(dir).expect("partial tiles").flatten();
+        let width = |path: &PathBuf| path.file_name()?.to_str()?.parse::<u16>().ok();
+        files.map(|file| file.path()).max_by_key(width).expect("one at least")
+    };
+    let files = [
+        (newest_snapshot(), "is damaged"),
+        (coordinator.dir.join("store/journal.mark"), "journal.mark is damaged"),
+        (partial(&log.join("tile/0/000.p")), "tile/0/000.p/"),
+        (partial(&log.join("tile/entries/000.p")), "tile/entries/000.p/"),
+        (log.join("checkpoint"), "checkpoint of the published ledger"),
+        (log.join("founding"), "founding of the published ledger"),
+    ];
+    for (path, named) in files {
+        let bytes = std::fs::read(&path).expect("reads");
+        let mut changed = bytes.clone();
+        // Behind the length and number of each: the digest of a slot, the body of a snapshot, a hash, a leaf.
+        changed[12] ^= 1;
+        std::fs::write(&path, changed).expect("writes");
+        let output = coordinator.command(&["ledger", "replay"]);
+        let told = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(4), "{}: {told}", path.display());
+        assert!(told.contains(named), "{}: {told}", path.display());
+        std::fs::write(&path, bytes).expect("writes");
+    }
+}
+
 #[tokio::test]
 async fn a_donor_sees_what_it_earned_and_notices_whoever_changes_it() {
     let mut federation = Federation::start(3).await;
@@ -130,6 +164,7 @@ async fn a_donor_sees_what_it_earned_and_notices_whoever_changes_it() {
     assert_eq!(forged.status.code(), Some(4), "{}", text(&forged.stdout));
     let told = text(&forged.stderr);
     assert!(told.contains(&format!("entry {index} is not what the journal says")), "{told}");
+    damaged_copies_are_named(&federation.nodes[0]);
     federation.nodes[0].start();
     federation.joined(3).await;
     let donor = &federation.nodes[number];

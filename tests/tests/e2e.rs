@@ -51,7 +51,7 @@ async fn an_array_job_runs_on_three_donors_and_its_receipts_verify_offline() {
     bytes[middle] ^= 1;
     let forged = federation.dir.path().join("forged.receipt");
     std::fs::write(&forged, bytes).expect("write");
-    assert_eq!(verify(&forged).status.code(), Some(1), "a flipped bit must not verify");
+    assert_eq!(verify(&forged).status.code(), Some(4), "a flipped bit must not verify");
 }
 
 fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
@@ -133,6 +133,21 @@ async fn three_strangers_on_a_lan_become_one_cell() {
             cells.iter().all(|(cell, online)| *cell == cells[0].0 && *online == 3)
         })
         .await;
+}
+
+#[tokio::test]
+async fn a_word_that_counts_only_where_the_cell_is_founded_is_answered_in_words_elsewhere() {
+    let mut federation = Federation::empty(binary());
+    federation.add(&["--coordinate", "always", "--slots", "0"]);
+    federation.joined(0).await;
+    federation.add(&["--coordinate", "auto", "--trusted", "--slots", "0"]);
+    federation
+        .until("the second node says that its word does not count", async || {
+            let log = federation.nodes[1].logged();
+            log.contains("WARN") && log.contains("--trusted has no effect here")
+        })
+        .await;
+    assert!(!federation.cluster().await.nodes_trusted);
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use wc_host::{DataDir, KeyFile};
 use wc_proto::api::view::Phase;
 use wc_tests::federation::{Federation, SOON, binary, guest};
 use wc_tests::reference::LogCheck;
@@ -127,6 +128,38 @@ async fn a_stranger_audits_the_published_ledger_and_ties_receipts_to_it() {
         run(&["receipt", "verify", text(&receipt), "--checkpoint", text(&seen), "--ledger", text(&log)]);
     assert!(full.status.success(), "{}", said(&full));
 
+    // A published ledger that is behind the receipt says so, and by how much.
+    let behind = here.join("behind");
+    copy(&log, &behind);
+    fs::copy(&seen, behind.join("checkpoint")).expect("an older one");
+    let output = run(&["receipt", "verify", text(&receipt), "--ledger", text(&behind)]);
+    assert_eq!(output.status.code(), Some(3), "{}", said(&output));
+    let fewer = format!("{early} entries, {} fewer", size - early);
+    assert!(said(&output).contains(&fewer) && !said(&output).contains("give --ledger"), "{}", said(&output));
+    // Where there is none, one line says so.
+    let nowhere = run(&["--json", "ledger", "verify", text(&here.join("nowhere"))]);
+    assert_eq!(nowhere.status.code(), Some(1), "{}", said(&nowhere));
+    let value: Value = serde_json::from_slice(&nowhere.stdout).expect("json");
+    assert_eq!((&value["ok"], &value["code"]), (&false.into(), &"WC-CLI-012".into()), "{value}");
+    assert!(value["failed"].as_str().is_some_and(|failed| failed.contains("is not a published ledger")));
+    // Another cell's ledger is another cell's, not a rewritten one.
+    let mut stranger = Federation::empty(binary());
+    stranger.add(&["--coordinate", "always", "--trusted", "--slots", "0"]);
+    stranger.joined(0).await;
+    let theirs = stranger.coordinator().dir.join("log");
+    stranger.until("it is published", async || theirs.join("checkpoint").exists()).await;
+    let kept = theirs.join("checkpoint");
+    for args in [["--ledger", text(&theirs)], ["--checkpoint", text(&kept)]] {
+        let output = run(&["receipt", "verify", text(&receipt), args[0], args[1]]);
+        assert_eq!(output.status.code(), Some(4), "{}", said(&output));
+        assert!(
+            said(&output).contains("of another") && !said(&output).contains("rewritten"),
+            "{}",
+            said(&output)
+        );
+    }
+    drop(stranger);
+
     // Whoever changes a byte of what is published is found out.
     let forged = here.join("forged");
     copy(&log, &forged);
@@ -140,7 +173,7 @@ async fn a_stranger_audits_the_published_ledger_and_ties_receipts_to_it() {
         // A partial tile of an earlier checkpoint is nothing that anybody reads any more.
         let stale = text(&path).contains(".p/") && !text(&path).ends_with(&format!(".p/{}", size % 256));
         let stale = stale && !text(&path).contains("tile/1/000.p/1");
-        assert!(stale || output.status.code() == Some(1), "{}: {}", path.display(), said(&output));
+        assert!(stale || output.status.code() == Some(4), "{}: {}", path.display(), said(&output));
         fs::write(&path, bytes).expect("writes");
     }
     assert!(run(&["ledger", "verify", text(&forged)]).status.success());
@@ -199,6 +232,55 @@ async fn publication_goes_on_after_every_kill_and_from_a_tree_that_was_half_writ
     }
     let status = federation.nodes[1].json(&["donor", "status"]);
     assert_eq!(status["witness"]["alarms"].as_array().map(Vec::len), Some(0), "{status}");
+}
+
+#[tokio::test]
+async fn witnesses_cosign_what_several_sign_through_every_change_of_the_signers() {
+    let mut federation = Federation::empty(binary());
+    federation.add(&["--coordinate", "always", "--trusted", "--slots", "0"]);
+    for _ in 0..2 {
+        let args = ["--coordinate", "never", "--consent", "all", "--slots", "2", "--witness", "--cosigner"];
+        federation.add(&args);
+    }
+    federation.joined(2).await;
+    work(&federation, 3).await;
+    settled(&federation, 2).await;
+    let id = |node: usize| {
+        let key = DataDir::new(&federation.nodes[node].dir).expect("directory").node_key();
+        KeyFile::load(&key).expect("a key").node_id().to_string()
+    };
+    let (one, two) = (id(1), id(2));
+    let log = federation.coordinator().dir.join("log");
+    let sets = [
+        (vec!["2", &one, &two], 3),
+        // The same again makes a new key.
+        (vec!["2", &one, &two], 3),
+        (vec!["3", &one, &two], 3),
+        (vec!["1"], 1),
+    ];
+    for (number, (args, members)) in sets.into_iter().enumerate() {
+        let args = [vec!["cluster", "signers", "set", "--threshold"], args].concat();
+        let set = federation.coordinator().command(&args);
+        assert!(set.status.success(), "{number}: {}", said(&set));
+        if number == 1 {
+            // A witness that was away meanwhile knows the signers before them only.
+            federation.nodes[2].kill();
+            work(&federation, 3).await;
+            federation.nodes[2].start();
+            federation.joined(2).await;
+        }
+        work(&federation, 3).await;
+        let size = settled(&federation, 2).await;
+        let head = run(&["--json", "ledger", "verify", text(&log)]);
+        assert!(head.status.success(), "{number}: {}", said(&head));
+        let head: Value = serde_json::from_slice(&head.stdout).expect("json");
+        assert_eq!((&head["size"], &head["signers"]["of"]), (&size.into(), &members.into()), "{head}");
+        assert_eq!(head["witnesses"].as_array().map(Vec::len), Some(2), "{head}");
+    }
+    for node in &federation.nodes[1..] {
+        let status = node.json(&["donor", "status"]);
+        assert_eq!(status["witness"]["alarms"].as_array().map(Vec::len), Some(0), "{status}");
+    }
 }
 
 #[tokio::test]

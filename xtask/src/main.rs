@@ -4,6 +4,7 @@
 //! named after it and can be run alone.
 #![forbid(unsafe_code)]
 
+mod codes;
 mod fix;
 mod layers;
 mod process;
@@ -23,6 +24,7 @@ Usage: cargo xtask <command>
 Commands:
   verify [--only a,b]  run every check; never writes a tracked file
   fix                  apply what a machine can decide: formatting, clippy's fixes, docs/layers.txt
+  codes                error codes that are made in more than one place
   layers [--write]     who may depend on whom, compared with docs/layers.txt (--write renews that file)
   reach                public items that nothing reachable from the binary or its tests uses
   sim [--seed N] [--seeds COUNT]
@@ -37,6 +39,7 @@ type Command = (&'static str, fn(&[String]) -> anyhow::Result<()>);
 
 const COMMANDS: &[Command] = &[
     ("verify", verify::command),
+    ("codes", codes::command),
     ("fix", fix::command),
     ("layers", layers::command),
     ("reach", reach::command),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::process::{answers, output_of, program, run, run_watched};
-use crate::{layers, reach, words, workspace};
+use crate::{codes, layers, reach, words, workspace};
 
 /// How long each fuzz target runs here; a night of fuzzing is another command (`CONTRIBUTING.md`).
 const FUZZ_SECONDS_EACH: &str = "3";
@@ -36,6 +36,7 @@ enum Outcome {
 pub const STEPS: &[Step] = &[
     Step { name: "fmt", about: "is everything formatted?", run: fmt },
     Step { name: "words", about: "does a word admit unfinished work?", run: no_unfinished_words },
+    Step { name: "codes", about: "does every error code mean one thing?", run: unique_codes },
     Step { name: "layers", about: "does every dependency go the right way?", run: right_layers },
     Step { name: "reach", about: "is every public item used on a real path?", run: all_in_reach },
     Step {
@@ -139,6 +140,10 @@ fn fmt(root: &Path) -> Result<Outcome> {
 fn no_unfinished_words(_root: &Path) -> Result<Outcome> {
     words::check()?;
     passed()
+}
+
+fn unique_codes(_root: &Path) -> Result<Outcome> {
+    Ok(Outcome::Passed(format!("{} codes", codes::check()?)))
 }
 
 fn right_layers(_root: &Path) -> Result<Outcome> {

@@ -167,13 +167,20 @@ async fn route(coordinator: &Arc<Coordinator>, request: CellRequest) -> Answered
                 return Err(no_job_or_stage(coordinator, job, stage).await);
             };
             // One signer signs what is there; several are asked for no more than this page needs.
-            let need = if coordinator.notary.is_alone() {
-                size
+            let (some, all) = if coordinator.notary.is_alone() {
+                (size, size)
             } else {
                 receipt::needed(coordinator, job, stage, from, tasks, RECEIPTS_PER_PAGE)
                     .map_err(unreadable)?
             };
-            let checkpoint = coordinator.notary.checkpoint(coordinator, size, root, need).await?;
+            let checkpoint = match coordinator.notary.checkpoint(coordinator, size, root, all).await {
+                Ok(checkpoint) => checkpoint,
+                // What the last checkpoint covers is served while there is no newer one.
+                Err(refusal) => {
+                    let latest = coordinator.notary.latest();
+                    latest.filter(|checkpoint| checkpoint.size >= some).ok_or(refusal)?
+                }
+            };
             let chain_bytes = checkpoint.signers.len() * HANDOVER_BYTES_MAX;
             let limit = (PAGE_BYTES_MAX / (RECEIPT_BYTES + chain_bytes)).min(RECEIPTS_PER_PAGE);
             let (receipts, next) = receipt::page(coordinator, job, stage, from, tasks, limit, &checkpoint)
@@ -354,7 +361,8 @@ async fn cluster(coordinator: &Arc<Coordinator>) -> Result<ClusterView, Refused>
     let (cell, node, online) = (coordinator.cell, coordinator.node(), coordinator.sessions.count());
     let anchoring = anchoring(coordinator)?;
     let commits = coordinator.brain.commits();
-    let (published_size, witnesses, log_alarms) = coordinator.publication.view();
+    let (published_size, witnesses, mut log_alarms) = coordinator.publication.view();
+    log_alarms.extend(coordinator.notary.alarms());
     Ok(coordinator
         .brain
         .query(move |state, facts| {

@@ -1,6 +1,7 @@
 //! An account, its history, and the proofs that its owner checks them with.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use wc_ledger::proof::{ProofError, consistency_proof, inclusion_proof};
 use wc_proto::api::{AccountStatement, CreditJob, CreditRow, Response};
@@ -19,10 +20,12 @@ const PAGE_BYTES_MAX: usize = FRAME_BYTES_MAX / 4;
 /// Entries in one page of proofs: each path has at most 64 hashes, and each verdict is below 4 KiB.
 const PROOFS_PER_PAGE: usize = 1024;
 
-/// Looks at an account until its numbers are those of a signed checkpoint.
-const STATEMENT_TRIES: u8 = 10;
+/// Time that the signers have for a checkpoint of right now. After that the last one is told, which covers all but the
+/// newest entries; whoever asks sees both sizes.
+const SIGNED_WITHIN: Duration = Duration::from_secs(3);
 
-const BUSY: Code = Code::new("WC-NODE-074", Class::Exhausted);
+const UNSIGNED: Code = Code::new("WC-NODE-076", Class::Exhausted);
+const NOTHING_SIGNED: &str = "too few signers can be reached, and no checkpoint has been signed yet that an account could be checked against";
 
 /// A history cannot be told.
 #[derive(Debug, thiserror::Error)]
@@ -54,23 +57,16 @@ pub(crate) async fn statement(
     account: AccountId,
     since: u64,
 ) -> Result<Response, CreditsError> {
-    let mut tries = 0;
-    let (found, checkpoint) = loop {
-        let found = coordinator.brain.query(move |cell, _| cell.account(&account)).await?;
-        let (size, root) = (found.ledger_size, found.ledger_root);
-        let signed = coordinator.notary.checkpoint(coordinator, size, root, size).await;
-        let checkpoint = signed.map_err(CreditsError::Checkpoint)?;
-        // Several signers may have signed a longer log by now; the numbers and the checkpoint belong together.
-        if checkpoint.size == size {
-            break (found, checkpoint);
-        }
-        tries += 1;
-        if tries == STATEMENT_TRIES {
-            let busy = "the ledger grows faster than its account can be told; try again in a moment";
-            return Err(CreditsError::Checkpoint(Refusal::new(BUSY, busy)));
-        }
+    let signed = tokio::time::timeout(SIGNED_WITHIN, coordinator.notary.account(coordinator, account)).await;
+    let (found, checkpoint) = match signed {
+        Ok(Ok(signed)) => signed,
+        late => match (coordinator.notary.latest().filter(|last| last.size >= since), late) {
+            (Some(last), _) => (coordinator.brain.query(move |cell, _| cell.account(&account)).await?, last),
+            (None, Ok(Err(error))) => return Err(error),
+            (None, _) => return Err(CreditsError::Checkpoint(Refusal::new(UNSIGNED, NOTHING_SIGNED))),
+        },
     };
-    let size = found.ledger_size;
+    let size = checkpoint.size;
     // Whoever has seen a longer log than this is told nothing, and will say so itself.
     let consistency = if since > 0 && since < size {
         consistency_proof(since, size, |level, index| hash(coordinator, level, index))?

@@ -187,6 +187,82 @@ impl LogTree {
         Ok(())
     }
 
+    /// Compares every file of a log of `size` entries with what `source` has, and tells which ones differ.
+    ///
+    /// # Errors
+    /// When the disk refuses, or the source cannot be read.
+    pub fn compare(
+        &self,
+        size: u64,
+        source: &impl LogSource,
+        mut differs: impl FnMut(String),
+    ) -> Result<(), LogTreeError> {
+        for bundle in (0..).map_while(|index| Bundle::of_log(index, size)) {
+            let mut bytes = Vec::new();
+            for index in bundle.leaves() {
+                let leaf = source.leaf(index)?.ok_or(LogTreeError::Missing { what: "entry", index })?;
+                Bundle::write_leaf(&mut bytes, &leaf)?;
+            }
+            self.compare_file(&bundle.to_string(), &bytes, &mut differs)?;
+        }
+        for level in 0..=TILE_LEVEL_MAX {
+            for tile in (0..).map_while(|index| Tile::of_log(level, index, size)) {
+                let mut bytes = Vec::with_capacity(usize::from(tile.width()) * 32);
+                for (level, index) in tile.hashes() {
+                    let hash = source.hash(level, index)?;
+                    bytes.extend_from_slice(&hash.ok_or(LogTreeError::Missing { what: "hash", index })?);
+                }
+                self.compare_file(&tile.to_string(), &bytes, &mut differs)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares a file with what it must be; where a partial one is gone, its full one must begin with it.
+    fn compare_file(
+        &self,
+        name: &str,
+        expected: &[u8],
+        differs: &mut impl FnMut(String),
+    ) -> Result<(), LogTreeError> {
+        let read = |name: &str| {
+            let path = self.dir.join(name);
+            match fs::read(&path) {
+                Ok(bytes) => Ok(Some(bytes)),
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+                {
+                    Ok(None)
+                }
+                Err(error) => Err(failed("read", &path)(error)),
+            }
+        };
+        let same = match (read(name)?, name.split_once(".p/")) {
+            (Some(bytes), _) => Some(bytes == expected),
+            (None, Some((full, _))) => read(full)?.map(|bytes| bytes.starts_with(expected)),
+            (None, None) => None,
+        };
+        match same {
+            Some(true) => {}
+            Some(false) => differs(format!("{name} of the published ledger is not what the journal says")),
+            None => differs(format!("{name} of the published ledger is missing")),
+        }
+        Ok(())
+    }
+
+    /// Returns a file that does not belong to the tiles; `None` if it is not there.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn file(&self, name: &str) -> Result<Option<Vec<u8>>, LogTreeError> {
+        let path = self.dir.join(name);
+        match fs::read(&path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed("read", &path)(error)),
+        }
+    }
+
     fn put(&self, name: &str, bytes: &[u8]) -> Result<(), LogTreeError> {
         let mut batch = Batch::default();
         batch.write(&self.dir, name, bytes)?;

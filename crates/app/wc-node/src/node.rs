@@ -248,6 +248,12 @@ fn parse_addresses(texts: &[String]) -> Result<Vec<Multiaddr>, NodeError> {
 }
 
 async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Result<Ended, NodeError> {
+    // What was typed wrongly is said before anything is made.
+    let mut listen =
+        if config.listen.is_empty() { wc_mesh::listen_default() } else { parse_addresses(&config.listen)? };
+    listen.extend(parse_addresses(&config.wss_listen)?);
+    let mut seeds = parse_addresses(&config.join)?;
+    seeds.extend(parse_addresses(&config.bootstrap)?);
     let unusable = |source| NodeError::DataDir { path: config.data_dir.clone(), source };
     let dir = DataDir::new(&config.data_dir).map_err(unusable)?;
     dir.create().map_err(unusable)?;
@@ -280,13 +286,9 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
         None
     };
 
-    let mut listen =
-        if config.listen.is_empty() { wc_mesh::listen_default() } else { parse_addresses(&config.listen)? };
-    listen.extend(parse_addresses(&config.wss_listen)?);
     let mut mesh_config = MeshConfig::new(*key.to_seed(), config.network.clone());
     mesh_config.listen = listen;
-    mesh_config.seeds = parse_addresses(&config.join)?;
-    mesh_config.seeds.extend(parse_addresses(&config.bootstrap)?);
+    mesh_config.seeds = seeds;
     mesh_config.transport = config.transport.clone();
     mesh_config.lan = LanDiscovery { mdns: true, loopback: true };
     mesh_config.agent_version = version::AGENT_VERSION.to_owned();
@@ -308,9 +310,8 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
     let (belongs, belongs_seen) = watch::channel(None);
     let cabinet = Cabinet::new(dir.signers());
     let signer = Arc::new(Signer::new(key.clone(), cabinet.clone(), config.cosigner, belongs_seen));
-    if config.cosigner {
-        tasks.spawn(signer::serve(mesh.clone(), signer.clone()));
-    }
+    // Whoever does not sign for others still has to hear that its old shares are worth nothing.
+    tasks.spawn(signer::serve(mesh.clone(), signer.clone()));
     let agent = sandbox.as_ref().filter(|_| slots > 0).map(|sandbox| {
         let pantry = run::Pantry::new(dir.sandbox().join("inputs"));
         Agent::new(
@@ -402,6 +403,13 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
             let addresses = brief.addresses.iter().filter_map(|text| text.parse().ok()).collect();
             mesh.connect(brief.coordinator, addresses).await;
             tracing::info!(cell = %brief.cell, coordinator = %brief.coordinator, "cell found");
+            if config.trusted {
+                tracing::warn!(
+                    coordinator = %brief.coordinator, nodes_trusted = brief.founding.charter.nodes_trusted,
+                    "--trusted has no effect here: another node founded this cell first, and its word counts; to found one of \
+                     your own, start with --coordinate always --trusted"
+                );
+            }
         }
         Some(Begun::Coordinating(coordinator, threads, failed)) => {
             introduction.send_modify(|hello| {
@@ -415,6 +423,7 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
             });
             belongs.send_replace(Some(coordinator.founding.cid()));
             tasks.spawn(notary::run(coordinator.clone()));
+            tasks.spawn(notary::tell_former(coordinator.clone()));
             tasks.spawn(keep_introduced(coordinator.clone(), introduction.clone()));
             tasks.spawn(accept_sessions(coordinator.clone()));
             tasks.spawn(control::serve(mesh.clone(), coordinator.clone()));
@@ -434,6 +443,11 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
             }
             role.send_replace(Role::Coordinating(coordinator.clone()));
             tracing::info!(cell = %coordinator.cell, resumed, "coordinating");
+            if resumed && config.trusted && !coordinator.founding.charter.nodes_trusted {
+                tracing::warn!(
+                    "--trusted has no effect here: this cell was founded without it, and a founding record does not change"
+                );
+            }
             journal_failed = Some(failed);
             coordinating = Some((coordinator, threads));
         }

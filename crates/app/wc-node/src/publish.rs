@@ -14,14 +14,15 @@ use std::time::Duration;
 
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::MissedTickBehavior;
-use wc_ledger::cosign::check_cosignature;
+use wc_ledger::cosign::{check_cosignature, witness_name};
 use wc_ledger::note::SIGNATURES_MAX;
 use wc_ledger::proof::{consistency_proof, root_at};
 use wc_ledger::threshold::handover::open_kept;
 use wc_ledger::{Checkpoint, Hash, Note, cosignatures};
 use wc_proto::api::PublishedCheckpoint;
+use wc_types::entry::Standing;
 use wc_types::signers::Handover;
-use wc_types::{NodeId, to_canonical};
+use wc_types::{AccountId, NodeId, Timestamp, to_canonical};
 
 use crate::archive::{Archive, ArchiveError};
 use crate::coordinator::{Coordinator, lock};
@@ -33,6 +34,45 @@ const EVERY: Duration = Duration::from_secs(1);
 const RECENT_MAX: usize = 16;
 /// Cosignatures on one checkpoint; leaves room for the cell's own lines.
 const COSIGNATURES_MAX: usize = SIGNATURES_MAX - 4;
+
+/// Cosignatures of one owner's machines on one checkpoint.
+const COSIGNATURES_PER_OWNER_MAX: usize = 3;
+
+/// A witness among those whose cosignatures compete for a place on a checkpoint. The one that has been in the cell for
+/// longest comes first, and nobody can have been there earlier than it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Seat {
+    joined_at: Timestamp,
+    witness: NodeId,
+    owner: AccountId,
+}
+
+/// Decides whether the cosignature of `new` is kept beside those of `kept`, and whose has to go for it.
+///
+/// Places are few and keys cost nothing, so being first to cosign counts for nothing: the places belong to the machines
+/// that have been in the cell for longest, at most three of one owner.
+///
+/// # Errors
+/// Why it is not kept.
+fn seat(kept: &[Seat], new: &Seat) -> Result<Option<NodeId>, String> {
+    let siblings = || kept.iter().filter(|seat| seat.owner == new.owner);
+    let (rivals, why) = if siblings().count() >= COSIGNATURES_PER_OWNER_MAX {
+        (
+            siblings().max(),
+            format!("{COSIGNATURES_PER_OWNER_MAX} machines of one owner have cosigned already"),
+        )
+    } else if kept.len() >= COSIGNATURES_MAX {
+        let why =
+            format!("{COSIGNATURES_MAX} witnesses that have been here for longer have cosigned already");
+        (kept.iter().max(), why)
+    } else {
+        return Ok(None);
+    };
+    match rivals {
+        Some(last) if new < last => Ok(Some(last.witness)),
+        Some(_) | None => Err(why),
+    }
+}
 
 /// The ledger cannot be published.
 #[derive(Debug, thiserror::Error)]
@@ -236,7 +276,8 @@ impl Publication {
         }
     }
 
-    /// Takes the cosignature of `size` entries in `line`, by a witness that is a node of the cell, and publishes it.
+    /// Takes the cosignature of `size` entries in `line`, by a witness that is a node of the cell, and publishes it if
+    /// there is a place for it ([`seat`]).
     pub async fn take(
         self: &Arc<Self>,
         coordinator: &Arc<Coordinator>,
@@ -244,6 +285,8 @@ impl Publication {
         line: &str,
     ) -> Result<(), String> {
         let line = line.parse::<wc_ledger::NoteSignature>().map_err(|error| error.to_string())?;
+        // Nobody else adds a line while this one finds its place.
+        let _writing = self.writing.lock().await;
         let Some(published) =
             lock(&self.recent).iter().find(|published| published.checkpoint.size == size).cloned()
         else {
@@ -251,11 +294,31 @@ impl Publication {
         };
         let found = check_cosignature(published.note.text(), &line).map_err(|error| error.to_string())?;
         let Some(found) = found else { return Err("only nodes cosign here".to_owned()) };
-        let known = coordinator.brain.query(move |cell, _| cell.nodes().any(|node| node.id == found.witness));
-        if !known.await.unwrap_or(false) {
-            return Err(format!("{} is no node of this cell", found.witness));
+        let witnesses = published.witnesses();
+        // One line of each is enough; taking every newer one would let a node keep the disk busy.
+        if witnesses.contains(&found.witness) {
+            return Ok(());
         }
-        let _writing = self.writing.lock().await;
+        let seats = coordinator.brain.query(move |cell, _| {
+            let seat = |witness: NodeId| {
+                let node = cell.node(&witness)?;
+                let good = node.standing == Standing::Good;
+                good.then_some(Seat { joined_at: node.joined_at, witness, owner: node.owner })
+            };
+            // Whoever is no node of good standing any more makes room for anybody who is.
+            let nobody =
+                |witness| Seat { joined_at: Timestamp(i64::MAX), witness, owner: AccountId([0; 32]) };
+            let kept: Vec<Seat> = witnesses.into_iter().map(|one| seat(one).unwrap_or(nobody(one))).collect();
+            (seat(found.witness), kept)
+        });
+        let Ok((Some(new), kept)) = seats.await else {
+            return Err(format!("{} is no node of good standing of this cell", found.witness));
+        };
+        let note = match seat(&kept, &new)? {
+            Some(gone) => published.note.retaining(|line| line.name != witness_name(&gone)),
+            None => published.note,
+        };
+        let note = note.with(line).map_err(|error| error.to_string())?;
         let text = {
             let mut recent = lock(&self.recent);
             let newest = recent.back().is_some_and(|published| published.checkpoint.size == size);
@@ -263,15 +326,7 @@ impl Publication {
             else {
                 return Ok(());
             };
-            let witnesses = published.witnesses();
-            // One line of each is enough; taking every newer one would let a node keep the disk busy.
-            if witnesses.contains(&found.witness) {
-                return Ok(());
-            }
-            if witnesses.len() >= COSIGNATURES_MAX {
-                return Err(format!("{COSIGNATURES_MAX} witnesses have cosigned already"));
-            }
-            published.note = published.note.with(line).map_err(|error| error.to_string())?;
+            published.note = note;
             newest.then(|| published.note.to_string())
         };
         let Some(text) = text else { return Ok(()) };
@@ -340,5 +395,40 @@ pub(crate) async fn run(coordinator: Arc<Coordinator>) {
             Ok(()) => *lock(&publication.alarm) = None,
             Err(error) => publication.raise(&error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(joined: u8, owner: u8) -> Seat {
+        let witness = NodeId([joined; 32]);
+        Seat { joined_at: Timestamp(i64::from(joined)), witness, owner: AccountId([owner; 32]) }
+    }
+
+    #[test]
+    fn strangers_that_cosign_first_do_not_keep_older_witnesses_out() {
+        // A full house of newcomers, each with a key of its own.
+        let mut kept: Vec<Seat> = (100..).map(|number| at(number, number)).take(COSIGNATURES_MAX).collect();
+        for witness in 1..=5 {
+            let gone = seat(&kept, &at(witness, witness)).expect("it has been here for longer");
+            let gone = gone.expect("somebody has to go");
+            assert_eq!(kept.iter().max().map(|last| last.witness), Some(gone), "the newest");
+            kept.retain(|seat| seat.witness != gone);
+            kept.push(at(witness, witness));
+        }
+        assert!(seat(&kept, &at(200, 200)).is_err(), "one newcomer more");
+        assert_eq!(kept.len(), COSIGNATURES_MAX);
+    }
+
+    #[test]
+    fn one_owner_has_few_places_and_its_oldest_machines_take_them() {
+        let mut kept = vec![at(1, 9), at(5, 9), at(7, 9)];
+        assert!(seat(&kept, &at(8, 9)).is_err());
+        assert_eq!(seat(&kept, &at(2, 9)), Ok(Some(NodeId([7; 32]))));
+        assert_eq!(seat(&kept, &at(8, 3)), Ok(None), "others are not concerned");
+        kept.clear();
+        assert_eq!(seat(&kept, &at(8, 9)), Ok(None));
     }
 }

@@ -8,14 +8,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use wc_cell::{Cell, Command, Fact, RestoreError};
-use wc_ledger::{Book, Tree, leaf_hash};
-use wc_store::{JournalError, Row, Store, StoreConfig, StoreError};
-use wc_types::CellId;
+use wc_ledger::proof::root_at;
+use wc_ledger::threshold::handover::open_kept;
+use wc_ledger::{Book, Note, Tree, leaf_hash};
+use wc_store::{JournalError, Row, Snapshot, SnapshotError, Store, StoreConfig, StoreError};
 use wc_types::cid::sha256;
 use wc_types::entry::{Entry, Holder};
+use wc_types::signers::Handover;
+use wc_types::{CellId, from_canonical, to_canonical};
 
 use crate::archive::{Archive, ArchiveError};
 use crate::clock;
+use crate::logtree::{LogTree, LogTreeError};
 use crate::view::hex;
 
 /// Facts between two reports of progress.
@@ -50,6 +54,9 @@ pub enum ReplayError {
     /// What is kept beside the journal cannot be read.
     #[error("what is kept beside the journal cannot be read")]
     Archive(#[from] ArchiveError),
+    /// The published ledger cannot be read.
+    #[error("the published ledger cannot be read")]
+    Published(#[from] LogTreeError),
 }
 
 /// What a replay came to.
@@ -73,6 +80,8 @@ pub struct ReplayReport {
     pub outstanding: i64,
     /// The fact of the newest snapshot, if there is one of this release.
     pub snapshot: Option<u64>,
+    /// Entries of the published ledger, whose every file was compared; none if nothing was published.
+    pub published: Option<u64>,
     /// What is not as the journal says, in sentences; empty when everything is.
     pub differences: Vec<String>,
     /// Differences beyond those that are told.
@@ -92,11 +101,16 @@ impl ReplayReport {
 /// Replays the journal of a store that no node is using, and compares.
 ///
 /// - `dir`: the store's directory
+/// - `log`: the directory of the published ledger
 /// - `progress`: told how many facts of how many are done
 ///
 /// # Errors
 /// [`ReplayError`] where the journal itself cannot be read; a difference is no error but part of the report.
-pub fn replay(dir: &Path, mut progress: impl FnMut(u64, u64)) -> Result<ReplayReport, ReplayError> {
+pub fn replay(
+    dir: &Path,
+    log: &Path,
+    mut progress: impl FnMut(u64, u64),
+) -> Result<ReplayReport, ReplayError> {
     let no_journal = || ReplayError::NoJournal { dir: dir.display().to_string() };
     if !dir.is_dir() {
         return Err(no_journal());
@@ -104,8 +118,9 @@ pub fn replay(dir: &Path, mut progress: impl FnMut(u64, u64)) -> Result<ReplayRe
     let store = Store::open(StoreConfig::new(dir.to_owned(), u64::MAX, Arc::new(|| clock::now().0)))?;
     let total = store.journal().next_seq().ok_or_else(no_journal)?;
     let archive = Archive::open(&store)?;
-    let snapshot = store.journal().latest_snapshot()?;
     let mut checks = Checks::new(archive);
+    let snapshot = checks.newest_snapshot(&store)?;
+    checks.mark(&store);
     let (mut cell, mut commands) = (Cell::empty(), Vec::new());
     let mut rows = store.journal().replay(0)?;
     let mut done = 0;
@@ -129,7 +144,7 @@ pub fn replay(dir: &Path, mut progress: impl FnMut(u64, u64)) -> Result<ReplayRe
         let ended = !at_snapshot && done % PROGRESS_FACTS != 0 || done >= total;
         for command in batch {
             if let Command::Publish { entries } = command {
-                entries.iter().try_for_each(|entry| checks.entry(entry))?;
+                entries.iter().try_for_each(|entry| checks.entry(entry, &cell))?;
             }
         }
         if let Some(snapshot) = snapshot.as_ref().filter(|_| at_snapshot) {
@@ -139,6 +154,9 @@ pub fn replay(dir: &Path, mut progress: impl FnMut(u64, u64)) -> Result<ReplayRe
         if ended {
             break;
         }
+    }
+    if log.is_dir() {
+        checks.published(&cell, &LogTree::open(log)?)?;
     }
     checks.finish(&cell, done)
 }
@@ -165,15 +183,90 @@ impl Checks {
             accounts: 0,
             outstanding: 0,
             snapshot: None,
+            published: None,
             differences: Vec::new(),
             untold: 0,
         };
-        Self { archive, tree: Tree::new(), book: Book::new(), report }
+        Self { archive, tree: Tree::new(), book: Book::new(None), report }
+    }
+
+    /// Returns the newest snapshot that is whole, and names those that are not: a start would pass over them.
+    fn newest_snapshot(&mut self, store: &Store) -> Result<Option<Snapshot>, ReplayError> {
+        let (snapshot, damaged) = match store.journal().latest_snapshot() {
+            Ok(Some(snapshot)) => {
+                let damaged = snapshot.damaged.clone();
+                (Some(snapshot), damaged)
+            }
+            Ok(None) => (None, Vec::new()),
+            Err(JournalError::Snapshot(SnapshotError::AllDamaged { damaged, .. })) => (None, damaged),
+            Err(error) => return Err(error.into()),
+        };
+        for seq in damaged {
+            self.report.differs(format!("the snapshot after fact {seq} is damaged"));
+        }
+        Ok(snapshot)
+    }
+
+    /// Looks at the note of how far commits have come, without which facts lost from the end would not show.
+    fn mark(&mut self, store: &Store) {
+        if store.journal().recovery().mark_damaged {
+            self.report.differs("journal.mark is damaged: facts lost from the end might not show".to_owned());
+        } else if store.journal().committed() == 0 {
+            self.report.differs(
+                "journal.mark remembers no commit: facts lost from the end would not show".to_owned(),
+            );
+        }
+    }
+
+    /// Compares the published ledger, file by file, as far as its checkpoint goes.
+    fn published(&mut self, cell: &Cell, tree: &LogTree) -> Result<(), ReplayError> {
+        let (Some(text), Some(founding)) = (tree.file("checkpoint")?, cell.founding()) else { return Ok(()) };
+        let record = to_canonical(founding.sealed());
+        if tree.file("founding")?.is_none_or(|kept| kept != record) {
+            self.report.differs("founding of the published ledger is not what the journal says".to_owned());
+        }
+        let chain = match tree.file("signers")? {
+            None => Some(Vec::new()),
+            Some(bytes) => from_canonical::<Vec<Handover>>(&bytes).ok(),
+        };
+        let known = chain.filter(|chain| cell.signers().starts_with(chain));
+        if known.is_none() {
+            self.report.differs("signers of the published ledger are not those of the journal".to_owned());
+        }
+        let note = String::from_utf8(text).ok().and_then(|text| Note::parse(&text).ok());
+        let opened = note.and_then(|note| open_kept(founding, cell.signers(), &note).ok());
+        let Some((checkpoint, _)) = opened else {
+            let what = "checkpoint of the published ledger is not one that the cell's signers signed";
+            self.report.differs(what.to_owned());
+            return Ok(());
+        };
+        let size = checkpoint.size;
+        if size > cell.ledger_size() {
+            let ours = cell.ledger_size();
+            self.report.differs(format!("the published ledger has {size} entries, the journal gives {ours}"));
+            return Ok(());
+        }
+        self.report.published = Some(size);
+        let hash = |level, index| self.archive.tree_hash(level, index).ok().flatten();
+        if root_at(size, hash).as_ref() != Ok(&checkpoint.root) {
+            self.report.differs(format!(
+                "checkpoint of the published ledger: its root of {size} entries is not that of the journal"
+            ));
+        }
+        let report = &mut self.report;
+        match tree.compare(size, &self.archive, |what| report.differs(what)) {
+            // That an entry or a hash is gone was told when the journal gave it.
+            Err(LogTreeError::Missing { .. }) => Ok(()),
+            compared => Ok(compared?),
+        }
     }
 
     /// Compares a kept entry and the hashes that it completes with the entry that follows from the journal.
-    fn entry(&mut self, entry: &Entry) -> Result<(), ArchiveError> {
+    fn entry(&mut self, entry: &Entry, cell: &Cell) -> Result<(), ArchiveError> {
         let index = entry.index;
+        if index == 0 {
+            self.book = Book::new(cell.charter().and_then(|charter| charter.economy.clone()));
+        }
         match self.archive.entry(index) {
             Ok(Some(kept)) if kept == *entry => {
                 if let Err(error) = self.book.apply(&kept) {

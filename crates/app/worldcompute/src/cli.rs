@@ -18,8 +18,8 @@ use clap::{ArgGroup, Args, Parser, Subcommand};
         worldcompute donor join\n  \
         worldcompute job submit job.yaml --watch\n  \
         worldcompute map program.wasm inputs/ --output results/\n\n\
-        Data goes to standard output, talk to standard error. Exit codes: 0 done, 1 error, 2 wrong usage, \
-        65 no way to the other node.",
+        Data goes to standard output, talk to standard error. Exit codes: 0 done, and what was checked is right; 1 not done; 2 wrong usage; 3 not decided by \
+        what was given; 4 checked, and not what it must be; 65 no way to the other node.",
     subcommand_required = true,
     arg_required_else_help = true
 )]
@@ -489,9 +489,9 @@ pub enum ReceiptCommand {
     #[command(after_help = "Examples:\n  \
         worldcompute receipt verify receipts/0-00000000.receipt\n  \
         worldcompute receipt verify receipts/*.receipt --checkpoint seen.checkpoint --ledger /srv/log\n\n\
-        Exit codes: 0 every receipt is valid, and of one history with the checkpoint if one was given; 1 a receipt is \
-        not valid, or its history is another; 2 wrong usage; 3 valid by itself, but nothing here proves that it and \
-        the checkpoint are of one history: give --ledger.")]
+        Exit codes: 0 every receipt is valid, and of one history with the checkpoint if one was given; 1 a file cannot \
+        be read; 2 wrong usage; 3 valid by itself, but nothing here proves that it and the checkpoint are of one \
+        history: give --ledger; 4 a receipt is not valid, or its history or its cell is another.")]
     Verify {
         /// Receipt files
         #[arg(value_name = "FILE", required = true)]
@@ -524,8 +524,10 @@ pub enum LedgerCommand {
     /// Check a published ledger from its first entry to its last
     #[command(after_help = "Examples:\n  worldcompute ledger verify ~/.worldcompute/log\n  \
         worldcompute ledger verify http://203.0.113.7:8080 --checkpoint seen.checkpoint\n\n\
-        Reads every entry and every tile: entries link, postings balance, nobody is overdrawn, every hash is right and \
-        the root is the one that the cell signed. Needs no node. Exit codes: 0 sound, 1 not, 2 wrong usage.")]
+        Reads every entry and every tile: entries link, each moves only what its kind may, nobody is overdrawn, every \
+        hash is right, the root is the one that the cell signed, and the signers are those to whom the log was handed \
+        over. Needs no node. Exit codes: 0 sound; 1 it cannot be read; 2 wrong usage; 3 sound, but the checkpoint was \
+        signed by nobody whom the ledger knows yet; 4 not sound.")]
     Verify {
         /// Directory or http://…
         #[arg(value_name = "DIR|URL")]
@@ -536,8 +538,8 @@ pub enum LedgerCommand {
     },
     /// Check a witness's evidence of two checkpoints that do not fit
     #[command(
-        after_help = "Exit codes: 0 it proves that the cell signed two histories; 1 it is no evidence; 2 wrong usage; \
-        3 it proves nothing yet."
+        after_help = "Exit codes: 0 it proves that the cell signed two histories; 1 it cannot be read; \
+        2 wrong usage; 3 it proves nothing yet; 4 it is no evidence."
     )]
     Evidence {
         /// Evidence file
@@ -547,8 +549,8 @@ pub enum LedgerCommand {
     /// Replay this coordinator's journal from its first fact, and compare with everything kept beside it
     #[command(after_help = "Example:\n  worldcompute node stop\n  worldcompute ledger replay\n\n\
         Needs the data directory of a coordinator whose node does not run. Compares snapshot, entries, hashes of the \
-        log and balances. Exit codes: 0 everything is what the journal gives, 1 the journal cannot be read, and the \
-        message names the row, 2 wrong usage, 4 something differs.")]
+        log, balances and every file of the published ledger. Exit codes: 0 everything is what the journal gives, 1 \
+        the journal cannot be read, and the message names the row, 2 wrong usage, 4 something differs or is damaged.")]
     Replay,
     /// Anchors: checkpoints of the ledger in a log outside of the cell
     #[command(

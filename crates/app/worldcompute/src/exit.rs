@@ -7,16 +7,16 @@ use wc_types::{Class, Code, Refusal};
 use crate::client::Failure;
 use crate::node::DirectError;
 
-/// Done.
+/// Done; and what was to be checked is right.
 pub const OK: u8 = 0;
-/// Not done: the reason is on standard error.
+/// Not done, so nothing is known: a file or a node cannot be reached, or refuses. The reason is on standard error.
 pub const ERROR: u8 = 1;
 /// Not understood: the command line is wrong. clap exits with the same code by itself.
 pub const USAGE: u8 = 2;
 
 /// Nothing is wrong with what was given, and it is not enough for what was asked.
 pub const UNPROVED: u8 = 3;
-/// Checked, and not what it must be: `donor credits --verify` and `ledger replay` say FAIL.
+/// Checked, and not what it must be: a receipt, a ledger, a history, an anchor or a journal is not sound.
 pub const UNVERIFIED: u8 = 4;
 
 /// Every transport to the other node was tried and none got through (NET-16).
@@ -54,6 +54,10 @@ pub struct Unverified(pub Vec<Refusal>);
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .0.message)]
 pub struct Exhausted(pub Refusal);
+/// Like [`Unproved`], for several things, each with its own reason.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.iter().map(|refusal| refusal.message.as_str()).collect::<Vec<_>>().join("; "))]
+pub struct Undecided(pub Vec<Refusal>);
 
 /// Prints the error, if there is one, and returns the exit code.
 pub fn finish(result: anyhow::Result<()>) -> ExitCode {
@@ -67,7 +71,7 @@ pub fn finish(result: anyhow::Result<()>) -> ExitCode {
     eprint!("{}", render(&refusals(&error)));
     ExitCode::from(match () {
         () if error.is::<Usage>() => USAGE,
-        () if error.is::<Unproved>() => UNPROVED,
+        () if error.is::<Unproved>() || error.is::<Undecided>() => UNPROVED,
         () if error.is::<Unverified>() => UNVERIFIED,
         () if error.is::<Exhausted>() => UNREACHABLE,
         () if error.downcast_ref().is_some_and(DirectError::is_unreachable) => UNREACHABLE,
@@ -85,6 +89,8 @@ pub fn refusals(error: &anyhow::Error) -> Vec<Refusal> {
             unverified.0.clone()
         } else if let Some(exhausted) = cause.downcast_ref::<Exhausted>() {
             vec![exhausted.0.clone()]
+        } else if let Some(undecided) = cause.downcast_ref::<Undecided>() {
+            undecided.0.clone()
         } else if let Some(refusal) = cause.downcast_ref::<Refusal>() {
             vec![refusal.clone()]
         } else if let Some(error) = cause.downcast_ref::<wc_api::ApiError>() {
@@ -92,7 +98,7 @@ pub fn refusals(error: &anyhow::Error) -> Vec<Refusal> {
         } else if let Some(error) = cause.downcast_ref::<wc_host::KeyError>() {
             vec![error.to_refusal()]
         } else if let Some(unproved) = cause.downcast_ref::<Unproved>() {
-            let code = Code::new("WC-CLI-003", Class::Caller);
+            let code = Code::new("WC-CLI-005", Class::Caller);
             vec![Refusal::new(code, unproved.message.clone()).hint(unproved.hint.clone())]
         } else if let Some(refusal) =
             cause.downcast_ref::<wc_node::NodeError>().and_then(wc_node::NodeError::to_refusal)

@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use wc_host::KeyFile;
-use wc_types::{SigningKey, Timestamp};
+use wc_types::{Millis, SigningKey, Timestamp};
 
 use crate::config::Context;
 
@@ -20,4 +20,12 @@ pub fn owner_key(context: &Context) -> anyhow::Result<SigningKey> {
 pub fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+}
+
+/// What another machine's clock may be ahead of ours before we call its entries dated into the future.
+const CLOCK_AHEAD_MAX: Millis = Millis(10 * 60_000);
+
+/// Returns the latest moment that an honest entry of a ledger can be of.
+pub fn latest() -> Timestamp {
+    now().plus(CLOCK_AHEAD_MAX)
 }

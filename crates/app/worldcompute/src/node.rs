@@ -5,6 +5,8 @@
 use wc_proto::peer::dispatch::DispatchRequest;
 use wc_types::Signed;
 
+use crate::exit::Usage;
+
 pub use wc_node::{
     AnchoringConfig, Coordinate, DirectError, DirectRun, DohUpstream, Examination, Finding, Inspection,
     NodeConfig, Proxy, TransportConfig, WssCertificate,
@@ -18,7 +20,14 @@ pub async fn run(
     config: NodeConfig,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
-    Ok(wc_node::run(config, shutdown).await?)
+    wc_node::run(config, shutdown).await.map_err(|error| match error {
+        wc_node::NodeError::Address { .. } => Usage {
+            message: error.to_string(),
+            hint: "--listen, --join and --bootstrap-seed take multiaddrs: /ip4/0.0.0.0/tcp/19999, or /ip4/0.0.0.0/udp/19999/quic-v1".to_owned(),
+        }
+        .into(),
+        error => error.into(),
+    })
 }
 
 /// Sends a module straight to the peer at a multiaddr and returns its checked answer.

@@ -172,6 +172,8 @@ fn exit_codes_are_those_that_are_documented() {
         (&["demo", "--donors", "1"], 2),
         (&["node", "run", "--slots", "99999999"], 2),
         (&["node", "run", "--coordinate", "perhaps"], 2),
+        (&["node", "run", "--listen", "127.0.0.1:9999"], 2),
+        (&["node", "run", "--join", "example.org"], 2),
         (&["node", "run", "--consent", "mining"], 2),
         (&["map", "missing.wasm", "missing/", "--output", "x"], 2),
         (&["--log", "=[", "job", "list"], 2),
@@ -330,11 +332,11 @@ fn a_receipt_that_is_none_is_refused_offline() {
     let file = dir.path().join("x.receipt");
     fs::write(&file, b"not a receipt").expect("writes");
     let output = worldcompute(dir.path(), &["receipt", "verify", &file.display().to_string()]);
-    assert_eq!(code(&output), 1);
+    assert_eq!(code(&output), 4);
     assert!(text(&output.stderr).contains("is not a valid receipt"), "{}", text(&output.stderr));
     let output = worldcompute(dir.path(), &["receipt", "verify", &file.display().to_string(), "--json"]);
     let reports: Value = serde_json::from_slice(&output.stdout).expect("is JSON");
-    assert_eq!((code(&output), reports[0]["valid"].as_bool()), (1, Some(false)));
+    assert_eq!((code(&output), reports[0]["valid"].as_bool()), (4, Some(false)));
 }
 
 #[test]

@@ -60,7 +60,8 @@ pub fn body_bytes(prefix: [u8; PREFIX_BYTES], bytes_max: usize) -> Result<usize,
 /// # Errors
 /// [`FrameError::Malformed`] when it is not one, or a signature inside it is wrong.
 pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, FrameError> {
-    serde_ipld_dagcbor::from_slice(body).map_err(|error| FrameError::Malformed { reason: error.to_string() })
+    serde_ipld_dagcbor::from_slice(body)
+        .map_err(|error| FrameError::Malformed { reason: wc_types::canonical::decode_reason(error) })
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_ipld_dagcbor::DecodeError;
 
 use crate::cid::{CODEC_DAG_CBOR, Cid, cid_of};
 
@@ -56,18 +57,39 @@ pub fn from_canonical<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<T
     if bytes.len() > RECORD_BYTES_MAX {
         return Err(CanonicalError::TooLarge { bytes: bytes.len() });
     }
-    let value: T = serde_ipld_dagcbor::from_slice(bytes).map_err(|error| {
-        let reason = match error {
-            // What our own types say about a value is a sentence; the decoder would wrap it.
-            serde_ipld_dagcbor::DecodeError::Msg(reason) => reason,
-            other => other.to_string(),
-        };
-        CanonicalError::Malformed { kind: kind_of::<T>(), reason }
-    })?;
+    let value: T = serde_ipld_dagcbor::from_slice(bytes)
+        .map_err(|error| CanonicalError::Malformed { kind: kind_of::<T>(), reason: decode_reason(error) })?;
     if to_canonical(&value) != bytes {
         return Err(CanonicalError::NotCanonical { kind: kind_of::<T>() });
     }
     Ok(value)
+}
+
+/// Returns what a decoder of DAG-CBOR says, in words: its own are those of its source code.
+pub fn decode_reason<E: std::fmt::Debug>(error: DecodeError<E>) -> String {
+    match error {
+        // What our own types say about a value is a sentence already.
+        DecodeError::Msg(reason) => reason,
+        DecodeError::Eof { name, .. } | DecodeError::RequireLength { name, .. } => {
+            format!("it ends in the middle of a {name}")
+        }
+        DecodeError::Mismatch { name, .. } | DecodeError::Unsupported { name, .. } => {
+            format!("there is something else where a {name} is expected")
+        }
+        DecodeError::RequireUtf8 { name } => format!("a {name} is not UTF-8"),
+        DecodeError::LengthOverflow { name, .. }
+        | DecodeError::CastOverflow { name }
+        | DecodeError::ArithmeticOverflow { name, .. } => format!("a {name} is out of range"),
+        DecodeError::LengthMismatch { name, expect, value } => {
+            format!("a {name} has {value} items, not {expect}")
+        }
+        DecodeError::DepthOverflow { .. } => "it is nested too deeply".to_owned(),
+        DecodeError::TrailingData => "there are bytes behind its end".to_owned(),
+        DecodeError::IndefiniteSize => "a list or a map does not say how long it is".to_owned(),
+        DecodeError::NonMinimal { name, .. } => format!("a {name} is written longer than it has to be"),
+        DecodeError::UnorderedKey => "the keys of a map are not in order".to_owned(),
+        DecodeError::RequireBorrowed { .. } | DecodeError::Read(_) => "it cannot be read".to_owned(),
+    }
 }
 
 /// Returns the CID of `value`: CIDv1, DAG-CBOR, SHA-256 of the canonical bytes.
@@ -84,6 +106,16 @@ mod tests {
     fn keys_are_sorted_by_length_then_bytes() {
         let map: BTreeMap<&str, u8> = [("bb", 1), ("a", 2), ("c", 3)].into();
         assert_eq!(to_canonical(&map), [0xa3, 0x61, b'a', 2, 0x61, b'c', 3, 0x62, b'b', b'b', 1]);
+    }
+
+    #[test]
+    fn what_does_not_decode_is_told_in_words() {
+        for bytes in
+            [&b""[..], b"\xa1", b"\x63abc", b"\xa1\x61", b"\xa2\x61a\x01", b"\xff", b"\xa0\x00", b"\xbf\xff"]
+        {
+            let error = from_canonical::<BTreeMap<String, u8>>(bytes).expect_err("no map").to_string();
+            assert!(!error.contains(['{', '(', '}']), "{error}");
+        }
     }
 
     #[test]

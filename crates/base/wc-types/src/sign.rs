@@ -218,7 +218,8 @@ impl<T> Serialize for Witnessed<T> {
 impl<'de, T: DeserializeOwned> Deserialize<'de> for Witnessed<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let sealed = Sealed::deserialize(deserializer)?;
-        let value = serde_ipld_dagcbor::from_slice(&sealed.record).map_err(D::Error::custom)?;
+        let value = serde_ipld_dagcbor::from_slice(&sealed.record)
+            .map_err(|error| D::Error::custom(crate::canonical::decode_reason(error)))?;
         Ok(Self(Signed { value, cid: sealed.cid(), sealed }))
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
+use wc_ledger::Book;
 use wc_types::charter::{Charter, Founding, cell_id};
 use wc_types::entry::{EntryKind, Posting};
 use wc_types::grant::{Gather, Grant, LeaseTerm};
@@ -148,6 +149,7 @@ impl Cell {
         }
         self.id = cell_id(founding);
         self.founding = Some(founding.clone());
+        self.ledger.book = Book::new(founding.charter.economy.clone());
         self.post(EntryKind::CellFounded { founding: founding.cid() }, Vec::new(), turn);
         self.open_books(turn);
     }

@@ -1,11 +1,12 @@
 //! The whole state as bytes, and back.
 
+use wc_types::canonical::decode_reason;
 use wc_types::cid::sha256;
 
 use crate::cell::Cell;
 
 /// Version of the snapshot's encoding. A snapshot of another version is not read; the journal is replayed instead.
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
 
 /// The bytes are not a snapshot of this version.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -54,12 +55,12 @@ impl Cell {
         let malformed = |reason: String| RestoreError::Malformed { reason };
         // The version first: the state of another release need not decode as one of this.
         let head: Result<(u16, serde::de::IgnoredAny), _> = serde_ipld_dagcbor::from_slice(bytes);
-        let (version, _) = head.map_err(|error| malformed(error.to_string()))?;
+        let (version, _) = head.map_err(|error| malformed(decode_reason(error)))?;
         if version != VERSION {
             return Err(RestoreError::Version { version });
         }
         let (_, cell): (u16, Self) =
-            serde_ipld_dagcbor::from_slice(bytes).map_err(|error| malformed(error.to_string()))?;
+            serde_ipld_dagcbor::from_slice(bytes).map_err(|error| malformed(decode_reason(error)))?;
         let book = &cell.ledger.book;
         if book.total() != 0 || book.accounts().any(|(_, totals)| totals.balance < 0) {
             return Err(RestoreError::Unbalanced);

@@ -49,9 +49,17 @@ fn accepted() -> EntryKind {
     EntryKind::TaskAccepted { job: JOB, stage: 0, index: 0, verdict: cid_of(CODEC_DAG_CBOR, b"verdict") }
 }
 
+/// A book in which the job is open.
+fn opened() -> Book {
+    let mut book = Book::new(Some(Economy::default()));
+    let kind = EntryKind::JobAdmitted { job: JOB, manifest: cid_of(CODEC_DAG_CBOR, b"manifest") };
+    book.apply(&entry(0, FIRST_DAY, kind, Vec::new())).expect("posts");
+    book
+}
+
 fn accounts_of(days: u32) {
     let before = resident();
-    let mut book = Book::new();
+    let mut book = opened();
     for day in FIRST_DAY..FIRST_DAY + days {
         for first in (0..ACCOUNTS).step_by(PER_ENTRY) {
             let some = first..ACCOUNTS.min(first + PER_ENTRY as u32);
@@ -116,7 +124,7 @@ fn year() {
     let me = account(7);
     let economy = Economy::default();
     let retained = Retained::of_day(economy.half_life_days, PartsPerMillion::ONE);
-    let mut book = Book::new();
+    let mut book = opened();
     let mut log: Vec<(Entry, Option<Verdict>)> = Vec::new();
     let mut levels: Vec<Vec<Hash>> = vec![Vec::new(); 64];
     let mut tree = Tree::new();
@@ -131,17 +139,22 @@ fn year() {
             let fading = book.fading(None, day, retained, PER_ENTRY);
             if let Some((_, decay, left)) = fading.accounts.iter().find(|(id, ..)| *id == me) {
                 let loss = (decay.before.0 - left.0) as i64;
-                // As it stands among 255 others.
-                let mut postings = vec![Posting { holder: Holder::Account(me), amount: -loss }];
-                postings.extend(
-                    (0..255u32)
-                        .map(|number| Posting { holder: Holder::Account(account(1000 + number)), amount: 0 }),
-                );
-                postings.push(Posting { holder: Holder::Issuance, amount: loss });
-                let accounts = vec![*decay; 256];
-                let kind = EntryKind::CreditDecayed { day, acceleration: PartsPerMillion::ONE, accounts };
-                let entry = entry(tree.size(), day, kind, postings);
-                book.apply(&entry).expect("posts");
+                // As it stands among 255 others, of whose balances the donor knows nothing.
+                let mut others: Vec<AccountId> = (0..255).map(|number| account(1000 + number)).collect();
+                others.push(me);
+                others.sort();
+                let faded =
+                    |amount| others.iter().map(move |id| Posting { holder: Holder::Account(*id), amount });
+                let mut postings: Vec<Posting> = faded(-loss).collect();
+                postings.push(Posting { holder: Holder::Issuance, amount: loss * 256 });
+                let kind =
+                    |accounts| EntryKind::CreditDecayed { day, acceleration: PartsPerMillion::ONE, accounts };
+                let own = vec![
+                    Posting { holder: Holder::Account(me), amount: -loss },
+                    Posting { holder: Holder::Issuance, amount: loss },
+                ];
+                book.apply(&entry(tree.size(), day, kind(vec![*decay]), own)).expect("posts");
+                let entry = entry(tree.size(), day, kind(vec![*decay; 256]), postings);
                 push(&mut tree, leaf_hash(&entry));
                 log.push((entry, None));
             }
@@ -190,13 +203,14 @@ fn year() {
         .collect();
     let made = begun.elapsed();
     let begun = Instant::now();
-    let mut audit = Audit::new(me, CELL, Some(economy), (tree.size(), tree.root()), None);
+    let mut audit =
+        Audit::new(me, CELL, Some(economy), (tree.size(), tree.root()), Timestamp(i64::MAX), None);
     for (bytes, verdict, path) in &rows {
         let entry: Entry = from_canonical(bytes).expect("an entry");
         audit.take(&entry, verdict.as_ref(), path).expect("sound");
     }
     let balance = MicroNcu(u64::try_from(book.balance(&Holder::Account(me))).expect("positive"));
-    let report = audit.finish(balance).expect("sound");
+    let report = audit.finish(Some(balance)).expect("sound");
     println!(
         "a year of one donor: {} entries ({} decays) in a log of {}, proofs made in {:.2} s, decoded and verified in {:.2} s",
         report.seen.entries,

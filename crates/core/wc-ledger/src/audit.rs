@@ -1,12 +1,14 @@
 //! Reading a published log from its first entry to its last, and believing nothing but its checkpoint's signature.
 //!
 //! ```text
-//! bundle ──► entries link, postings balance ──► leaf hashes ──► equal the tile of level 0
+//! bundle ──► entries link, each posts what its kind may ──► leaf hashes ──► equal the tile of level 0
 //!                                                    └──► equal every tile above ──► root of the checkpoint
 //! ```
 
-use wc_types::entry::Entry;
-use wc_types::{CanonicalError, CellId, Class, Code, from_canonical};
+use wc_types::charter::{Founding, cell_id};
+use wc_types::entry::{Entry, EntryKind};
+use wc_types::signers::Handover;
+use wc_types::{CanonicalError, CellId, Cid, Class, Code, Signed, Timestamp, from_canonical};
 
 use crate::book::{Book, PostError};
 use crate::chain::{LinkFault, check_link};
@@ -53,6 +55,14 @@ pub enum AuditFault {
         /// Why not.
         source: LinkFault,
     },
+    /// An entry is of a moment that has not come.
+    #[error("entry {index} is of {at}, later than this reader's clock allows")]
+    Future {
+        /// Its index.
+        index: u64,
+        /// When it says that it was decided.
+        at: Timestamp,
+    },
     /// An entry's postings cannot be made.
     #[error("the postings of entry {index} cannot be made")]
     Postings {
@@ -60,6 +70,24 @@ pub enum AuditFault {
         index: u64,
         /// Why not.
         source: PostError,
+    },
+    /// The log hands its signature over to others than the chain of signers does.
+    #[error("entry {index} hands over to set {epoch} of signers, and {what}")]
+    Signers {
+        /// The entry.
+        index: u64,
+        /// Number of the set that it names.
+        epoch: u64,
+        /// What the chain says.
+        what: &'static str,
+    },
+    /// The chain of signers has hand-overs that the log does not.
+    #[error("the chain of signers leads to set {chain}, the log only to set {log}")]
+    SignersAhead {
+        /// Set at the end of the chain.
+        chain: u64,
+        /// Set that the log's last hand-over names; 0 for the founding coordinator.
+        log: u64,
     },
     /// A tile holds another hash than the entries give.
     #[error("{tile} holds another hash for subtree {index} of level {level} than the entries give")]
@@ -97,9 +125,12 @@ impl AuditFault {
             Self::Entry { .. } => Code::new("WC-LEDGER-132", Class::Peer),
             Self::Link { .. } => Code::new("WC-LEDGER-133", Class::Peer),
             Self::Postings { .. } => Code::new("WC-LEDGER-134", Class::Peer),
+            Self::Future { .. } => Code::new("WC-LEDGER-187", Class::Peer),
             Self::TileHash { .. } => Code::new("WC-LEDGER-135", Class::Peer),
             Self::Unfinished { .. } => Code::new("WC-LEDGER-136", Class::Caller),
             Self::Root { .. } => Code::new("WC-LEDGER-137", Class::Peer),
+            Self::Signers { .. } => Code::new("WC-LEDGER-138", Class::Peer),
+            Self::SignersAhead { .. } => Code::new("WC-LEDGER-139", Class::Peer),
         }
     }
 }
@@ -117,12 +148,20 @@ pub struct Audited {
     pub issued: i64,
     /// The last entry.
     pub last: Option<Entry>,
+    /// Changes of signers in the log, each of which the chain has.
+    pub handovers: u64,
+    /// Whether the chain has one more, which the log will have: its entry is not under this checkpoint yet.
+    pub handover_pending: bool,
 }
 
 /// An audit under way.
 pub struct Auditor {
     cell: CellId,
     checkpoint: Checkpoint,
+    latest: Timestamp,
+    /// CIDs of the sets that the chain of signers leads over.
+    sets: Vec<Cid>,
+    handovers: u64,
     tree: Tree,
     book: Book,
     last: Option<Entry>,
@@ -132,17 +171,36 @@ pub struct Auditor {
 }
 
 impl Auditor {
-    /// Begins an audit of the log of `cell` under a checkpoint whose signature was checked.
+    /// Begins an audit of the log of the cell that `founding` founds, under a checkpoint whose signature was checked.
+    ///
+    /// - `chain`: the hand-overs from the founding key to the key that signed it, checked, too
+    /// - `latest`: no entry may be of a later moment
     ///
     /// # Errors
     /// [`AuditFault::OtherLog`].
-    pub fn new(cell: CellId, checkpoint: Checkpoint) -> Result<Self, AuditFault> {
+    pub fn new(
+        founding: &Signed<Founding>,
+        chain: &[Handover],
+        checkpoint: Checkpoint,
+        latest: Timestamp,
+    ) -> Result<Self, AuditFault> {
+        let cell = cell_id(founding);
         let expected = origin(&cell);
         if checkpoint.origin != expected {
             return Err(AuditFault::OtherLog { expected, actual: checkpoint.origin });
         }
-        let levels = vec![Vec::new(); usize::from(TILE_LEVEL_MAX)];
-        Ok(Self { cell, checkpoint, tree: Tree::new(), book: Book::new(), last: None, levels, files: 0 })
+        Ok(Self {
+            cell,
+            checkpoint,
+            latest,
+            sets: chain.iter().map(|link| link.set.cid()).collect(),
+            handovers: 0,
+            tree: Tree::new(),
+            book: Book::new(founding.charter.economy.clone()),
+            last: None,
+            levels: vec![Vec::new(); usize::from(TILE_LEVEL_MAX)],
+            files: 0,
+        })
     }
 
     /// Returns the next bundle to read; `None` after the last.
@@ -167,7 +225,11 @@ impl Auditor {
                 let source = LinkFault::OtherCell { index, expected: self.cell, actual: entry.cell };
                 return Err(AuditFault::Link { index, source });
             }
+            if entry.at > self.latest {
+                return Err(AuditFault::Future { index, at: entry.at });
+            }
             self.book.apply(&entry).map_err(|source| AuditFault::Postings { index, source })?;
+            self.check_signers(&entry)?;
             self.last = Some(entry);
             let hash = hash_leaf(leaf);
             if hash != *expected {
@@ -185,6 +247,20 @@ impl Auditor {
         }
         self.files += 2;
         Ok(())
+    }
+
+    /// Compares a change of signers with the chain, link by link.
+    fn check_signers(&mut self, entry: &Entry) -> Result<(), AuditFault> {
+        let EntryKind::SignersChanged { epoch, set } = &entry.kind else { return Ok(()) };
+        let fault = |what| Err(AuditFault::Signers { index: entry.index, epoch: *epoch, what });
+        let next = usize::try_from(self.handovers).ok().and_then(|place| self.sets.get(place));
+        self.handovers += 1;
+        match next {
+            None => fault("the chain of signers ends before: an older key has signed this checkpoint"),
+            Some(_) if *epoch != self.handovers => fault("another set is next"),
+            Some(next) if next != set => fault("the chain of signers leads to another set"),
+            Some(_) => Ok(()),
+        }
     }
 
     /// Returns the tiles above level 0, to be compared once all bundles are read.
@@ -214,7 +290,7 @@ impl Auditor {
     /// Ends the audit.
     ///
     /// # Errors
-    /// [`AuditFault::Unfinished`] or [`AuditFault::Root`].
+    /// [`AuditFault::Unfinished`], [`AuditFault::Root`] or [`AuditFault::SignersAhead`].
     pub fn finish(self) -> Result<Audited, AuditFault> {
         let (read, size) = (self.tree.size(), self.checkpoint.size);
         if read != size {
@@ -223,7 +299,13 @@ impl Auditor {
         if self.tree.root() != self.checkpoint.root {
             return Err(AuditFault::Root { size });
         }
+        let chain = self.sets.len() as u64;
+        if chain > self.handovers.saturating_add(1) {
+            return Err(AuditFault::SignersAhead { chain, log: self.handovers });
+        }
         Ok(Audited {
+            handovers: self.handovers,
+            handover_pending: chain > self.handovers,
             entries: size,
             files: self.files,
             accounts: self.book.accounts().count() as u64,

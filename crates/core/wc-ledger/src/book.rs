@@ -3,15 +3,17 @@
 //! Credit is never made or lost here: the sum over all holders is zero before and after every entry, because what
 //! accounts and reserves hold is exactly what the issuance is below zero.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use wc_types::entry::{Decay, Entry, EntryKind, Holder, Posting};
-use wc_types::{AccountId, Class, Code, JobId, MicroNcu, Timestamp};
+use wc_types::charter::Economy;
+use wc_types::entry::{Decay, Entry, EntryKind, Holder, Posting, Standing};
+use wc_types::{AccountId, Class, Code, JobId, MicroNcu, NodeId, PartsPerMillion, Timestamp};
 
 use crate::earnings::Earnings;
 use crate::fade::Retained;
 use crate::pairs;
+use crate::rules::{Known, Machine, OpenJob, Purse, RuleFault, Unchecked, check_postings};
 
 /// Accounts that one look for decay passes over at most, whether they lose anything or not.
 const LOOKED_AT_MAX: usize = 65_536;
@@ -20,12 +22,9 @@ const LOOKED_AT_MAX: usize = 65_536;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PostError {
-    /// Credit would appear or vanish.
-    #[error("postings sum to {sum} µNCU, not to zero")]
-    Unbalanced {
-        /// What they sum to.
-        sum: i128,
-    },
+    /// Its kind does not allow what it posts.
+    #[error(transparent)]
+    Rule(#[from] RuleFault),
     /// Somebody would owe (CRD-02).
     #[error("{holder:?} holds {balance} µNCU and cannot give {amount}")]
     Overdrawn {
@@ -48,7 +47,7 @@ impl PostError {
     /// Returns the stable code.
     pub fn code(&self) -> Code {
         match self {
-            Self::Unbalanced { .. } => Code::new("WC-LEDGER-001", Class::Ours),
+            Self::Rule(fault) => fault.code(),
             Self::Overdrawn { .. } => Code::new("WC-LEDGER-002", Class::Exhausted),
             Self::Overflow { .. } => Code::new("WC-LEDGER-003", Class::Ours),
         }
@@ -103,31 +102,40 @@ pub struct Book {
     redeemed: Earnings,
     #[serde(with = "pairs")]
     accounts: BTreeMap<AccountId, Account>,
-    /// Open reserves; one that is used up is forgotten.
+    /// Jobs that were admitted and have not ended, with what is left of their reserves.
     #[serde(with = "pairs")]
-    reserves: BTreeMap<JobId, i64>,
+    jobs: BTreeMap<JobId, OpenJob>,
+    /// The rules of credit in the founding record, if it has any.
+    economy: Option<Economy>,
+    /// Machines that joined, each with every owner that it joined for.
+    machines: BTreeSet<(NodeId, AccountId)>,
+    /// Machines that were convicted and not forgiven.
+    quarantined: BTreeSet<NodeId>,
+    /// Donors without a machine, and when their credit ends.
+    #[serde(with = "pairs")]
+    leaving: BTreeMap<AccountId, Timestamp>,
+    /// Day and acceleration of the last decay.
+    pace: Option<(u32, PartsPerMillion)>,
 }
 
 impl Book {
     /// Returns the book before the first entry.
-    pub fn new() -> Self {
-        Self::default()
+    ///
+    /// - `economy`: the rules of credit in the cell's founding record, if it has any
+    pub fn new(economy: Option<Economy>) -> Self {
+        Self { economy, ..Self::default() }
     }
 
     /// Posts an entry: all of its postings, or none.
     ///
     /// # Errors
-    /// [`PostError`] if the postings do not sum to zero, would take a holder other than the issuance below zero, or
-    /// leave the range of 64 bits.
+    /// [`PostError`] if the entry's kind does not allow what it posts ([`check_postings`]), if a holder other than the
+    /// issuance would go below zero, or if an amount leaves the range of 64 bits.
     ///
     /// # Source
     /// CRD-02, invariant LEDGER-1: the sum over all holders is zero.
     pub fn apply(&mut self, entry: &Entry) -> Result<(), PostError> {
-        let changes = net(&entry.postings);
-        let sum: i128 = changes.iter().map(|&(_, amount)| amount).sum();
-        if sum != 0 {
-            return Err(PostError::Unbalanced { sum });
-        }
+        let changes = check_postings(entry, self)?;
         let mut next = Vec::with_capacity(changes.len());
         for &(holder, amount) in &changes {
             next.push((holder, self.after(holder, amount, &entry.kind)?));
@@ -138,20 +146,55 @@ impl Book {
                 Holder::Issuance => self.issuance = totals.balance,
                 Holder::PublicGood => self.public_good = totals.balance,
                 Holder::Account(account) => self.settle(account, totals, &entry.kind, day),
-                Holder::Reserve(job) if totals.balance == 0 => {
-                    self.reserves.remove(&job);
-                }
                 Holder::Reserve(job) => {
-                    self.reserves.insert(job, totals.balance);
+                    self.jobs.entry(job).or_default().left = u64::try_from(totals.balance).unwrap_or(0);
                 }
             }
         }
-        if let EntryKind::TaskAccepted { job, .. } = &entry.kind {
-            let paid = changes.iter().find(|(holder, _)| *holder == Holder::Reserve(*job));
-            let paid = paid.map_or(0, |&(_, amount)| u64::try_from(-amount).unwrap_or(0));
-            self.redeemed.add(day, paid);
-        }
+        self.record(&entry.kind, &changes, day);
         Ok(())
+    }
+
+    /// Remembers what later entries are checked against.
+    fn record(&mut self, kind: &EntryKind, changes: &[(Holder, i128)], day: u32) {
+        match kind {
+            EntryKind::NodeJoined { node, owner, .. } => {
+                self.machines.insert((*node, *owner));
+                self.leaving.remove(owner);
+            }
+            EntryKind::NodeStanding { node, standing: Standing::Quarantined } => {
+                self.quarantined.insert(*node);
+            }
+            EntryKind::NodeStanding { node, standing: Standing::Good } => {
+                self.quarantined.remove(node);
+            }
+            EntryKind::NodeLeft { owner, expires_at: Some(at), .. } => {
+                self.leaving.insert(*owner, *at);
+            }
+            EntryKind::JobAdmitted { job, .. } => {
+                let submitter = changes.iter().find_map(|(holder, _)| match holder {
+                    Holder::Account(account) => Some(*account),
+                    Holder::Issuance | Holder::Reserve(_) | Holder::PublicGood => None,
+                });
+                self.jobs.entry(*job).or_default().submitter = submitter;
+            }
+            EntryKind::TaskAccepted { job, .. } => {
+                let paid = changes.iter().find(|(holder, _)| *holder == Holder::Reserve(*job));
+                let paid = paid.map_or(0, |&(_, amount)| u64::try_from(-amount).unwrap_or(0));
+                self.redeemed.add(day, paid);
+            }
+            EntryKind::JobEnded { job, .. } => {
+                self.jobs.remove(job);
+            }
+            EntryKind::CreditDecayed { day, acceleration, .. } => self.pace = Some((*day, *acceleration)),
+            EntryKind::CreditExpired { account, .. } => {
+                self.leaving.remove(account);
+            }
+            EntryKind::CellFounded { .. }
+            | EntryKind::SignersChanged { .. }
+            | EntryKind::CreditReversed { .. }
+            | EntryKind::NodeLeft { expires_at: None, .. } => {}
+        }
     }
 
     /// Writes an account's new totals and what they mean for its floor.
@@ -233,7 +276,9 @@ impl Book {
             Holder::Issuance => self.issuance,
             Holder::PublicGood => self.public_good,
             Holder::Account(account) => self.totals(account).balance,
-            Holder::Reserve(job) => self.reserves.get(job).copied().unwrap_or(0),
+            Holder::Reserve(job) => {
+                self.jobs.get(job).map_or(0, |open| i64::try_from(open.left).unwrap_or(i64::MAX))
+            }
         }
     }
 
@@ -250,7 +295,7 @@ impl Book {
     /// Returns the sum over all holders, which is zero (invariant LEDGER-1).
     pub fn total(&self) -> i128 {
         let accounts: i128 = self.accounts.values().map(|account| i128::from(account.totals.balance)).sum();
-        let reserves: i128 = self.reserves.values().map(|&balance| i128::from(balance)).sum();
+        let reserves: i128 = self.jobs.values().map(|open| i128::from(open.left)).sum();
         i128::from(self.issuance) + i128::from(self.public_good) + accounts + reserves
     }
 
@@ -282,6 +327,45 @@ impl Book {
             | EntryKind::NodeLeft { .. } => {}
         }
         Ok(Totals { balance: fit(changed)?, earned: fit(earned)?, spent: fit(spent)?, lost: fit(lost)? })
+    }
+}
+
+impl Known for Book {
+    fn economy(&self) -> Option<&Economy> {
+        self.economy.as_ref()
+    }
+
+    fn purse(&self, account: &AccountId, day: u32) -> Option<Purse> {
+        let Some(account) = self.accounts.get(account) else { return Some(Purse::default()) };
+        let amount = |signed: i64| u64::try_from(signed).unwrap_or(0);
+        Some(Purse {
+            balance: amount(account.totals.balance),
+            earned: amount(account.totals.earned),
+            floor: account.earnings.trailing(day),
+            faded_on: account.faded_on,
+        })
+    }
+
+    fn job(&self, job: &JobId, _submitter: Option<&AccountId>) -> Option<Option<OpenJob>> {
+        Some(self.jobs.get(job).copied())
+    }
+
+    fn machine(&self, node: &NodeId, owner: &AccountId) -> Option<Machine> {
+        let joined = self.machines.contains(&(*node, *owner));
+        Some(Machine { joined, quarantined: self.quarantined.contains(node) })
+    }
+
+    fn expires_at(&self, account: &AccountId) -> Option<Option<Timestamp>> {
+        Some(self.leaving.get(account).copied())
+    }
+
+    fn pace(&self) -> Option<(u32, PartsPerMillion)> {
+        self.pace
+    }
+
+    /// Verdicts are no part of the ledger: whoever has only its entries cannot know.
+    fn unchecked(&self, _node: &NodeId, _owner: &AccountId) -> Option<Unchecked> {
+        None
     }
 }
 

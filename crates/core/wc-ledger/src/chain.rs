@@ -2,7 +2,7 @@
 
 use wc_types::cid::cid_digest;
 use wc_types::entry::{Entry, EntryKind};
-use wc_types::{CellId, Class, Code, record_cid, to_canonical};
+use wc_types::{CellId, Class, Code, Timestamp, record_cid, to_canonical};
 
 use crate::merkle::{Hash, hash_leaf};
 
@@ -34,6 +34,16 @@ pub enum LinkFault {
         /// Index of the entry.
         index: u64,
     },
+    /// It was decided before the entry before it: the cell's time does not run backwards.
+    #[error("entry {index} is of {at}, the one before it of {before}")]
+    Earlier {
+        /// Index of the entry.
+        index: u64,
+        /// When the entry before it was decided.
+        before: Timestamp,
+        /// When it was.
+        at: Timestamp,
+    },
     /// The first entry, and only the first, is the founding of its cell.
     #[error("entry {index}: the founding of the cell is entry 0 and nothing else")]
     WrongFounding {
@@ -50,6 +60,7 @@ impl LinkFault {
             Self::WrongIndex { .. } => Code::new("WC-LEDGER-011", Class::Peer),
             Self::WrongPrevious { .. } => Code::new("WC-LEDGER-012", Class::Peer),
             Self::WrongFounding { .. } => Code::new("WC-LEDGER-013", Class::Peer),
+            Self::Earlier { .. } => Code::new("WC-LEDGER-014", Class::Peer),
         }
     }
 }
@@ -85,6 +96,9 @@ pub fn check_link(previous: Option<&Entry>, next: &Entry) -> Result<(), LinkFaul
     if next.previous != previous.map(record_cid) {
         return Err(LinkFault::WrongPrevious { index });
     }
+    if let Some(previous) = previous.filter(|previous| previous.at > next.at) {
+        return Err(LinkFault::Earlier { index, before: previous.at, at: next.at });
+    }
     let founds = match &next.kind {
         EntryKind::CellFounded { founding } => {
             cid_digest(founding) == Some(next.cell.0) && previous.is_none()
@@ -108,7 +122,7 @@ mod tests {
     use super::*;
     use wc_types::cid::{CODEC_DAG_CBOR, CODEC_RAW, cid_from_digest};
     use wc_types::entry::JobEnd;
-    use wc_types::{Cid, JobId, Timestamp};
+    use wc_types::{Cid, JobId};
 
     const CELL: CellId = CellId([5; 32]);
 
@@ -140,6 +154,7 @@ mod tests {
         let first = entry(0, None, founding(CELL.0));
         let cid = Some(record_cid(&first));
         let other = Entry { cell: CellId([6; 32]), ..entry(1, cid, ended()) };
+        let earlier = Entry { at: Timestamp(-1), ..entry(1, cid, ended()) };
         let table = [
             (check_link(None, &entry(0, None, ended())), "WC-LEDGER-013"),
             (check_link(None, &entry(0, None, founding([6; 32]))), "WC-LEDGER-013"),
@@ -147,6 +162,7 @@ mod tests {
             (check_link(Some(&first), &entry(1, cid, founding(CELL.0))), "WC-LEDGER-013"),
             (check_link(Some(&first), &entry(1, None, ended())), "WC-LEDGER-012"),
             (check_link(Some(&first), &other), "WC-LEDGER-010"),
+            (check_link(Some(&first), &earlier), "WC-LEDGER-014"),
             (check_link(Some(&first), &entry(0, cid, ended())), "WC-LEDGER-011"),
         ];
         for (row, (verdict, code)) in table.into_iter().enumerate() {

@@ -2,28 +2,27 @@
 //!
 //! ```text
 //! signed checkpoint ──► Audit ◄── own entries in order, each with its path to the root
-//!                         │          in the log? mine? balanced? what the verdict awards? what decay may take?
+//!                         │          in the log? mine? what its kind may post (rules)? what the verdict awards?
 //!                         └──► finish: adds up to the claimed balance, and is what was seen the last time
 //! ```
 //! What this cannot show is an entry that the coordinator keeps back together with its amount: the sum would still be
 //! right. It would have to be kept back from the beginning, since what was seen once is remembered; and the receipt of a
 //! submitter, or anybody who reads the whole log, shows it.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
 use wc_types::charter::Economy;
 use wc_types::entry::{Entry, EntryKind, Holder};
 use wc_types::receipt::Verdict;
-use wc_types::{AccountId, CellId, Class, Code, JobId, MicroNcu, PartsPerMillion};
+use wc_types::{AccountId, CellId, Class, Code, JobId, MicroNcu, NodeId, PartsPerMillion, Timestamp};
 
-use crate::book::net;
 use crate::chain::leaf_hash;
 use crate::earnings::Earnings;
-use crate::fade::Retained;
 use crate::issue::{VerdictFault, check_entry, check_verdict};
 use crate::merkle::Hash;
 use crate::proof::{ProofError, verify_inclusion};
+use crate::rules::{Known, Machine, OpenJob, Purse, RuleFault, Unchecked, check_postings};
 
 /// What is wrong with a history. Names the entry wherever there is one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -44,6 +43,18 @@ pub enum HistoryFault {
         /// The entry.
         index: u64,
     },
+    /// The entry is of a day that has not come, or of one before that of the entry before it.
+    #[error("entry {index} is of {at}, which is not between {earliest} and {latest}")]
+    Time {
+        /// The entry.
+        index: u64,
+        /// When it says that it was decided.
+        at: Timestamp,
+        /// When the entry before it was.
+        earliest: Timestamp,
+        /// The latest that the reader's own clock allows.
+        latest: Timestamp,
+    },
     /// Entries must come in order, each once.
     #[error("entry {index} comes after entry {after}")]
     OutOfOrder {
@@ -60,13 +71,14 @@ pub enum HistoryFault {
         /// The account.
         account: AccountId,
     },
-    /// Credit appears or vanishes.
-    #[error("entry {index} has postings that sum to {sum} µNCU, not to zero")]
-    Unbalanced {
+    /// Its kind does not allow what it posts.
+    #[error("entry {index}")]
+    Rule {
         /// The entry.
         index: u64,
-        /// What they sum to.
-        sum: i128,
+        /// What is wrong.
+        #[source]
+        source: RuleFault,
     },
     /// The entry takes more than there is.
     #[error("entry {index} leaves a balance of {balance} µNCU")]
@@ -90,20 +102,6 @@ pub enum HistoryFault {
         /// What is different.
         #[source]
         source: VerdictFault,
-    },
-    /// Decay found another balance or floor than the history has, or took something else than the charter says.
-    #[error("entry {index} fades {found} µNCU with a floor of {floor} to {left}; {reason}")]
-    Decay {
-        /// The entry.
-        index: u64,
-        /// The balance that the entry claims.
-        found: u64,
-        /// The floor that the entry claims.
-        floor: u64,
-        /// What it leaves.
-        left: i128,
-        /// What it should be.
-        reason: String,
     },
     /// The entries do not add up to the balance.
     #[error("the entries add up to {summed} µNCU, the cell says {claimed}")]
@@ -132,13 +130,13 @@ impl HistoryFault {
         match self {
             Self::NotInLog { .. } => Code::new("WC-LEDGER-160", Class::Peer),
             Self::OtherCell { .. } => Code::new("WC-LEDGER-161", Class::Peer),
+            Self::Time { .. } => Code::new("WC-LEDGER-164", Class::Peer),
             Self::OutOfOrder { .. } => Code::new("WC-LEDGER-162", Class::Peer),
             Self::NotMine { .. } => Code::new("WC-LEDGER-163", Class::Peer),
-            Self::Unbalanced { .. } => Code::new("WC-LEDGER-164", Class::Peer),
+            Self::Rule { source, .. } => source.code(),
             Self::Overdrawn { .. } => Code::new("WC-LEDGER-165", Class::Peer),
             Self::VerdictMissing { .. } => Code::new("WC-LEDGER-166", Class::Peer),
             Self::Verdict { .. } => Code::new("WC-LEDGER-167", Class::Peer),
-            Self::Decay { .. } => Code::new("WC-LEDGER-168", Class::Peer),
             Self::Balance { .. } => Code::new("WC-LEDGER-169", Class::Peer),
             Self::Changed { .. } => Code::new("WC-LEDGER-170", Class::Peer),
         }
@@ -149,13 +147,13 @@ impl HistoryFault {
         match self {
             Self::NotInLog { index, .. }
             | Self::OtherCell { index }
+            | Self::Time { index, .. }
             | Self::OutOfOrder { index, .. }
             | Self::NotMine { index, .. }
-            | Self::Unbalanced { index, .. }
+            | Self::Rule { index, .. }
             | Self::Overdrawn { index, .. }
             | Self::VerdictMissing { index }
-            | Self::Verdict { index, .. }
-            | Self::Decay { index, .. } => Some(*index),
+            | Self::Verdict { index, .. } => Some(*index),
             Self::Balance { .. } | Self::Changed { .. } => None,
         }
     }
@@ -196,9 +194,18 @@ pub struct Audit {
     root: Hash,
     remembered: Option<Remembered>,
     last: Option<u64>,
-    jobs: BTreeSet<JobId>,
+    earliest: Timestamp,
+    latest: Timestamp,
+    /// My open jobs.
+    jobs: BTreeMap<JobId, OpenJob>,
     balance: i128,
+    earned: u64,
     earnings: Earnings,
+    /// Day of my first posting or of the last decay that took something.
+    faded_on: Option<u32>,
+    pace: Option<(u32, PartsPerMillion)>,
+    /// What each machine earned for me since its last agreed check.
+    unchecked: BTreeMap<NodeId, Unchecked>,
     entries: u64,
     digest: [u8; 32],
     depth: usize,
@@ -210,15 +217,19 @@ impl Audit {
     /// Begins to check the history of `account` in the log of `cell` with this size and root.
     ///
     /// - `economy`: the rules by which credit fades, from the cell's founding record
+    /// - `latest`: no entry may be of a later moment, or a coordinator could fade days that have not come
     /// - `remembered`: what was seen the last time
     pub fn new(
         account: AccountId,
         cell: CellId,
         economy: Option<Economy>,
         (size, root): (u64, Hash),
+        latest: Timestamp,
         remembered: Option<Remembered>,
     ) -> Self {
         Self {
+            earliest: Timestamp(i64::MIN),
+            latest,
             account,
             cell,
             economy,
@@ -226,9 +237,13 @@ impl Audit {
             root,
             remembered,
             last: None,
-            jobs: BTreeSet::new(),
+            jobs: BTreeMap::new(),
             balance: 0,
+            earned: 0,
             earnings: Earnings::default(),
+            faded_on: None,
+            pace: None,
+            unchecked: BTreeMap::new(),
             entries: 0,
             digest: [0; 32],
             depth: 0,
@@ -257,48 +272,62 @@ impl Audit {
         if let Some(after) = self.last.filter(|last| index <= *last) {
             return Err(HistoryFault::OutOfOrder { index, after });
         }
+        let (at, earliest, latest) = (entry.at, self.earliest, self.latest);
+        if at < earliest || at > latest {
+            return Err(HistoryFault::Time { index, at, earliest, latest });
+        }
         let leaf = leaf_hash(entry);
         verify_inclusion(&leaf, index, self.size, path, &self.root)
             .map_err(|source| HistoryFault::NotInLog { index, source })?;
         self.check_memory(index)?;
-        let changes = net(&entry.postings);
-        let sum: i128 = changes.iter().map(|(_, amount)| amount).sum();
-        if sum != 0 {
-            return Err(HistoryFault::Unbalanced { index, sum });
-        }
+        let changes = check_postings(entry, self).map_err(|source| HistoryFault::Rule { index, source })?;
         let mine = Holder::Account(self.account);
         let own = changes.iter().find(|(holder, _)| *holder == mine).map(|(_, amount)| *amount);
-        let paid = matches!(&entry.kind, EntryKind::TaskAccepted { job, .. } if self.jobs.contains(job));
+        let paid = matches!(&entry.kind, EntryKind::TaskAccepted { job, .. } if self.jobs.contains_key(job));
         if own.is_none() && !paid {
             return Err(HistoryFault::NotMine { index, account: self.account });
         }
         let amount = own.unwrap_or(0);
         match &entry.kind {
-            EntryKind::TaskAccepted { .. } => {
+            EntryKind::TaskAccepted { job, .. } => {
                 let verdict = verdict.ok_or(HistoryFault::VerdictMissing { index })?;
                 check_verdict(verdict)
                     .and_then(|()| check_entry(&self.cell, verdict, entry))
                     .map_err(|source| HistoryFault::Verdict { index, source })?;
                 self.verdicts += 1;
-                self.earnings.add(entry.at.day(), u64::try_from(amount).unwrap_or(0));
+                let earned = u64::try_from(amount).unwrap_or(0);
+                self.earnings.add(entry.at.day(), earned);
+                self.earned = self.earned.saturating_add(earned);
+                if let Some(open) = self.jobs.get_mut(job) {
+                    open.left = open.left.saturating_sub(verdict.charged.0);
+                }
+                self.note_votes(verdict, entry.at);
             }
             EntryKind::JobAdmitted { job, .. } => {
-                self.jobs.insert(*job);
+                let left = u64::try_from(-amount).unwrap_or(0);
+                self.jobs.insert(*job, OpenJob { submitter: Some(self.account), left });
+            }
+            EntryKind::JobEnded { job, .. } => {
+                self.jobs.remove(job);
             }
             EntryKind::CreditDecayed { day, acceleration, .. } => {
-                self.check_decay(entry, *day, *acceleration, amount)?;
+                self.faded_on = Some(*day);
+                self.pace = Some((*day, *acceleration));
                 self.decays += 1;
             }
-            EntryKind::CreditReversed { .. } => {
+            EntryKind::CreditReversed { node, .. } => {
                 self.earnings.take_back(u64::try_from(-amount).unwrap_or(0));
+                self.unchecked.remove(node);
             }
             EntryKind::CellFounded { .. }
             | EntryKind::NodeJoined { .. }
             | EntryKind::NodeStanding { .. }
-            | EntryKind::JobEnded { .. }
             | EntryKind::NodeLeft { .. }
             | EntryKind::SignersChanged { .. }
             | EntryKind::CreditExpired { .. } => {}
+        }
+        if own.is_some() {
+            self.faded_on.get_or_insert(entry.at.day());
         }
         let balance = self.balance + amount;
         if balance < 0 {
@@ -306,6 +335,7 @@ impl Audit {
         }
         self.balance = balance;
         self.last = Some(index);
+        self.earliest = at;
         self.entries += 1;
         self.digest = Sha256::new().chain_update(self.digest).chain_update(leaf).finalize().into();
         self.depth = self.depth.max(path.len());
@@ -314,16 +344,19 @@ impl Audit {
 
     /// Checks that the entries add up to what the cell says, and returns what they came to.
     ///
+    /// - `claimed`: what the cell says; `None` if it speaks of a longer log than this one
+    ///
     /// # Errors
     /// [`HistoryFault::Balance`], or [`HistoryFault::Changed`] if entries that were seen before are gone.
-    pub fn finish(mut self, claimed: MicroNcu) -> Result<HistoryReport, HistoryFault> {
+    pub fn finish(mut self, claimed: Option<MicroNcu>) -> Result<HistoryReport, HistoryFault> {
         self.check_memory(u64::MAX)?;
-        if self.balance != i128::from(claimed.0) {
+        let summed = MicroNcu(u64::try_from(self.balance).unwrap_or(u64::MAX));
+        if let Some(claimed) = claimed.filter(|claimed| *claimed != summed) {
             return Err(HistoryFault::Balance { summed: self.balance, claimed: claimed.0 });
         }
         Ok(HistoryReport {
             seen: Remembered { size: self.size, entries: self.entries, digest: self.digest },
-            balance: claimed,
+            balance: summed,
             depth: self.depth,
             verdicts: self.verdicts,
             decays: self.decays,
@@ -340,44 +373,59 @@ impl Audit {
         Ok(())
     }
 
-    fn check_decay(
-        &self,
-        entry: &Entry,
-        day: u32,
-        acceleration: PartsPerMillion,
-        amount: i128,
-    ) -> Result<(), HistoryFault> {
-        let EntryKind::CreditDecayed { accounts, .. } = &entry.kind else { return Ok(()) };
-        let mine = Holder::Account(self.account);
-        let place = entry.postings.iter().position(|posting| posting.holder == mine);
-        let row = place.and_then(|place| accounts.get(place)).copied();
-        let found = row.map_or(0, |row| row.before.0);
-        let floor = row.map_or(0, |row| row.floor.0);
-        let fault = |reason: String| {
-            let left = i128::from(found) + amount;
-            Err(HistoryFault::Decay { index: entry.index, found, floor, left, reason })
-        };
-        if row.is_none() {
-            return fault("it does not say what it found".to_owned());
+    /// Notes what my machines earned by this verdict, and whether anybody else vouches for it.
+    fn note_votes(&mut self, verdict: &Verdict, at: Timestamp) {
+        let checked = verdict.spread.owners > 1;
+        for vote in verdict.agreeing.iter().filter(|vote| vote.owner == self.account) {
+            if checked {
+                self.unchecked.remove(&vote.node);
+            } else if vote.awarded.0 > 0 {
+                let fresh = Unchecked { since: at, tasks: 0, earned: 0 };
+                let work = self.unchecked.entry(vote.node).or_insert(fresh);
+                work.tasks += 1;
+                work.earned = work.earned.saturating_add(vote.awarded.0);
+            }
         }
-        if i128::from(found) != self.balance {
-            return fault(format!("the balance before it was {}", self.balance));
+    }
+}
+
+impl Known for Audit {
+    fn economy(&self) -> Option<&Economy> {
+        self.economy.as_ref()
+    }
+
+    fn purse(&self, account: &AccountId, day: u32) -> Option<Purse> {
+        (*account == self.account).then(|| Purse {
+            balance: u64::try_from(self.balance).unwrap_or(0),
+            earned: self.earned,
+            floor: self.earnings.trailing(day),
+            faded_on: self.faded_on.unwrap_or(0),
+        })
+    }
+
+    /// A job that is not among mine is somebody else's, unless the entry says that it is mine.
+    fn job(&self, job: &JobId, submitter: Option<&AccountId>) -> Option<Option<OpenJob>> {
+        match self.jobs.get(job) {
+            Some(open) => Some(Some(*open)),
+            None => (submitter == Some(&self.account)).then_some(None),
         }
-        let own_floor = self.earnings.trailing(day);
-        if floor != own_floor {
-            return fault(format!("{own_floor} were earned in the 30 days before it"));
-        }
-        let Some(economy) = &self.economy else {
-            return fault("nothing fades in this cell".to_owned());
-        };
-        if acceleration < PartsPerMillion::ONE || acceleration > economy.acceleration_max {
-            return fault(format!("the charter allows no acceleration of {acceleration}"));
-        }
-        let retained = Retained::of_day(economy.half_life_days, acceleration);
-        let expected = retained.above(MicroNcu(found), MicroNcu(floor)).0;
-        if i128::from(expected) != i128::from(found) + amount {
-            return fault(format!("{expected} should be left"));
-        }
-        Ok(())
+    }
+
+    /// Who joined is not told to a donor.
+    fn machine(&self, _node: &NodeId, _owner: &AccountId) -> Option<Machine> {
+        None
+    }
+
+    fn expires_at(&self, _account: &AccountId) -> Option<Option<Timestamp>> {
+        None
+    }
+
+    fn pace(&self) -> Option<(u32, PartsPerMillion)> {
+        self.pace
+    }
+
+    fn unchecked(&self, node: &NodeId, owner: &AccountId) -> Option<Unchecked> {
+        let none = Unchecked { since: Timestamp(i64::MIN), tasks: 0, earned: 0 };
+        (*owner == self.account).then(|| self.unchecked.get(node).copied().unwrap_or(none))
     }
 }

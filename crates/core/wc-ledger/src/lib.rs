@@ -35,6 +35,7 @@ mod pairs;
 pub mod price;
 pub mod proof;
 pub mod rekor;
+pub mod rules;
 pub mod threshold;
 pub mod tile;
 pub mod verify;
@@ -56,6 +57,7 @@ pub use proof::{
     ProofError, consistency_proof, inclusion_proof, root_at, verify_consistency, verify_inclusion,
 };
 pub use rekor::{LogEntry, RekorError, TrustedRoot, verify_entry};
+pub use rules::{RuleFault, check_postings};
 pub use tile::{Bundle, HashTile, Tile, TileError, TileSource, check_tile, hash_from_tiles};
 pub use verify::{Anchors, ReceiptFault, ReceiptReport, Seen, Step, decode_receipt, verify_receipt};
 pub use witness::{Evidence, EvidenceError, Finding, WitnessFault, check_signers, consider};

@@ -137,21 +137,21 @@ impl RekorError {
     /// Returns the stable code.
     pub fn code(&self) -> Code {
         match self {
-            Self::Malformed { .. } => Code::new("WC-LEDGER-140", Class::Peer),
-            Self::Key => Code::new("WC-LEDGER-141", Class::Caller),
-            Self::EmptyRoot => Code::new("WC-LEDGER-142", Class::Caller),
-            Self::UnknownLog { .. } => Code::new("WC-LEDGER-143", Class::Peer),
-            Self::KeyNotValid { .. } => Code::new("WC-LEDGER-144", Class::Peer),
-            Self::Future { .. } => Code::new("WC-LEDGER-145", Class::Peer),
-            Self::Promise { .. } => Code::new("WC-LEDGER-146", Class::Peer),
-            Self::Note(_) | Self::Checkpoint(_) => Code::new("WC-LEDGER-147", Class::Peer),
-            Self::CheckpointSignature { .. } => Code::new("WC-LEDGER-148", Class::Peer),
-            Self::Contradiction { .. } => Code::new("WC-LEDGER-149", Class::Peer),
-            Self::Inclusion(_) => Code::new("WC-LEDGER-150", Class::Peer),
-            Self::OtherKind { .. } => Code::new("WC-LEDGER-151", Class::Peer),
-            Self::NotOurs { .. } => Code::new("WC-LEDGER-152", Class::Peer),
-            Self::Signature => Code::new("WC-LEDGER-153", Class::Peer),
-            Self::Anchored(_) => Code::new("WC-LEDGER-154", Class::Peer),
+            Self::Malformed { .. } => Code::new("WC-LEDGER-190", Class::Peer),
+            Self::Key => Code::new("WC-LEDGER-191", Class::Caller),
+            Self::EmptyRoot => Code::new("WC-LEDGER-192", Class::Caller),
+            Self::UnknownLog { .. } => Code::new("WC-LEDGER-193", Class::Peer),
+            Self::KeyNotValid { .. } => Code::new("WC-LEDGER-194", Class::Peer),
+            Self::Future { .. } => Code::new("WC-LEDGER-195", Class::Peer),
+            Self::Promise { .. } => Code::new("WC-LEDGER-196", Class::Peer),
+            Self::Note(_) | Self::Checkpoint(_) => Code::new("WC-LEDGER-197", Class::Peer),
+            Self::CheckpointSignature { .. } => Code::new("WC-LEDGER-198", Class::Peer),
+            Self::Contradiction { .. } => Code::new("WC-LEDGER-199", Class::Peer),
+            Self::Inclusion(_) => Code::new("WC-LEDGER-200", Class::Peer),
+            Self::OtherKind { .. } => Code::new("WC-LEDGER-201", Class::Peer),
+            Self::NotOurs { .. } => Code::new("WC-LEDGER-202", Class::Peer),
+            Self::Signature => Code::new("WC-LEDGER-203", Class::Peer),
+            Self::Anchored(_) => Code::new("WC-LEDGER-204", Class::Peer),
         }
     }
 }

@@ -355,6 +355,8 @@ pub fn verify_receipt(file: &ReceiptFile, anchors: &Anchors) -> Result<ReceiptRe
 
     let mut assumed = vec![
         "how many replicas the manifest asked for, and how different their networks are, is the coordinator's word",
+        "that the job is one of that manifest is the coordinator's word: the job's id is a digest of manifest, submitter \
+         and moment, and the file names the first only",
         "times are those of the clocks that signed them",
     ];
     match &anchors.seen {

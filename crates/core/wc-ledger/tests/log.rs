@@ -3,18 +3,25 @@
 #[allow(dead_code, reason = "this test writes no receipts")]
 #[path = "fixture/cell.rs"]
 mod cell;
+#[path = "fixture/group.rs"]
+mod group;
+#[path = "fixture/handover.rs"]
+mod handover;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cell::{Cell, key};
+use handover::handed_over;
 use proptest::prelude::*;
 use wc_ledger::{
-    AuditFault, Auditor, Bundle, Checkpoint, Evidence, Finding, Hash, HashTile, Note, Tile, TileSource,
-    WitnessFault, cell_key, check_tile, consider, consistency_proof, cosign, hash_from_tiles, hash_leaf,
-    inclusion_proof, leaf_bytes, origin, root_at, verify_consistency, verify_inclusion,
+    AuditFault, Audited, Auditor, Bundle, Checkpoint, Evidence, Finding, Hash, HashTile, Note, Tile,
+    TileSource, WitnessFault, cell_key, check_tile, consider, consistency_proof, cosign, hash_from_tiles,
+    hash_leaf, inclusion_proof, leaf_bytes, origin, root_at, verify_consistency, verify_inclusion,
 };
-use wc_types::{CellId, to_canonical};
+use wc_types::entry::{EntryKind, Standing};
+use wc_types::signers::Handover;
+use wc_types::{CellId, Timestamp, to_canonical};
 
 /// The files of a published log.
 #[derive(Clone)]
@@ -63,7 +70,12 @@ fn files(cell: &Cell, leaves: &[Vec<u8>]) -> Files {
 }
 
 fn audit(cell: &Cell, log: &Files) -> Result<u64, AuditFault> {
-    let mut auditor = Auditor::new(cell.id(), Checkpoint::new(&cell.id(), log.size, log.root))?;
+    audit_with(cell, &[], log).map(|audited| audited.entries)
+}
+
+fn audit_with(cell: &Cell, chain: &[Handover], log: &Files) -> Result<Audited, AuditFault> {
+    let checkpoint = Checkpoint::new(&cell.id(), log.size, log.root);
+    let mut auditor = Auditor::new(&cell.founding, chain, checkpoint, Timestamp(i64::MAX))?;
     while let Some(bundle) = auditor.next() {
         let read = |name: String| log.files[&name].clone();
         auditor.read(bundle, &read(bundle.to_string()), &read(bundle.tile().to_string()))?;
@@ -71,7 +83,7 @@ fn audit(cell: &Cell, log: &Files) -> Result<u64, AuditFault> {
     for tile in auditor.upper_tiles() {
         auditor.compare(tile, &log.files[&tile.to_string()])?;
     }
-    auditor.finish().map(|audited| audited.entries)
+    auditor.finish()
 }
 
 #[test]
@@ -241,7 +253,8 @@ fn forked(common: u64, seen: u64, offered: u64) -> (Cell, Note, Cell) {
     other.pad(common - 1);
     one.pad(seen - common);
     // Another entry than the first log's in the same place.
-    other.accept(1, "A", 1, 0);
+    let quarantined = EntryKind::NodeStanding { node: key(2).node_id(), standing: Standing::Quarantined };
+    other.append(quarantined, vec![]);
     other.pad(offered - common - 1);
     let note = signed(&one);
     (one, note, other)
@@ -349,4 +362,44 @@ proptest! {
         }
         let _ = Evidence::decode(&bytes);
     }
+}
+
+#[test]
+fn a_log_is_signed_by_those_to_whom_it_says_it_was_handed_over() {
+    let mut cell = Cell::found();
+    let (chain, _) = handed_over(&cell.founding, &cell.coordinator);
+    let mut leaves = vec![leaf_bytes(cell.last.as_ref().expect("founded"))];
+    let mut append = |cell: &mut Cell, kind: EntryKind| {
+        leaves.push(leaf_bytes(&cell.append(kind, vec![])));
+        files(cell, &leaves)
+    };
+    let changed = |link: &Handover| EntryKind::SignersChanged { epoch: link.set.epoch, set: link.set.cid() };
+    let none =
+        append(&mut cell, EntryKind::NodeStanding { node: key(2).node_id(), standing: Standing::Good });
+    let code = |cell: &Cell, chain: &[Handover], log: &Files| {
+        audit_with(cell, chain, log).err().map(|fault| fault.code().name)
+    };
+    assert_eq!(code(&cell, &[], &none), None);
+    let pending = audit_with(&cell, &chain[..1], &none).expect("the entry comes with the next checkpoint");
+    assert_eq!((pending.handovers, pending.handover_pending), (0, true));
+    assert_eq!(code(&cell, &chain, &none), Some("WC-LEDGER-139"), "two hand-overs that are not in the log");
+
+    let one = append(&mut cell, changed(&chain[0]));
+    assert_eq!(
+        code(&cell, &[], &one),
+        Some("WC-LEDGER-138"),
+        "the founding key signs what it has given away"
+    );
+    let sound = audit_with(&cell, &chain[..1], &one).expect("as the chain says");
+    assert_eq!((sound.handovers, sound.handover_pending), (1, false));
+    assert!(audit_with(&cell, &chain, &one).expect("the second is on its way").handover_pending);
+
+    // The owner orders another first set, and the keys before it sign that, too.
+    let other = [chain[1].clone(), chain[0].clone()];
+    assert_eq!(code(&cell, &other, &one), Some("WC-LEDGER-138"), "another set");
+    let two = append(&mut cell, changed(&chain[1]));
+    assert_eq!(code(&cell, &chain[..1], &two), Some("WC-LEDGER-138"), "the first set signs again");
+    assert_eq!(audit_with(&cell, &chain, &two).expect("sound").handovers, 2);
+    let again = append(&mut cell, changed(&chain[0]));
+    assert_eq!(code(&cell, &chain, &again), Some("WC-LEDGER-138"), "back to the first set");
 }

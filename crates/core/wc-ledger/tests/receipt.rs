@@ -4,13 +4,13 @@
 mod cell;
 #[path = "fixture/group.rs"]
 mod group;
+#[path = "fixture/handover.rs"]
+mod handover;
 
 use cell::{Accepted, Cell, accepts, key, result};
-use group::{group, together};
+use group::together;
+use handover::handed_over;
 use proptest::prelude::*;
-use wc_ledger::threshold::SignerKeys;
-use wc_ledger::threshold::handover::link;
-use wc_ledger::threshold::sign::Member;
 use wc_ledger::{
     Anchors, Checkpoint, Note, ReceiptFault, ReceiptParts, Seen, VerdictFault, WitnessFault, award_postings,
     check_signers, cosign, decode_receipt, issue, origin, verify_receipt,
@@ -49,6 +49,7 @@ fn forced(
     let (mut verdict, mut outcomes) = cell.verdict(3, "ABA", 20, 0);
     let mut postings = award_postings(&verdict).expect("small amounts");
     change(&cell, &mut verdict, &mut outcomes, &mut postings);
+    cell.admit(0);
     let entry = cell.append(accepts(&verdict), postings);
     let receipt = Receipt {
         cell: cell.id(),
@@ -87,14 +88,15 @@ fn an_issued_receipt_verifies_from_its_bytes_alone() {
     assert_eq!(report.result, result(b'A'));
     assert_eq!((report.replicas, report.required, report.agreeing, report.dissenting), (3, 2, 2, 1));
     assert_eq!((report.charged, report.awarded), (MicroNcu(15), 40));
-    assert_eq!((report.entry_index, report.tree_size), (6, 13));
+    assert_eq!((report.entry_index, report.tree_size), (8, 15));
     assert!(report.success);
     let names: Vec<&str> = report.steps.iter().map(|step| step.name).collect();
     assert_eq!(names, ["founding", "receipt", "votes", "quorum", "credit", "checkpoint", "inclusion"]);
-    assert_eq!(report.assumed.len(), 5);
+    assert_eq!(report.assumed.len(), 6);
+    assert!(report.assumed.iter().any(|assumed| assumed.contains("that manifest is the coordinator's word")));
     assert_eq!(
         report.steps[4].proved,
-        "ledger entry 6 names this verdict, sums to zero and pays 40 µNCU for it, 15 of them the submitter's"
+        "ledger entry 8 names this verdict, sums to zero and pays 40 µNCU for it, 15 of them the submitter's"
     );
 }
 
@@ -131,7 +133,7 @@ fn a_known_cell_is_accepted_and_a_strange_one_is_not() {
     let (cell, file) = two_of_three();
     let known = Anchors { cells: [CellId([1; 32]), cell.id()].into(), seen: None };
     let report = verify_receipt(&file, &known).expect("verifies");
-    assert_eq!(report.assumed.len(), 4);
+    assert_eq!(report.assumed.len(), 5);
     let others = Anchors { cells: [CellId([1; 32])].into(), seen: None };
     let fault = verify_receipt(&file, &others).expect_err("refused");
     assert_eq!(fault, ReceiptFault::CellUnknown { cell: cell.id() });
@@ -364,23 +366,14 @@ fn the_entry_must_be_the_one_under_the_checkpoint() {
 /// The receipt of [`two_of_three`], under a checkpoint that two of three machines signed after two hand-overs.
 fn signed_together() -> (Cell, ReceiptFile) {
     let (cell, mut file) = two_of_three();
-    let mut old =
-        vec![Member::alone(SignerKeys::founding(&cell.founding), &cell.coordinator).expect("alone")];
-    for (names, salt) in [([100, 51, 52], 0u8), ([100, 52, 53], 100)] {
-        let keys = old[0].keys().clone();
-        let (set, members) = group(&cell.founding, &keys, 2, &names, salt);
-        let message = record_cid(&set).to_bytes();
-        let (accepted, signature) =
-            (together(&members, &message, salt + 1), together(&old, &message, salt + 11));
-        file.signers.push(link(&set, keys.group, signature, accepted).expect("signed"));
-        old = members;
-    }
+    let (signers, members) = handed_over(&cell.founding, &cell.coordinator);
+    file.signers = signers;
     let checkpoint = cell.checkpoint();
-    let signature = together(&old, checkpoint.to_text().as_bytes(), 200);
+    let signature = together(&members, checkpoint.to_text().as_bytes(), 200);
     let note = Note::with_signature(
         checkpoint.to_text(),
         checkpoint.origin.clone(),
-        &old[0].keys().group,
+        &members[0].keys().group,
         signature,
     );
     file.inclusion.checkpoint = note.expect("a note").to_string();

@@ -6,12 +6,13 @@
 //!
 //! Deliberately absent: whether what is read is right. `wc-ledger` decides that from the bytes.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,6 +28,9 @@ use tokio::sync::Semaphore;
 
 /// Readers that are served at once; more wait in the kernel's queue.
 pub const READERS_MAX: usize = 256;
+/// Readers that are served at once of one address, or of one network of 64 bits; one more is hung up on. Eight crowds
+/// have to conspire to keep others out.
+pub const READERS_OF_ADDRESS_MAX: usize = 32;
 /// Most bytes of a request's head.
 const HEAD_BYTES_MAX: usize = 16 << 10;
 /// Time for a request's head to come, and for a connection to say something again.
@@ -46,16 +50,21 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub async fn serve(listener: TcpListener, dir: PathBuf) {
     let dir: Arc<Path> = dir.into();
     let permits = Arc::new(Semaphore::new(READERS_MAX));
+    let crowds = Arc::new(Crowds::default());
     loop {
         let Ok(permit) = permits.clone().acquire_owned().await else { return };
         let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+            Ok((stream, address)) => match crowds.clone().enter(address.ip()) {
+                Some(place) => (stream, place),
+                None => continue,
+            },
             Err(error) => {
                 tracing::warn!(%error, "a reader of the log cannot be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
+        let (stream, place) = stream;
         let dir = dir.clone();
         tokio::spawn(async move {
             let answer = service_fn(move |request| {
@@ -79,8 +88,51 @@ pub async fn serve(listener: TcpListener, dir: PathBuf) {
             if let Ok(Err(error)) = ended {
                 tracing::debug!(%error, "a reader of the log went away");
             }
-            drop(permit);
+            drop((permit, place));
         });
+    }
+}
+
+/// How many readers there are of each address.
+#[derive(Debug, Default)]
+struct Crowds(Mutex<HashMap<IpAddr, usize>>);
+
+/// A reader's seat among those of its address, until it is dropped.
+#[derive(Debug)]
+struct Seat {
+    crowds: Arc<Crowds>,
+    address: IpAddr,
+}
+
+impl Crowds {
+    /// Lets a reader in, if there are not too many of its address.
+    fn enter(self: Arc<Self>, address: IpAddr) -> Option<Seat> {
+        let address = match address.to_canonical() {
+            IpAddr::V4(address) => IpAddr::V4(address),
+            // Whoever has one address of a network of 64 bits has all of them.
+            IpAddr::V6(address) => IpAddr::V6((u128::from(address) >> 64 << 64).into()),
+        };
+        {
+            let mut crowds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let crowd = crowds.entry(address).or_default();
+            if *crowd >= READERS_OF_ADDRESS_MAX {
+                return None;
+            }
+            *crowd += 1;
+        }
+        Some(Seat { crowds: self, address })
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut crowds = self.crowds.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(crowd) = crowds.get_mut(&self.address) {
+            *crowd -= 1;
+            if *crowd == 0 {
+                crowds.remove(&self.address);
+            }
+        }
     }
 }
 
@@ -380,6 +432,50 @@ mod tests {
         assert!(head.contains("content-length: 4") && head.ends_with("\r\n\r\n"), "{head:.300}");
         let long = format!("GET /checkpoint HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "a".repeat(64 << 10));
         assert!(!raw(address, &long).await.starts_with("HTTP/1.1 200"), "a huge head");
+    }
+
+    #[tokio::test]
+    async fn a_crowd_from_one_address_does_not_keep_others_out() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        std::fs::write(dir.path().join("checkpoint"), "text").expect("writes");
+        let address = serving(dir.path()).await;
+        // They connect and say nothing. The kernel takes them all; those beyond the limit are hung up on.
+        let mut crowd = Vec::new();
+        for _ in 0..READERS_MAX + 10 {
+            crowd.push(TcpStream::connect(address).await.expect("connects"));
+        }
+        let from = |ip: [u8; 4]| async move {
+            let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+            socket.bind((ip, 0).into()).expect("all of 127/8 is ours");
+            let mut stream = socket.connect(address).await.expect("connects");
+            let ask = b"GET /checkpoint HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+            let _ = stream.write_all(ask).await;
+            let mut answer = Vec::new();
+            let _ = stream.read_to_end(&mut answer).await;
+            String::from_utf8_lossy(&answer).into_owned()
+        };
+        assert!(from([127, 0, 0, 2]).await.starts_with("HTTP/1.1 200"), "another address is served");
+        assert_eq!(from([127, 0, 0, 1]).await, "", "one more of the crowd is not");
+        // With the crowd gone its address is served again.
+        drop(crowd);
+        let begun = std::time::Instant::now();
+        while !from([127, 0, 0, 1]).await.starts_with("HTTP/1.1 200") {
+            assert!(begun.elapsed() < Duration::from_secs(30), "the places are never given back");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    #[test]
+    fn a_network_of_64_bits_is_one_address() {
+        let crowds = Arc::new(Crowds::default());
+        let one = |text: &str| crowds.clone().enter(text.parse().expect("an address"));
+        let crowd: Vec<_> = (0..READERS_OF_ADDRESS_MAX).map(|i| one(&format!("2001:db8::{i:x}"))).collect();
+        assert!(crowd.iter().all(Option::is_some));
+        assert!(one("2001:db8::ffff:1").is_none());
+        assert!(one("2001:db8:0:1::1").is_some());
+        assert!(one("::ffff:192.0.2.1").is_some() && one("192.0.2.1").is_some());
+        drop(crowd);
+        assert!(crowds.0.lock().expect("ours").is_empty());
     }
 
     #[tokio::test]

@@ -143,6 +143,8 @@ pub struct Recovery {
     pub rows_cut: u64,
     /// Whole rows at the end that were written but perhaps never acknowledged.
     pub rows_unacknowledged: u64,
+    /// A slot of `journal.mark` held something that nobody wrote, so that it may remember less than was committed.
+    pub mark_damaged: bool,
 }
 
 /// One row read back.
@@ -370,7 +372,7 @@ fn recover(
         if mark.next > 0 {
             return Err(mark.lost(0).into());
         }
-        return Ok(Recovery::default());
+        return Ok(Recovery { mark_damaged: mark.damaged, ..Recovery::default() });
     };
     let mut cut = Vec::new();
     let mut next = base;
@@ -406,7 +408,8 @@ fn recover(
         remove_rows(shared, rows, meta, first, base)?;
     }
     let rows_unacknowledged = next - mark.next.clamp(base, next);
-    Ok(Recovery { first_seq: Some(base), next_seq: Some(next), rows_cut, rows_unacknowledged })
+    let mark_damaged = mark.damaged;
+    Ok(Recovery { first_seq: Some(base), next_seq: Some(next), rows_cut, rows_unacknowledged, mark_damaged })
 }
 
 fn remove_rows(
@@ -471,6 +474,7 @@ struct Mark {
     path: PathBuf,
     next: u64,
     slot: u64,
+    damaged: bool,
 }
 
 const MARK_MAGIC: &[u8; 8] = b"WCMARK1\n";
@@ -486,12 +490,15 @@ impl Mark {
             file.write_all_at(&[0; 2 * MARK_SLOT_BYTES as usize], 0).map_err(|e| io("write", e))?;
             file.sync_all().map_err(|e| io("sync", e))?;
         }
-        let mut mark = Self { file, path: path.to_owned(), next: 0, slot: 0 };
+        let mut mark = Self { file, path: path.to_owned(), next: 0, slot: 0, damaged: false };
         for slot in 0..2 {
             let mut bytes = [0; 20];
             mark.file.read_exact_at(&mut bytes, slot * MARK_SLOT_BYTES).map_err(|e| io("read", e))?;
             let next = u64::from_le_bytes(std::array::from_fn(|at| bytes[8 + at]));
-            if bytes == mark_bytes(next) && next >= mark.next {
+            let whole = bytes == mark_bytes(next);
+            // A slot that was never written is zero.
+            mark.damaged |= !whole && bytes != [0; 20];
+            if whole && next >= mark.next {
                 mark.next = next;
                 mark.slot = 1 - slot;
             }

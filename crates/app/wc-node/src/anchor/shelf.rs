@@ -17,9 +17,9 @@ const STANDING: &[u8] = b"standing";
 /// Number of the anchor that an operator has to look at. There is one at most: what happens again is added to it.
 const FLAGGED: &[u8] = b"flagged";
 
-const UNKNOWN_ANCHOR: Code = Code::new("WC-NODE-070", Class::Caller);
-const NOT_FLAGGED: Code = Code::new("WC-NODE-071", Class::Conflict);
-const NO_FILE: Code = Code::new("WC-NODE-072", Class::Conflict);
+const UNKNOWN_ANCHOR: Code = Code::new("WC-NODE-080", Class::Caller);
+const NOT_FLAGGED: Code = Code::new("WC-NODE-081", Class::Conflict);
+const NO_FILE: Code = Code::new("WC-NODE-082", Class::Conflict);
 
 /// The anchors cannot be read or written.
 #[derive(Debug, thiserror::Error)]

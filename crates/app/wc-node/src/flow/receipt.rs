@@ -36,13 +36,14 @@ pub(crate) enum ReceiptError {
     Outcome(#[from] SignError),
 }
 
-/// Writes the receipt of one accepted task; `None` if it has not been accepted.
+/// Writes the receipt of one accepted task; `None` if it has not been accepted, or the checkpoint does not cover it yet.
 pub(crate) fn write(
     coordinator: &Arc<Coordinator>,
     task: &TaskId,
     checkpoint: &Checkpoint,
 ) -> Result<Option<ReceiptFile>, ReceiptError> {
-    let Some(decision) = coordinator.archive.decision(task)? else { return Ok(None) };
+    let decision = coordinator.archive.decision(task)?.filter(|decision| decision.entry < checkpoint.size);
+    let Some(decision) = decision else { return Ok(None) };
     let manifest =
         coordinator.archive.manifest(&task.job)?.ok_or(ReceiptError::Missing { part: "manifest" })?;
     let entry =
@@ -82,7 +83,7 @@ pub(crate) fn write(
     }))
 }
 
-/// Returns how many entries a checkpoint needs to cover the receipts of a page.
+/// Returns how many entries a checkpoint needs to cover the first of the receipts of a page, and all of them.
 pub(crate) fn needed(
     coordinator: &Arc<Coordinator>,
     job: JobId,
@@ -90,21 +91,22 @@ pub(crate) fn needed(
     from: u32,
     tasks: u32,
     limit: usize,
-) -> Result<u64, ReceiptError> {
-    let (mut need, mut found) = (0, 0);
+) -> Result<(u64, u64), ReceiptError> {
+    let (mut some, mut all, mut found) = (u64::MAX, 0, 0);
     for index in from..tasks {
         if found >= limit {
             break;
         }
         if let Some(decision) = coordinator.archive.decision(&TaskId { job, stage, index })? {
-            need = need.max(decision.entry + 1);
+            (some, all) = (some.min(decision.entry + 1), all.max(decision.entry + 1));
             found += 1;
         }
     }
-    Ok(need)
+    Ok((some.min(all), all))
 }
 
-/// Writes at most `limit` receipts of a stage, from task `from` on, and says where to go on.
+/// Writes at most `limit` receipts of a stage, from task `from` on, and says where to go on. Tasks that were accepted after
+/// the checkpoint are left out: their receipts can be had once a newer one is signed.
 pub(crate) fn page(
     coordinator: &Arc<Coordinator>,
     job: JobId,

@@ -6,8 +6,11 @@
 //! signers/<cell>/share-<order>   a share of the key that was made under that order
 //! signers/<cell>/handover        coordinator: the hand-over that is being signed
 //! signers/<cell>/checkpoint      coordinator: the last checkpoint that several signed
+//! signers/<cell>/told            coordinator: which hand-over each machine has confirmed
 //! ```
 
+use std::collections::BTreeMap;
+use std::fs;
 use std::io;
 use std::path::PathBuf;
 
@@ -18,7 +21,7 @@ use wc_host::SecretFile;
 use wc_ledger::threshold::generate::KeyShare;
 use wc_types::charter::{Founding, cell_id};
 use wc_types::signers::{Handover, SignedHead, SignerOrder, SignerSet};
-use wc_types::{CellId, Cid, Signed, from_canonical, to_canonical};
+use wc_types::{CellId, Cid, NodeId, Signed, from_canonical, to_canonical};
 
 /// Largest file: the longest chain of hand-overs.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -124,9 +127,24 @@ impl Cabinet {
         SecretFile::replace(&path, &share.to_bytes())
     }
 
-    /// Destroys a share whose set signs no more.
-    pub fn drop_share(&self, cell: &CellId, order: &Cid) -> io::Result<()> {
-        SecretFile::remove(&self.file(cell, &format!("share-{order}")))
+    /// Destroys the shares of a cell for which `is_old` holds, by the orders they were made under. Returns how many there were.
+    pub fn drop_shares(&self, cell: &CellId, is_old: impl Fn(&str) -> bool) -> io::Result<u32> {
+        let entries = match fs::read_dir(self.dir.join(cell.to_string())) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+            Err(error) => return Err(error),
+        };
+        let mut dropped = 0;
+        for entry in entries {
+            let entry = entry?;
+            let name = entry.file_name();
+            let order = name.to_str().and_then(|name| name.strip_prefix("share-"));
+            if order.is_some_and(&is_old) {
+                SecretFile::remove(&entry.path())?;
+                dropped += 1;
+            }
+        }
+        Ok(dropped)
     }
 
     /// Returns the hand-over that a crash may have interrupted.
@@ -142,6 +160,17 @@ impl Cabinet {
     /// Forgets the hand-over, which is in the journal now.
     pub fn drop_pending(&self, cell: &CellId) -> io::Result<()> {
         SecretFile::remove(&self.file(cell, "handover"))
+    }
+
+    /// Returns up to which hand-over each machine has confirmed that it knows the chain.
+    pub fn told(&self, cell: &CellId) -> io::Result<BTreeMap<NodeId, u64>> {
+        let told: Option<Vec<(NodeId, u64)>> = self.read(cell, "told")?;
+        Ok(told.unwrap_or_default().into_iter().collect())
+    }
+
+    /// Keeps what machines have confirmed.
+    pub fn keep_told(&self, cell: &CellId, told: &BTreeMap<NodeId, u64>) -> io::Result<()> {
+        self.write(cell, "told", &told.iter().collect::<Vec<_>>())
     }
 
     /// Returns the last checkpoint that several signed.

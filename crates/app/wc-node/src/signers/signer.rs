@@ -7,7 +7,7 @@
 
 use std::io;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
@@ -27,6 +27,8 @@ use wc_types::signers::{Handover, SignerOrder, SignerSet, SigningRequest};
 use wc_types::{CellId, Cid, NodeId, Refusal, Signed, SigningKey, record_cid};
 
 use super::cabinet::{Cabinet, Memory, Promise};
+use super::conduct::Failing;
+use super::repeats::Repeats;
 use crate::clock;
 use crate::coordinator::lock;
 use crate::link;
@@ -88,6 +90,8 @@ pub(crate) struct Signer {
     belongs: watch::Receiver<Option<Cid>>,
     /// Held while what is remembered is read, judged and replaced.
     judging: Mutex<()>,
+    /// What was said of refusals.
+    refused: Mutex<Repeats>,
 }
 
 /// Where a conversation stands.
@@ -122,7 +126,7 @@ impl Signer {
         consents: bool,
         belongs: watch::Receiver<Option<Cid>>,
     ) -> Self {
-        Self { key, cabinet, consents, belongs, judging: Mutex::new(()) }
+        Self { key, cabinet, consents, belongs, judging: Mutex::default(), refused: Mutex::default() }
     }
 
     /// Serves one conversation. `peer` is who the transport says it is.
@@ -147,7 +151,7 @@ impl Signer {
                     answer
                 }
                 Ok(Err(Declined { refusal, culprits })) => {
-                    tracing::warn!(%peer, %refusal, "this signer does not sign");
+                    self.tell_refusal(peer, &refusal);
                     state = State::Over;
                     SignerAnswer::Refused { refusal: *refusal, culprits }
                 }
@@ -158,6 +162,19 @@ impl Signer {
             {
                 return;
             }
+        }
+    }
+
+    /// Says that this signer refuses: at once, and then at growing intervals, however often it is asked.
+    fn tell_refusal(&self, peer: NodeId, refusal: &Refusal) {
+        let Some(times) = lock(&self.refused).happened(&refusal.code, Instant::now()) else { return };
+        if Failing::refused(refusal, &[]).is_alarm() {
+            tracing::error!(
+                %peer, %refusal, times,
+                "SIGNER ALARM: this signer is shown another history than it has signed, and does not sign it"
+            );
+        } else {
+            tracing::warn!(%peer, %refusal, times, "this signer does not sign");
         }
     }
 
@@ -204,8 +221,23 @@ impl Signer {
                 self.judge(&member, &cell, &purpose, &request, &consistency)?;
                 (State::Over, SignerAnswer::Signed { share: member.sign(nonces, &request)? })
             }
+            (State::Fresh, SignerRequest::Learn { founding, chain }) => {
+                from_coordinator(peer, &founding)?;
+                // Whoever remembers nothing of the cell holds nothing of it, and strangers leave no files here.
+                let known = self.cabinet.memory(&cell_id(&founding))?.is_some();
+                let destroyed = if known { self.learn(&founding, &chain)?.2 } else { 0 };
+                (State::Over, SignerAnswer::Learned { destroyed })
+            }
             _ => return Err(Declined::new(OUT_OF_TURN, "this message does not belong here")),
         })
+    }
+
+    /// Takes note of the coordinator's own chain, as others are told of it.
+    ///
+    /// # Errors
+    /// When this machine has seen another chain, or its files cannot be used.
+    pub fn learn_own(&self, founding: &Signed<Founding>, chain: &[Handover]) -> Result<u32, Refusal> {
+        self.learn(founding, chain).map(|(_, _, destroyed)| destroyed).map_err(|declined| *declined.refusal)
     }
 
     /// Checks who asks and for which cell, learns of hand-overs, and returns the signers in force.
@@ -220,12 +252,21 @@ impl Signer {
                 .hint("its owner starts it with --cosigner");
             return Err(Declined { refusal: Box::new(refusal), culprits: Vec::new() });
         }
-        if founding.coordinator != peer || founding.signed_by(&peer.0).is_err() {
-            return Err(Declined::new(NOT_ASKED, "only the coordinator of the cell asks its signers"));
-        }
+        from_coordinator(peer, founding)?;
         if *self.belongs.borrow() != Some(founding.cid()) {
             return Err(Declined::new(NOT_ASKED, "this node belongs to another cell"));
         }
+        let (cell, keys, _) = self.learn(founding, chain)?;
+        Ok((cell, keys))
+    }
+
+    /// Remembers a chain that goes on from the one that was seen before, and destroys what this machine holds of sets that
+    /// have handed over. Returns the signers in force, and how many shares were destroyed.
+    fn learn(
+        &self,
+        founding: &Signed<Founding>,
+        chain: &[Handover],
+    ) -> Result<(CellId, SignerKeys, u32), Declined> {
         let keys = verify_chain(founding, chain)?;
         let cell = cell_id(founding);
         let _judging = lock(&self.judging);
@@ -243,16 +284,24 @@ impl Signer {
                 ),
             ));
         }
-        if known.is_none() || chain.len() > before.len() {
+        // What earlier sets held signs nothing any more, nor what was made for a set that never came to be. A share that
+        // is kept for the next set was made after this chain was shown, so it stays.
+        let order = |link: &Handover| link.set.order.to_string();
+        let in_force = chain.last().map(order);
+        let earlier: Vec<String> = chain.iter().rev().skip(1).map(order).collect();
+        let grown = chain.len() > before.len();
+        let destroyed = self.cabinet.drop_shares(&cell, |order| {
+            if grown { Some(order) != in_force.as_deref() } else { earlier.iter().any(|old| old == order) }
+        })?;
+        if destroyed > 0 {
+            tracing::info!(%cell, destroyed, "shares of earlier sets of signers are destroyed");
+        }
+        if known.is_none() || grown {
             let (head, promised) = known.as_ref().map_or((None, None), |known| (known.head, known.promised));
             let memory = Memory { founding: founding.clone(), chain: chain.to_vec(), head, promised };
             self.cabinet.keep_memory(&memory)?;
         }
-        // What earlier sets held signs nothing any more.
-        for old in chain.iter().rev().skip(1) {
-            self.cabinet.drop_share(&cell, &old.set.order)?;
-        }
-        Ok((cell, keys))
+        Ok((cell, keys, destroyed))
     }
 
     /// Returns this machine as a member of the set that has to sign.
@@ -342,6 +391,14 @@ impl Signer {
         }
         Ok(())
     }
+}
+
+/// Checks that the founding record names whoever asks.
+fn from_coordinator(peer: NodeId, founding: &Signed<Founding>) -> Result<(), Declined> {
+    if founding.coordinator != peer || founding.signed_by(&peer.0).is_err() {
+        return Err(Declined::new(NOT_ASKED, "only the coordinator of the cell asks its signers"));
+    }
+    Ok(())
 }
 
 fn checked_next(

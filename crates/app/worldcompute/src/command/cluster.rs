@@ -1,7 +1,7 @@
 //! `cluster status|peers`.
 
 use serde_json::json;
-use wc_proto::api::view::SignersView;
+use wc_proto::api::view::{PendingSignersView, SignersView};
 use wc_proto::api::{CellRequest, Request};
 use wc_types::signers::SignerOrder;
 use wc_types::{NodeId, Signed};
@@ -119,7 +119,11 @@ async fn signers(context: &Context, node: &mut Node) -> anyhow::Result<()> {
     if context.json {
         return Ok(say::json(&json::view(&signers))?);
     }
-    say::pairs(&[("signers", show_signers(&signers)), ("set", signers.set.to_string())])?;
+    let mut pairs = vec![("signers", show_signers(&signers)), ("set", signers.set.to_string())];
+    if let Some(pending) = &signers.pending {
+        pairs.push(("pending", show_pending(pending)));
+    }
+    say::pairs(&pairs)?;
     say::data("")?;
     let mut table = say::table(&["signer", "state", "reason"]);
     for signer in &signers.members {
@@ -129,7 +133,24 @@ async fn signers(context: &Context, node: &mut Node) -> anyhow::Result<()> {
             signer.reason.as_deref().map(say::harmless).unwrap_or_default(),
         ]);
     }
-    Ok(say::rows(&table, "nobody signs")?)
+    for node in &signers.untold {
+        let reason = "it has not confirmed yet that its share of an earlier set is destroyed; it is told when it is there";
+        table.add_row([node.to_string(), "former".to_owned(), reason.to_owned()]);
+    }
+    say::rows(&table, "nobody signs")?;
+    for member in signers.members.iter().filter(|member| member.state == "refuses") {
+        let reason = member.reason.as_deref().map(say::harmless).unwrap_or_default();
+        say::data(format!("ALARM  {} REFUSES TO SIGN: {reason}", member.node))?;
+    }
+    Ok(())
+}
+
+/// Says in a line what the signers will be, and what that waits for.
+fn show_pending(pending: &PendingSignersView) -> String {
+    let PendingSignersView { epoch, threshold, members, reason } = pending;
+    let names: Vec<String> = members.iter().map(ToString::to_string).collect();
+    let reason = reason.as_deref().map_or_else(String::new, |why| format!("; waits: {}", say::harmless(why)));
+    format!("set {epoch}, {threshold} of {}: {}{reason}", members.len(), names.join(", "))
 }
 
 async fn set_signers(
@@ -146,10 +167,19 @@ async fn set_signers(
             message: format!("`{text}` is not the id of a node: {error}"),
             hint: "`worldcompute cluster status` lists them".to_owned(),
         })?;
+        let doubled = match () {
+            () if member == cluster.coordinator => "is the coordinator, which is one of the signers anyway",
+            () if members.contains(&member) => "is named twice",
+            () => "",
+        };
+        if !doubled.is_empty() {
+            let message = format!("{member} {doubled}");
+            let hint = "name each of the other signers once".to_owned();
+            return Err(Usage { message, hint }.into());
+        }
         members.push(member);
     }
     members.sort();
-    members.dedup();
     let order = SignerOrder {
         cell: cluster.cell,
         epoch: cluster.signers.epoch + 1,
@@ -163,6 +193,12 @@ async fn set_signers(
         message: reason.to_owned(),
         hint: "such as --threshold 2 and two nodes beside the coordinator, or 3 and four".to_owned(),
     })?;
+    if usize::from(threshold) == order.members.len() && threshold > 1 {
+        say::talk(format!(
+            "warning: all {threshold} signers have to sign, so the loss of any one of them stops new checkpoints and receipts \
+             for good; name more nodes, or lower --threshold"
+        ));
+    }
     let order = Box::new(Signed::seal(order, &owner));
     node.tell(Request::Cell(CellRequest::ChangeSigners(order))).await?;
     signers(context, node).await

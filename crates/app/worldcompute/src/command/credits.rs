@@ -35,6 +35,10 @@ const UNVERIFIED: Code = Code::new("WC-CLI-020", Class::Peer);
 const NO_CELL: Code = Code::new("WC-CLI-021", Class::Caller);
 const MEMORY: Code = Code::new("WC-CLI-022", Class::Host);
 
+/// Pages of anchors that are looked through for one that was made. The newest is at the beginning, unless the log outside
+/// was away for weeks.
+const ANCHOR_PAGES_MAX: u32 = 64;
+
 /// Shows balance and history, or verifies them.
 ///
 /// # Errors
@@ -289,7 +293,9 @@ async fn verify(
     if let (true, Some(report)) = (passed, &report) {
         Memory::new(&statement, &report.seen).save(&memory)?;
     }
-    show_verification(context, &checks, checkpoint.as_ref(), report.as_ref())?;
+    let unsigned =
+        checkpoint.as_ref().map(|checkpoint| statement.view.ledger_size.saturating_sub(checkpoint.size));
+    show_verification(context, &checks, checkpoint.as_ref(), report.as_ref(), unsigned)?;
     if passed {
         return Ok(());
     }
@@ -309,17 +315,24 @@ fn check_founding(statement: &AccountStatement, cell: &CellId) -> Result<((), St
     Ok(((), format!("signed by {}", founding.coordinator)))
 }
 
-/// The checkpoint is signed by the cell, and is the one that the account's numbers belong to.
+/// The checkpoint is signed by the cell, and is the one that the account's numbers belong to, or the last one before them
+/// where too few signers can be reached.
 fn check_checkpoint(statement: &AccountStatement) -> Result<(Checkpoint, String), Fault> {
     let note = Note::parse(&statement.checkpoint).map_err(|error| Fault::caused(error.code(), &error))?;
     let checkpoint = open_signed(&statement.founding, &statement.signers, &note)
         .map_err(|error| Fault::caused(error.code(), &error))?;
     let claimed = statement.view.ledger_size;
-    if checkpoint.size != claimed {
+    if checkpoint.size > claimed {
         let what = format!("it is of {} entries, the balance is of {claimed}", checkpoint.size);
         return Err(Fault::new(what));
     }
-    let detail = format!("{} entries, signed by the cell", checkpoint.size);
+    let mut detail = format!("{} entries, signed by the cell", checkpoint.size);
+    if checkpoint.size < claimed {
+        detail += &format!(
+            "; the newest {} wait for the cell's signers and are not checked now",
+            say::count(claimed - checkpoint.size, "entry")
+        );
+    }
     Ok((checkpoint, detail))
 }
 
@@ -379,7 +392,8 @@ async fn audit(
     seen: Option<Remembered>,
 ) -> anyhow::Result<Result<(HistoryReport, String), Fault>> {
     let economy = statement.founding.charter.economy.clone();
-    let mut audit = Audit::new(account, *cell, economy, (checkpoint.size, checkpoint.root), seen);
+    let mut audit =
+        Audit::new(account, *cell, economy, (checkpoint.size, checkpoint.root), identity::latest(), seen);
     let progress = Progress::new();
     let bar = progress.count("verifying", checkpoint.size);
     let mut from = 0;
@@ -403,14 +417,20 @@ async fn audit(
             }
             bar.set(index, checkpoint.size, "entries of the ledger");
         }
-        // A page that does not advance would be asked for without end.
-        match next.filter(|next| *next > from) {
-            Some(next) => from = next,
-            None => break,
+        match page_after(next, rows.last().map(|row| row.entry.index), checkpoint.size) {
+            Ok(Some(next)) => from = next,
+            Ok(None) => break,
+            Err(what) => {
+                bar.finish();
+                return Ok(Err(Fault::new(what)));
+            }
         }
     }
     bar.finish();
-    Ok(match audit.finish(MicroNcu(statement.view.balance_micro_ncu)) {
+    // A balance of a longer log than the one that was signed is not what these entries add up to.
+    let current = checkpoint.size == statement.view.ledger_size;
+    let claimed = current.then_some(MicroNcu(statement.view.balance_micro_ncu));
+    Ok(match audit.finish(claimed) {
         Ok(report) => {
             let detail = format!(
                 "{} in the log, {} and {} recomputed, adding up to {}",
@@ -425,6 +445,42 @@ async fn audit(
     })
 }
 
+/// Returns where the next page of proofs begins. Each page must bring us on, or a coordinator could keep us asking
+/// without end: entries rise and none is beyond the log, so there is an end.
+///
+/// - `last`: the last entry of the page
+fn page_after(next: Option<u64>, last: Option<u64>, size: u64) -> Result<Option<u64>, String> {
+    match (next, last) {
+        (None, _) => Ok(None),
+        (Some(next), Some(last)) if next > last && next <= size => Ok(Some(next)),
+        (Some(next), last) => {
+            let last = last.map_or_else(|| "none".to_owned(), |last| last.to_string());
+            Err(format!(
+                "the cell answers pages without end: after entry {last} of {size} comes a page from entry {next}"
+            ))
+        }
+    }
+}
+
+/// Returns where the next older page of anchors begins. Each page must bring us on, and the newest anchor that was made
+/// is not behind many that were not.
+///
+/// - `lowest`: the oldest anchor of the page
+/// - `before`: where the page began
+fn page_before(
+    next: Option<u64>,
+    lowest: Option<u64>,
+    before: Option<u64>,
+    pages: u32,
+) -> Result<Option<u64>, String> {
+    let Some(next) = next else { return Ok(None) };
+    let on = lowest.is_some_and(|lowest| next <= lowest) && before.is_none_or(|before| next < before);
+    if on && pages < ANCHOR_PAGES_MAX {
+        return Ok(Some(next));
+    }
+    Err(format!("{pages} pages of anchors hold none that covers this ledger, and there is no end of them"))
+}
+
 /// The newest anchor is in a log that this machine trusts, the cell's signers signed what it holds, and the log in front
 /// of us continues that. A cell that does not anchor passes, and the words say that nobody outside vouches for it.
 async fn check_anchor(
@@ -433,20 +489,25 @@ async fn check_anchor(
     checkpoint: &Checkpoint,
     trusted_root: Option<&Path>,
 ) -> anyhow::Result<Result<((), String), Fault>> {
+    // A file that was named is read, whether or not there is anything to check with it.
+    let root = trusted_root.map(|path| config::trusted_root(Some(path))).transpose()?;
     let mut before = None;
+    let mut pages = 0;
     let newest = loop {
         let (anchoring, rows, next) = match node.cell(CellRequest::Anchors { before }).await? {
             Response::Anchors { anchoring, rows, next } => (anchoring, rows, next),
             other => return Err(unexpected("Anchors", &other)),
         };
+        let lowest = rows.iter().map(|row| row.id).min();
         let covered = |row: &AnchorView| row.state == "anchored" && row.checkpoint_size <= checkpoint.size;
         if let Some(row) = rows.into_iter().find(covered) {
             break row;
         }
-        // A page that does not advance would be asked for without end.
-        match next.filter(|next| before.is_none_or(|before| *next < before)) {
-            Some(next) => before = Some(next),
-            None => {
+        pages += 1;
+        match page_before(next, lowest, before, pages) {
+            Err(what) => return Ok(Err(Fault::new(what))),
+            Ok(Some(next)) => before = Some(next),
+            Ok(None) => {
                 let why = match anchoring {
                     None => "this cell does not anchor its ledger: no outside log vouches for its age",
                     Some(_) => "no anchor has been made yet: no outside log vouches for the ledger's age",
@@ -455,7 +516,10 @@ async fn check_anchor(
             }
         }
     };
-    let root = config::trusted_root(trusted_root)?;
+    let root = match root {
+        Some(root) => root,
+        None => config::trusted_root(None)?,
+    };
     let bytes = match node.cell(CellRequest::Anchor { id: newest.id }).await? {
         Response::Bytes(bytes) => bytes,
         other => return Err(unexpected("Anchor", &other)),
@@ -513,10 +577,12 @@ fn show_verification(
     checks: &Checks,
     checkpoint: Option<&Checkpoint>,
     report: Option<&HistoryReport>,
+    unsigned: Option<u64>,
 ) -> anyhow::Result<()> {
     let root =
         checkpoint.map_or_else(|| "unknown".to_owned(), |checkpoint| HEXLOWER.encode(&checkpoint.root));
-    let depth = report.map_or(0, |report| report.depth);
+    // A check that failed has not measured it.
+    let depth = report.map(|report| report.depth);
     let verdict = if checks.hold() { "PASS" } else { "FAIL" };
     if context.json {
         let list: Vec<Value> = checks
@@ -534,6 +600,7 @@ fn show_verification(
         return Ok(say::json(&json!({
             "ledger_root": format!("sha256:{root}"),
             "ledger_size": checkpoint.map(|checkpoint| checkpoint.size),
+            "entries_unsigned": unsigned,
             "proof_depth": depth,
             "verification": verdict,
             "entries": report.map(|report| report.seen.entries),
@@ -550,7 +617,10 @@ fn show_verification(
         say::talk(format!("{state:>5}  {}: {}", check.name, say::harmless(&check.detail)));
     }
     say::data(format!("Ledger root: sha256:{root}"))?;
-    say::data(format!("Proof depth: {depth}"))?;
+    say::data(format!(
+        "Proof depth: {}",
+        depth.map_or_else(|| "unknown".to_owned(), |depth| depth.to_string())
+    ))?;
     Ok(say::data(format!("Verification: {verdict}"))?)
 }
 
@@ -620,4 +690,41 @@ fn forgotten(path: &Path, error: &dyn std::fmt::Display) -> anyhow::Error {
     let message =
         format!("what this machine remembers of the ledger, {}, cannot be used: {error}", path.display());
     Failure(vec![Refusal::new(MEMORY, message)]).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_of_proofs_bring_us_on_or_are_the_last() {
+        assert_eq!(page_after(None, None, 10), Ok(None), "nothing, and no more");
+        assert_eq!(page_after(None, Some(3), 10), Ok(None));
+        assert_eq!(page_after(Some(4), Some(3), 10), Ok(Some(4)));
+        assert_eq!(page_after(Some(10), Some(9), 10), Ok(Some(10)));
+        let wrong = [(5, None), (3, Some(3)), (2, Some(3)), (11, Some(3)), (u64::MAX, Some(3))];
+        for (next, last) in wrong {
+            assert!(page_after(Some(next), last, 10).is_err(), "{next} after {last:?}");
+        }
+    }
+
+    #[test]
+    fn pages_of_anchors_have_an_end() {
+        assert_eq!(page_before(None, Some(7), None, 1), Ok(None));
+        assert_eq!(page_before(Some(7), Some(7), None, 1), Ok(Some(7)));
+        assert_eq!(page_before(Some(5), Some(6), Some(7), 2), Ok(Some(5)));
+        let wrong = [(7, None, None), (7, Some(6), None), (7, Some(7), Some(7)), (9, Some(9), Some(7))];
+        for (next, lowest, before) in wrong {
+            assert!(page_before(Some(next), lowest, before, 2).is_err(), "{next} {lowest:?} {before:?}");
+        }
+        // A coordinator that invents anchors that were never made, one page after the other.
+        let mut before = None;
+        let asked = (1..).take_while(|pages| {
+            let id = u64::MAX - u64::from(*pages);
+            let next = page_before(Some(id), Some(id), before, *pages);
+            before = next.clone().ok().flatten();
+            next.is_ok()
+        });
+        assert!(asked.count() < ANCHOR_PAGES_MAX as usize);
+    }
 }

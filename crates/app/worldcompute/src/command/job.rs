@@ -339,9 +339,12 @@ async fn receipts(context: &Context, job: &str, output: &Path) -> anyhow::Result
     let fetched = receipt::fetch(&mut node, &view, output, &bar).await?;
     bar.finish();
     let files: Vec<PathBuf> = fetched.written;
+    // What was accepted before we asked, and is under no signed checkpoint yet.
+    let accepted: u64 = view.stages.iter().map(|stage| u64::from(stage.accepted)).sum();
+    let unsigned = accepted.saturating_sub(files.len() as u64);
     if context.json {
         let files: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
-        say::json(&json!({ "files": files, "verified": fetched.verified }))?;
+        say::json(&json!({ "files": files, "verified": fetched.verified, "not_yet_signed": unsigned }))?;
     } else {
         say::talk(format!(
             "{} in {}, {} verified",
@@ -353,7 +356,16 @@ async fn receipts(context: &Context, job: &str, output: &Path) -> anyhow::Result
     if !fetched.refusals.is_empty() {
         return Err(Failure(fetched.refusals).into());
     }
-    if files.is_empty() {
+    if unsigned > 0 {
+        say::talk(format!(
+            "{} not yet under a signed checkpoint: give the same command again in a moment",
+            match unsigned {
+                1 => "1 accepted task is".to_owned(),
+                several => format!("{several} accepted tasks are"),
+            }
+        ));
+    }
+    if files.is_empty() && unsigned == 0 {
         bail!("no task of job {} has been accepted yet", short(view.job));
     }
     Ok(())

@@ -15,7 +15,7 @@ use wc_ledger::threshold::SignerKeys;
 use wc_ledger::threshold::handover::{open_kept, open_signed, verify_chain};
 use wc_ledger::{
     Auditor, Checkpoint, Cosignature, Evidence, Finding, Hash, HashTile, Note, Tile, TileSource, cell_key,
-    consistency_proof, cosignatures, hash_from_tiles, verify_consistency,
+    consistency_proof, cosignatures, hash_from_tiles, origin, verify_consistency,
 };
 use wc_types::charter::{Founding, cell_id};
 use wc_types::signers::Handover;
@@ -26,12 +26,18 @@ use crate::cli::LedgerCommand;
 use crate::client::{Failure, Node};
 use crate::command::replay;
 use crate::config::Context;
-use crate::exit::Unproved;
+use crate::exit::{self, Unproved, Unverified};
 use crate::progress::Progress;
 use crate::{fields, identity, say};
 
 /// A published ledger, or a checkpoint in a file, is not sound.
 const UNSOUND: Code = Code::new("WC-CLI-010", Class::Peer);
+/// The place that was named holds no ledger.
+const NO_LEDGER: Code = Code::new("WC-CLI-012", Class::Caller);
+/// The ledger is of another cell than what it was compared with.
+const OTHER_CELL: Code = Code::new("WC-CLI-013", Class::Caller);
+/// Times that signers and checkpoint are read until they fit: a coordinator may be changing both.
+const READS_MAX: u32 = 3;
 /// Tiles of a log that are fetched for one proof, in rounds; more means that a source lies about its size.
 const ROUNDS_MAX: usize = 4096;
 
@@ -46,23 +52,29 @@ pub async fn run(context: &Context, command: &LedgerCommand) -> anyhow::Result<(
     }
 }
 
+/// Something was checked and is not what it must be.
 fn unsound(message: impl Into<String>) -> anyhow::Error {
-    Failure(vec![Refusal::new(UNSOUND, message)]).into()
+    Unverified(vec![Refusal::new(UNSOUND, message)]).into()
 }
 
 /// A sentence with all that lies behind an error, under the error's own code.
-pub fn told(code: Code, what: &str, error: &dyn std::error::Error) -> anyhow::Error {
+fn sentence(code: Code, what: &str, error: &dyn std::error::Error) -> Refusal {
     let mut message = format!("{what}: {error}");
     let mut source = error.source();
     while let Some(cause) = source {
         message += &format!(": {cause}");
         source = cause.source();
     }
-    Failure(vec![Refusal::new(code, message)]).into()
+    Refusal::new(code, message)
+}
+
+/// What was checked is not what it must be, by this error.
+fn told(code: Code, what: &str, error: &dyn std::error::Error) -> anyhow::Error {
+    Unverified(vec![sentence(code, what, error)]).into()
 }
 
 fn unread(error: &LogReadError) -> anyhow::Error {
-    told(error.code(), "the published ledger", error)
+    Failure(vec![sentence(error.code(), "the published ledger", error)]).into()
 }
 
 /// A checkpoint with everything that its note says.
@@ -79,30 +91,31 @@ pub struct Head {
     pub witnesses: Vec<Cosignature>,
     /// Lines of keys that nobody here knows.
     pub unknown: Vec<String>,
-    chain: Vec<Handover>,
+    /// The hand-overs from the founding key to those who sign.
+    pub chain: Vec<Handover>,
     note: Note,
 }
 
 impl Head {
-    /// Checks a note under the key to which the chain leads from the one that the founding record names. A note that the
-    /// reader kept may be of an older set.
-    pub fn read(
+    /// Checks a note under the key to which the chain leads from the one that the founding record names.
+    fn read(founding: Signed<Founding>, chain: &[Handover], text: &str) -> anyhow::Result<Self> {
+        let note = Note::parse(text).map_err(|error| told(error.code(), "the checkpoint", &error))?;
+        let checkpoint = open_signed(&founding, chain, &note)
+            .map_err(|error| told(error.code(), "the checkpoint", &error))?;
+        Self::of(founding, chain, chain.len(), note, checkpoint)
+    }
+
+    fn of(
         founding: Signed<Founding>,
         chain: &[Handover],
-        text: &str,
-        kept: bool,
+        epoch: usize,
+        note: Note,
+        checkpoint: Checkpoint,
     ) -> anyhow::Result<Self> {
-        let wrong =
-            |error: &dyn std::error::Error| unsound(format!("the founding record is not one: {error}"));
-        founding.signed_by(&founding.coordinator.0).map_err(|error| wrong(&error))?;
+        founding
+            .signed_by(&founding.coordinator.0)
+            .map_err(|error| unsound(format!("the founding record is not one: {error}")))?;
         let cell = cell_id(&founding);
-        let note = Note::parse(text).map_err(|error| told(error.code(), "the checkpoint", &error))?;
-        let (checkpoint, epoch) = if kept {
-            open_kept(&founding, chain, &note)
-        } else {
-            open_signed(&founding, chain, &note).map(|checkpoint| (checkpoint, chain.len()))
-        }
-        .map_err(|error| told(error.code(), "the checkpoint", &error))?;
         let signers = verify_chain(&founding, chain.get(..epoch).unwrap_or_default())
             .map_err(|fault| told(fault.code(), "the signers", &fault))?;
         let (witnesses, others) = cosignatures(&note, &checkpoint.origin)
@@ -111,19 +124,60 @@ impl Head {
         Ok(Self { founding, cell, signers, checkpoint, witnesses, unknown, chain: chain.to_vec(), note })
     }
 
-    /// Reads the checkpoint of a published ledger.
-    pub async fn of_log(reader: &mut LogReader) -> anyhow::Result<Self> {
-        let founding = required(reader, "founding").await?;
-        let founding = from_canonical(&founding)
-            .map_err(|error| unsound(format!("the founding record of the log is not one: {error}")))?;
-        let chain = match reader.read("signers").await.map_err(|error| unread(&error))? {
-            Some(bytes) => from_canonical::<Vec<Handover>>(&bytes)
-                .map_err(|error| unsound(format!("the chain of signers of the log is not one: {error}")))?,
-            None => Vec::new(),
+    /// Reads the checkpoint of the published ledger at `log`.
+    async fn of_log(log: &str, reader: &mut LogReader) -> anyhow::Result<Self> {
+        let missing = |what: &str| {
+            let message = format!("{log} is not a published ledger: there is no {what}");
+            let hint = "give the directory log/ of a coordinator's data directory or a copy of it, or http://host:port";
+            Failure(vec![Refusal::new(NO_LEDGER, message).hint(hint)])
         };
-        let text = String::from_utf8(required(reader, "checkpoint").await?)
-            .map_err(|_| unsound("the checkpoint is not text"))?;
-        Self::read(founding, &chain, &text, false)
+        let founding = reader.read("founding").await.map_err(|error| unread(&error))?;
+        let founding: Signed<Founding> = from_canonical(&founding.ok_or_else(|| missing("founding record"))?)
+            .map_err(|error| unsound(format!("the founding record of the log is not one: {error}")))?;
+        let mut tries = 0;
+        loop {
+            let chain = match reader.read("signers").await.map_err(|error| unread(&error))? {
+                Some(bytes) => from_canonical::<Vec<Handover>>(&bytes).map_err(|error| {
+                    unsound(format!("the chain of signers of the log is not one: {error}"))
+                })?,
+                None => Vec::new(),
+            };
+            let text = reader.read("checkpoint").await.map_err(|error| unread(&error))?;
+            let text = String::from_utf8(text.ok_or_else(|| missing("checkpoint"))?)
+                .map_err(|_| unsound("the checkpoint is not text"))?;
+            let read = Self::read(founding.clone(), &chain, &text);
+            tries += 1;
+            match read {
+                // The signers may have changed between the two files.
+                Err(_) if tries < READS_MAX => continue,
+                Err(error) => return Err(Self::mismatched(log, &founding, &chain, &text).unwrap_or(error)),
+                Ok(head) => return Ok(head),
+            }
+        }
+    }
+
+    /// Says so if a ledger's checkpoint is a sound one of other signers than its chain leads to.
+    fn mismatched(
+        log: &str,
+        founding: &Signed<Founding>,
+        chain: &[Handover],
+        text: &str,
+    ) -> Option<anyhow::Error> {
+        let note = Note::parse(text).ok()?;
+        let chain_ends = chain.len();
+        let set = match open_kept(founding, chain, &note) {
+            Ok((_, epoch)) => format!("set {epoch} of signers"),
+            Err(_) if signed_by_strangers(founding, chain, &note) => {
+                "a key that the file `signers` does not lead to".to_owned()
+            }
+            Err(_) => return None,
+        };
+        let message = format!(
+            "the checkpoint of {log} is signed by {set}, its file `signers` leads to set {chain_ends}: \
+             the two are not of one moment"
+        );
+        let hint = "if this is a mirror, copy signers and checkpoint again, signers first";
+        Some(Unverified(vec![Refusal::new(UNSOUND, message).hint(hint)]).into())
     }
 
     fn to_json(&self, entry: Option<Cid>) -> Value {
@@ -162,7 +216,12 @@ impl Head {
             ("cell", self.cell.to_string()),
             ("entries", self.checkpoint.size.to_string()),
             ("root", data_encoding::BASE64.encode(&self.checkpoint.root)),
-            ("last entry", entry.map_or_else(|| "none".to_owned(), |cid| cid.to_string())),
+        ])?;
+        // A published tree does not say which one it is; an audit that has read it does.
+        if let Some(entry) = entry {
+            say::pairs(&[("last entry", entry.to_string())])?;
+        }
+        say::pairs(&[
             ("signed by", self.signed_by()),
             ("key", cell_key(&self.cell, self.signers.group).to_string()),
             ("witnesses", self.witnesses.len().to_string()),
@@ -181,9 +240,17 @@ fn moment(one: &Cosignature) -> Timestamp {
     Timestamp(i64::try_from(one.at_s.saturating_mul(1_000_000)).unwrap_or(i64::MAX))
 }
 
-async fn required(reader: &mut LogReader, path: &str) -> anyhow::Result<Vec<u8>> {
-    let read = reader.read(path).await.map_err(|error| unread(&error))?;
-    read.ok_or_else(|| unsound(format!("the published ledger has no {path}")))
+/// Whether a note has lines of its cell's name, and none of them is of a key that the chain leads over.
+fn signed_by_strangers(founding: &Signed<Founding>, chain: &[Handover], note: &Note) -> bool {
+    let cell = cell_id(founding);
+    let groups = chain.iter().map(|link| link.set.group);
+    let known: Vec<[u8; 4]> = std::iter::once(founding.coordinator.0)
+        .chain(groups)
+        .map(|group| cell_key(&cell, group).id())
+        .collect();
+    let name = origin(&cell);
+    let mut own = note.signatures().iter().filter(|line| line.name == name).peekable();
+    own.peek().is_some() && own.all(|line| !known.contains(&line.key_id))
 }
 
 /// Reads the bytes of a file of the tree; where a partial one is gone, those of its full one.
@@ -210,11 +277,11 @@ async fn head(context: &Context, log: Option<&str>, save: Option<&Path>) -> anyh
     let (head, entry) = match log {
         Some(log) => {
             let mut reader = LogReader::new(log).map_err(|error| unread(&error))?;
-            (Head::of_log(&mut reader).await?, None)
+            (Head::of_log(log, &mut reader).await?, None)
         }
         None => {
             let published = Node::connect(&context.dir).await?.checkpoint(0).await?;
-            (Head::read(published.founding, &published.signers, &published.note, false)?, published.head)
+            (Head::read(published.founding, &published.signers, &published.note)?, published.head)
         }
     };
     if let Some(path) = save {
@@ -263,18 +330,63 @@ async fn prove(reader: &mut LogReader, first: u64, second: u64, size: u64) -> an
     Err(unsound(format!("the published ledger cannot prove anything between {first} and {second} entries")))
 }
 
+/// A published ledger that was opened.
+pub struct Published {
+    log: String,
+    reader: LogReader,
+    /// What it is signed to be.
+    pub head: Head,
+}
+
+impl Published {
+    /// Opens the ledger at a directory or a URL.
+    ///
+    /// # Errors
+    /// When it cannot be read, or its checkpoint is not signed as its founding record and its signers say.
+    pub async fn open(log: &str) -> anyhow::Result<Self> {
+        let mut reader = LogReader::new(log).map_err(|error| unread(&error))?;
+        let head = Head::of_log(log, &mut reader).await?;
+        Ok(Self { log: log.to_owned(), reader, head })
+    }
+
+    /// Checks that this is the ledger of `cell`.
+    ///
+    /// # Errors
+    /// When it is of another one.
+    pub fn is_of(&self, cell: &CellId) -> anyhow::Result<()> {
+        if self.head.cell == *cell {
+            return Ok(());
+        }
+        let message =
+            format!("{} is the ledger of another cell, {}, not of {cell}", self.log, self.head.cell);
+        Err(Unverified(vec![Refusal::new(OTHER_CELL, message)]).into())
+    }
+}
+
 /// What is known of two checkpoints of one cell.
 pub enum History {
     /// The smaller is the beginning of the larger.
     One,
     /// They are of different histories; how that shows.
     Two(String),
-    /// Nothing here decides it.
-    Unknown,
+    /// Nothing here decides it: why, and what would.
+    Unknown(Undecided),
+}
+
+/// Why something is not decided, and what would decide it.
+pub struct Undecided {
+    /// Why.
+    pub why: String,
+    /// What to give.
+    pub hint: String,
 }
 
 /// Finds out whether two checkpoints are of one history, with a proof from a published ledger where one is needed.
-pub async fn compare(one: &Checkpoint, other: &Checkpoint, log: Option<&str>) -> anyhow::Result<History> {
+pub async fn compare(
+    one: &Checkpoint,
+    other: &Checkpoint,
+    published: Option<&mut Published>,
+) -> anyhow::Result<History> {
     let (early, late) = if one.size <= other.size { (one, other) } else { (other, one) };
     if early.size == late.size {
         return Ok(if early.root == late.root {
@@ -283,82 +395,155 @@ pub async fn compare(one: &Checkpoint, other: &Checkpoint, log: Option<&str>) ->
             History::Two(format!("two different ledgers of {} entries are signed by one cell", early.size))
         });
     }
-    let Some(log) = log else { return Ok(History::Unknown) };
-    let mut reader = LogReader::new(log).map_err(|error| unread(&error))?;
-    let published = Head::of_log(&mut reader).await?;
-    if published.checkpoint.origin != one.origin {
-        return Err(unsound("the published ledger is of another cell"));
-    }
-    let size = published.checkpoint.size;
+    let Some(published) = published else {
+        return Ok(History::Unknown(Undecided {
+            why: format!("nothing here ties a ledger of {} entries to one of {}", late.size, early.size),
+            hint: "give --ledger with the published ledger, as a directory or http://…".to_owned(),
+        }));
+    };
+    let size = published.head.checkpoint.size;
     if size < late.size {
-        return Ok(History::Unknown);
+        return Ok(History::Unknown(Undecided {
+            why: format!(
+                "the published ledger {} has {size} entries, {} fewer than the {} that are to be compared",
+                published.log,
+                late.size - size,
+                late.size
+            ),
+            hint: "it is published about a second after the entries; try again, or copy the mirror again"
+                .to_owned(),
+        }));
     }
-    let path = prove(&mut reader, early.size, late.size, size).await?;
+    let path = prove(&mut published.reader, early.size, late.size, size).await?;
     Ok(match verify_consistency(early.size, late.size, &path, &early.root, &late.root) {
         Ok(()) => History::One,
         Err(_) => History::Two(format!(
-            "the ledger of {} entries does not begin with the one of {}, by the proof of {log}",
-            late.size, early.size
+            "the ledger of {} entries does not begin with the one of {}, by the proof of {}",
+            late.size, early.size, published.log
         )),
     })
 }
 
-/// Reads a checkpoint file of a known cell.
-pub fn read_checkpoint(path: &Path, founding: &Signed<Founding>, chain: &[Handover]) -> anyhow::Result<Head> {
+/// Returns the longer of two chains of signers of one cell, of which the shorter must be the beginning.
+///
+/// # Errors
+/// When they part: then a set of signers has handed over twice.
+pub fn longer<'a>(one: &'a [Handover], other: &'a [Handover]) -> anyhow::Result<&'a [Handover]> {
+    let parted =
+        (1u64..).zip(one.iter().zip(other)).find(|(_, (one, other))| one.set.cid() != other.set.cid());
+    if let Some((epoch, _)) = parted {
+        return Err(unsound(format!(
+            "the signers of the receipt and those of the published ledger part at set {epoch}: whoever signed before it \
+             has handed over twice"
+        )));
+    }
+    Ok(if one.len() >= other.len() { one } else { other })
+}
+
+/// Reads a checkpoint file of a known cell, which any of the sets of the chain may have signed.
+///
+/// # Errors
+/// When it cannot be read, is of another cell or is signed by nobody who may.
+pub fn read_checkpoint(
+    path: &Path,
+    founding: &Signed<Founding>,
+    chain: &[Handover],
+) -> anyhow::Result<Result<Checkpoint, Undecided>> {
     let text = std::fs::read_to_string(path).map_err(|error| {
         let message = format!("the checkpoint {} cannot be read: {error}", path.display());
         Failure(vec![Refusal::new(fields::FILE, message)])
     })?;
-    Head::read(founding.clone(), chain, &text, true).with_context(|| path.display().to_string())
+    let what = format!("the checkpoint {}", path.display());
+    let note = Note::parse(&text).map_err(|error| told(error.code(), &what, &error))?;
+    let said = Checkpoint::parse_text(note.text()).map_err(|error| told(error.code(), &what, &error))?;
+    let cell = cell_id(founding);
+    if said.origin != origin(&cell) {
+        let message = format!("{what} is of another ledger, {}, not of {cell}", say::harmless(&said.origin));
+        return Err(Unverified(vec![Refusal::new(OTHER_CELL, message)]).into());
+    }
+    match open_kept(founding, chain, &note) {
+        Ok((checkpoint, _)) => Ok(Ok(checkpoint)),
+        Err(_) if signed_by_strangers(founding, chain, &note) => Ok(Err(Undecided {
+            why: format!(
+                "{what} is signed by a set of signers that is not known here; {} of the cell are",
+                say::count(chain.len() as u64 + 1, "set")
+            ),
+            hint: "give --ledger with the newest published ledger, whose signers may lead to that set"
+                .to_owned(),
+        })),
+        Err(error) => Err(told(error.code(), &what, &error)),
+    }
 }
 
 async fn verify(context: &Context, log: &str, seen: Option<&Path>) -> anyhow::Result<()> {
-    let mut reader = LogReader::new(log).map_err(|error| unread(&error))?;
-    let head = Head::of_log(&mut reader).await?;
+    let verified = audit(context, log, seen).await;
+    if let (true, Err(error)) = (context.json, &verified) {
+        let refusals = exit::refusals(error);
+        say::json(&json!({
+            "ok": false,
+            "ledger": log,
+            "undecided": error.is::<Unproved>(),
+            "failed": refusals.first().map(|refusal| refusal.message.clone()),
+            "code": refusals.first().map(|refusal| refusal.code.to_string()),
+        }))?;
+    }
+    verified
+}
+
+async fn audit(context: &Context, log: &str, seen: Option<&Path>) -> anyhow::Result<()> {
+    let mut published = Published::open(log).await?;
+    let Published { reader, head, .. } = &mut published;
     let size = head.checkpoint.size;
     let fault =
         |error: wc_ledger::AuditFault| told(error.code(), "the published ledger is not sound", &error);
-    let mut auditor = Auditor::new(head.cell, head.checkpoint.clone()).map_err(fault)?;
+    let mut auditor = Auditor::new(&head.founding, &head.chain, head.checkpoint.clone(), identity::latest())
+        .map_err(fault)?;
     let progress = Progress::new();
     let bar = progress.count("entries", size);
     while let Some(bundle) = auditor.next() {
         let width = usize::from(bundle.width());
-        let entries =
-            partial_or_full(&mut reader, &bundle.to_string(), |full| cut_bundle(full, width)).await?;
-        let hashes = tile_bytes(&mut reader, bundle.tile()).await?;
+        let entries = partial_or_full(reader, &bundle.to_string(), |full| cut_bundle(full, width)).await?;
+        let hashes = tile_bytes(reader, bundle.tile()).await?;
         auditor.read(bundle, &entries, &hashes).map_err(fault)?;
         bar.set(bundle.leaves().end, size, "");
     }
     for tile in auditor.upper_tiles() {
-        let bytes = tile_bytes(&mut reader, tile).await?;
+        let bytes = tile_bytes(reader, tile).await?;
         auditor.compare(tile, &bytes).map_err(fault)?;
     }
     let audited = auditor.finish().map_err(fault)?;
     bar.finish();
     let mut history = None;
     if let Some(path) = seen {
-        let seen = read_checkpoint(path, &head.founding, &head.chain)?;
-        history = Some(seen.checkpoint.size);
-        match compare(&seen.checkpoint, &head.checkpoint, Some(log)).await? {
+        let undecided = |Undecided { why, hint }| Unproved { message: why, hint };
+        let (founding, now) = (&published.head.founding, published.head.checkpoint.clone());
+        let seen = read_checkpoint(path, founding, &published.head.chain)?.map_err(undecided)?;
+        history = Some(seen.size);
+        if seen.size > size {
+            return Err(unsound(format!(
+                "the ledger has {size} entries and the checkpoint {} has {}: it shrank, or is an old copy",
+                path.display(),
+                seen.size
+            )));
+        }
+        match compare(&seen, &now, Some(&mut published)).await? {
             History::One => {}
             History::Two(how) => return Err(unsound(format!("history was rewritten: {how}"))),
-            History::Unknown => {
-                return Err(unsound(format!(
-                    "the ledger has {size} entries and the checkpoint {} has {}: it shrank",
-                    path.display(),
-                    seen.checkpoint.size
-                )));
-            }
+            History::Unknown(why) => return Err(undecided(why).into()),
         }
     }
+    let head = &published.head;
     let last = audited.last.as_ref().map(record_cid);
     if context.json {
         let mut value = head.to_json(last);
         if let Some(fields) = value.as_object_mut() {
+            fields.insert("ok".to_owned(), true.into());
             fields.insert("sound".to_owned(), true.into());
             fields.insert("files".to_owned(), audited.files.into());
             fields.insert("accounts".to_owned(), audited.accounts.into());
             fields.insert("issued_micro_ncu".to_owned(), audited.issued.into());
+            fields.insert("handovers".to_owned(), audited.handovers.into());
+            fields.insert("handover_pending".to_owned(), audited.handover_pending.into());
             fields.insert("continues_size".to_owned(), history.into());
         }
         return Ok(say::json(&value)?);
@@ -370,11 +555,26 @@ async fn verify(context: &Context, log: &str, seen: Option<&Path>) -> anyhow::Re
         audited.entries, audited.files
     ))?;
     say::data(format!(
-        "proved   every entry's postings sum to zero and nobody was ever overdrawn; {} accounts, {} issued",
+        "proved   every entry moves only what its kind may, by the charter, and nobody was ever overdrawn; {} accounts, \
+         {} issued",
         audited.accounts,
         show_ncu(audited.issued)
     ))?;
     say::data("proved   the root over them is the one that the cell's key signed")?;
+    if audited.handovers > 0 || audited.handover_pending {
+        let tail = if audited.handover_pending {
+            "; one more has signed, and its entry comes with a later checkpoint"
+        } else {
+            ""
+        };
+        say::data(format!(
+            "proved   the log hands its signature over {}, each time to whom the file `signers` says{tail}",
+            say::count(audited.handovers, "time")
+        ))?;
+    }
+    say::data(
+        "assumed  that the verdicts behind accepted tasks are as the votes were: receipts and donors check those",
+    )?;
     match history {
         Some(size) => {
             say::data(format!("proved   it continues the checkpoint of {size} entries that you gave"))?

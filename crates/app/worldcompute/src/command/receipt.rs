@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
-use wc_api::log::LogReader;
 use wc_ledger::{Anchors, ReceiptFault, ReceiptReport, decode_receipt, verify_receipt};
 use wc_proto::api::view::JobView;
 use wc_types::canonical::{RECORD_BYTES_MAX, to_canonical};
@@ -17,9 +16,9 @@ use wc_types::{Class, Code, NodeId, Refusal, Signed};
 use crate::amount::{show_ago, show_ncu};
 use crate::cli::ReceiptCommand;
 use crate::client::{Failure, Node};
-use crate::command::ledger::{self, History};
+use crate::command::ledger::{self, History, Published, Undecided};
 use crate::config::Context;
-use crate::exit::Unproved;
+use crate::exit::{self, Unproved, Unverified};
 use crate::progress::Bar;
 use crate::{fields, identity, json, say};
 
@@ -28,8 +27,8 @@ enum Place {
     NotAsked,
     /// Proved, with the size of the one that was given.
     Proved(u64),
-    /// Not decided, with the size of the one that was given.
-    Unproved(u64),
+    /// Not decided: why, and what would decide it.
+    Unproved(Undecided),
 }
 
 /// A receipt's ledger is another than the one that was seen.
@@ -38,83 +37,102 @@ const REWRITTEN: Code = Code::new("WC-CLI-011", Class::Peer);
 /// Does what the command says. Needs no node, and no network unless `--ledger` names a URL.
 pub async fn run(context: &Context, command: &ReceiptCommand) -> anyhow::Result<()> {
     let ReceiptCommand::Verify { files, checkpoint, ledger: log } = command;
-    let mut refusals = Vec::new();
-    let mut reports = Vec::new();
-    let mut unproved = 0usize;
+    let mut published = match log {
+        Some(log) => Some(Published::open(log).await?),
+        None => None,
+    };
+    let (mut reports, mut refuted, mut failed) = (Vec::new(), Vec::new(), Vec::new());
+    let mut unproved: Vec<Undecided> = Vec::new();
     for path in files {
-        let checked = read(path).and_then(|bytes| check(&bytes).map_err(|fault| refusal(path, &fault)));
-        let checked = match checked {
-            Ok((file, report)) => match place(&file, &report, checkpoint.as_deref(), log.as_deref()).await? {
-                Ok(place) => Ok((report, place)),
-                Err(how) => {
-                    let message = format!("{}: history was rewritten: {how}", path.display());
-                    Err(Refusal::new(REWRITTEN, message))
-                }
-            },
-            Err(refusal) => Err(refusal),
-        };
-        match checked {
+        match one(path, checkpoint.as_deref(), published.as_mut()).await {
             Ok((report, place)) => {
-                unproved += usize::from(matches!(place, Place::Unproved(_)));
                 if context.json {
                     reports.push(report_json(path, &report, &place));
                 } else {
                     show(path, &report, &place)?;
                 }
+                if let Place::Unproved(why) = place {
+                    unproved.push(why);
+                }
             }
-            Err(refusal) => {
-                reports.push(json!({
-                    "file": path.display().to_string(),
-                    "valid": false,
-                    "code": refusal.code,
-                    "reason": refusal.message,
+            Err(error) => {
+                let refusals = exit::refusals(&error);
+                reports.extend(refusals.iter().map(|refusal| {
+                    json!({
+                        "file": path.display().to_string(),
+                        "valid": false,
+                        "code": refusal.code,
+                        "reason": refusal.message,
+                    })
                 }));
-                refusals.push(refusal);
+                if error.is::<Unverified>() { &mut refuted } else { &mut failed }.extend(refusals);
             }
         }
     }
     if context.json {
         say::json(&Value::Array(reports))?;
     }
-    if !refusals.is_empty() {
-        return Err(Failure(refusals).into());
+    if !refuted.is_empty() {
+        refuted.append(&mut failed);
+        return Err(Unverified(refuted).into());
     }
-    if unproved > 0 {
-        return Err(Unproved {
-            message: format!(
-                "{} valid, but nothing here proves that {unproved} of them and the checkpoint are of one history",
-                say::count(files.len() as u64, "receipt")
-            ),
-            hint: "give --ledger with the published ledger, as a directory or http://…".to_owned(),
-        }
-        .into());
+    if !failed.is_empty() {
+        return Err(Failure(failed).into());
     }
-    Ok(())
+    let Some(Undecided { why, hint }) = unproved.pop() else { return Ok(()) };
+    let (all, open) = (say::count(files.len() as u64, "receipt"), unproved.len() + 1);
+    let message = format!(
+        "{all} valid, but whether {open} of them and the checkpoint are of one history is open: {why}"
+    );
+    Err(Unproved { message, hint }.into())
 }
 
-/// Compares a receipt's checkpoint with the one that was given, or with that of a published ledger.
+/// Checks one receipt.
+async fn one(
+    path: &Path,
+    checkpoint: Option<&Path>,
+    published: Option<&mut Published>,
+) -> anyhow::Result<(ReceiptReport, Place)> {
+    let bytes = read(path).map_err(|refusal| Failure(vec![refusal]))?;
+    let (file, report) = check(&bytes).map_err(|fault| Unverified(vec![refusal(path, &fault)]))?;
+    let place =
+        place(&file, &report, checkpoint, published).await.with_context(|| path.display().to_string())?;
+    match place {
+        Ok(place) => Ok((report, place)),
+        Err(how) => {
+            let message = format!("{}: history was rewritten: {how}", path.display());
+            Err(Unverified(vec![Refusal::new(REWRITTEN, message)]).into())
+        }
+    }
+}
+
+/// Compares a receipt's checkpoint with the one that was given, or with that of a published ledger. Whoever signed the
+/// one that was given may have taken over after the receipt was written, so the longer of the chains decides.
 async fn place(
     file: &ReceiptFile,
     report: &ReceiptReport,
     checkpoint: Option<&Path>,
-    log: Option<&str>,
+    published: Option<&mut Published>,
 ) -> anyhow::Result<Result<Place, String>> {
-    let seen = match (checkpoint, log) {
-        (Some(path), _) => ledger::read_checkpoint(path, &file.founding, &file.signers)?.checkpoint,
-        (None, Some(log)) => {
-            let mut reader = LogReader::new(log)
-                .map_err(|error| ledger::told(error.code(), "the published ledger", &error))?;
-            ledger::Head::of_log(&mut reader).await?.checkpoint
-        }
+    let mut chain = file.signers.as_slice();
+    let longer;
+    if let Some(published) = &published {
+        published.is_of(&report.cell)?;
+        longer = ledger::longer(chain, &published.head.chain)?.to_vec();
+        chain = &longer;
+    }
+    let seen = match (checkpoint, &published) {
+        (Some(path), _) => match ledger::read_checkpoint(path, &file.founding, chain)? {
+            Ok(seen) => seen,
+            Err(why) => return Ok(Ok(Place::Unproved(why))),
+        },
+        (None, Some(published)) => published.head.checkpoint.clone(),
         (None, None) => return Ok(Ok(Place::NotAsked)),
     };
-    if seen.origin != report.checkpoint.origin {
-        return Ok(Err(format!("the checkpoint is of another ledger, {}", seen.origin)));
-    }
-    Ok(match ledger::compare(&report.checkpoint, &seen, log).await? {
+    Ok(match ledger::compare(&report.checkpoint, &seen, published).await? {
         History::One => Ok(Place::Proved(seen.size)),
         History::Two(how) => Err(how),
-        History::Unknown => Ok(Place::Unproved(seen.size)),
+        History::Unknown(why) => Ok(Place::Unproved(why)),
     })
 }
 
@@ -171,9 +189,7 @@ fn show(path: &Path, report: &ReceiptReport, place: &Place) -> anyhow::Result<()
                 "  proved   history: that ledger and the checkpoint of {size} entries are one history"
             ))?;
         }
-        Place::Unproved(size) => say::data(format!(
-            "  UNPROVED history: nothing here ties that ledger to the checkpoint of {size} entries"
-        ))?,
+        Place::Unproved(Undecided { why, .. }) => say::data(format!("  UNPROVED history: {why}"))?,
         Place::NotAsked => {}
     }
     let known = matches!(place, Place::Proved(_));
@@ -190,7 +206,7 @@ fn report_json(path: &Path, report: &ReceiptReport, place: &Place) -> Value {
     let (history, seen_size) = match place {
         Place::NotAsked => (None, None),
         Place::Proved(size) => (Some("proved"), Some(size)),
-        Place::Unproved(size) => (Some("unproved"), Some(size)),
+        Place::Unproved(_) => (Some("unproved"), None),
     };
     let witnesses = report.witnesses.iter().map(|one| one.witness.to_string()).collect::<Vec<_>>();
     let steps = report.steps.iter().map(|step| json!({ "name": step.name, "proved": step.proved }));
@@ -209,7 +225,7 @@ fn report_json(path: &Path, report: &ReceiptReport, place: &Place) -> Value {
         "agreeing": report.agreeing,
         "dissenting": report.dissenting,
         "charged_micro_ncu": report.charged.0,
-        "awarded_micro_ncu": report.awarded.to_string(),
+        "awarded_micro_ncu": u64::try_from(report.awarded).unwrap_or(u64::MAX),
         "cell": report.cell.to_string(),
         "entry_index": report.entry_index,
         "tree_size": report.tree_size,

@@ -22,7 +22,8 @@ const UNREADABLE: Code = Code::new("WC-CLI-031", Class::Host);
 pub fn run(context: &Context) -> anyhow::Result<()> {
     let progress = Progress::new();
     let bar = progress.count("replay", 0);
-    let report = replay(&context.dir.store(), |done, total| bar.set(done, total, "facts"));
+    let log = context.dir.path().join("log");
+    let report = replay(&context.dir.store(), &log, |done, total| bar.set(done, total, "facts"));
     bar.finish();
     let report = report.map_err(|error| Failure(vec![refusal(&error)]))?;
     show(context, &report)?;
@@ -64,6 +65,7 @@ fn show(context: &Context, report: &ReplayReport) -> anyhow::Result<()> {
             "accounts": report.accounts,
             "outstanding_micro_ncu": report.outstanding,
             "snapshot_fact": report.snapshot,
+            "published_size": report.published,
             "differences": report.differences,
             "differences_untold": report.untold,
             "replay": verdict,
@@ -81,6 +83,13 @@ fn show(context: &Context, report: &ReplayReport) -> anyhow::Result<()> {
         ("accounts", report.accounts.to_string()),
         ("outstanding", show_ncu(report.outstanding)),
         ("snapshot", if report.differences.is_empty() { snapshot } else { "see below".to_owned() }),
+        (
+            "published",
+            report.published.map_or_else(
+                || "nothing to compare with".to_owned(),
+                |size| format!("{}, every file compared", say::count(size, "entry")),
+            ),
+        ),
         ("state", format!("sha256:{}", report.state_hash)),
     ])?;
     say::data(format!("Ledger root: sha256:{}", report.ledger_root))?;

@@ -263,6 +263,23 @@ pub struct SignersView {
     pub signed_size: Option<u64>,
     /// Why no newer checkpoint can be signed, when it cannot.
     pub problem: Option<String>,
+    /// A change of the signers that was ordered and is not finished.
+    pub pending: Option<PendingSignersView>,
+    /// Members of earlier sets that have not confirmed yet that their old shares are destroyed.
+    pub untold: Vec<NodeId>,
+}
+
+/// A change of the signers that goes on by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingSignersView {
+    /// Number of the set to be.
+    pub epoch: u64,
+    /// Its members that have to sign together.
+    pub threshold: u16,
+    /// Its members.
+    pub members: Vec<NodeId>,
+    /// Why it was not finished when it was last tried.
+    pub reason: Option<String>,
 }
 
 /// One signer.
@@ -270,7 +287,7 @@ pub struct SignersView {
 pub struct SignerView {
     /// The machine.
     pub node: NodeId,
-    /// `signing`, `connected`, `unreachable` or `wrong`.
+    /// `signing`, `connected`, `slow`, `unreachable`, `refuses` or `wrong`.
     pub state: String,
     /// Why it did not sign when it was last asked.
     pub reason: Option<String>,

@@ -13,9 +13,12 @@
 //!   ◄──────────────────────── Committed      nonces that live as long as this stream
 //!   Sign ────────────────────────────►
 //!   ◄─────────────────────────── Signed      what it promised is durable
+//!
+//!   Learn ───────────────────────────►       the chain of signers
+//!   ◄────────────────────────── Learned      what it held of earlier sets is destroyed
 //! ```
 //!
-//! One stream is one key generation or one signature. Secrets between its messages live in memory only; a stream that
+//! One stream is one key generation, one signature or one piece of news. Secrets between its messages live in memory only; a stream that
 //! breaks forgets them.
 
 use serde::{Deserialize, Serialize};
@@ -90,6 +93,13 @@ pub enum SignerRequest {
         /// For a checkpoint: consistency proof from the head that this signer signed last.
         consistency: Vec<ByteArray<32>>,
     },
+    /// Others sign now: destroy what you hold of earlier sets.
+    Learn {
+        /// The cell.
+        founding: Box<Signed<Founding>>,
+        /// The hand-overs to the signers in force.
+        chain: Vec<Handover>,
+    },
 }
 
 /// From a signer to a coordinator.
@@ -122,6 +132,11 @@ pub enum SignerAnswer {
     Signed {
         /// Its part.
         share: SignatureShare,
+    },
+    /// It knows the signers in force, and holds no share of any other.
+    Learned {
+        /// Shares that it still had to destroy.
+        destroyed: u32,
     },
     /// It does not go on.
     Refused {

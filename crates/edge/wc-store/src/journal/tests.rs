@@ -66,7 +66,13 @@ fn a_damaged_tail_that_was_never_committed_is_cut_and_counted() {
     drop(store);
 
     let store = open(dir.path()).unwrap();
-    let expected = Recovery { first_seq: Some(1), next_seq: Some(7), rows_cut: 2, rows_unacknowledged: 1 };
+    let expected = Recovery {
+        first_seq: Some(1),
+        next_seq: Some(7),
+        rows_cut: 2,
+        rows_unacknowledged: 1,
+        ..Recovery::default()
+    };
     assert_eq!(store.journal().recovery(), expected);
     store.journal().append(7, &rows(7, 1)).unwrap();
     store.journal().commit().unwrap();

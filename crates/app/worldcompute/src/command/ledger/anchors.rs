@@ -17,7 +17,7 @@ use crate::amount::{show_ago, show_duration};
 use crate::cli::{AnchorsArgs, AnchorsCommand};
 use crate::client::{Failure, Node, unexpected};
 use crate::config::{self, Context};
-use crate::exit::Usage;
+use crate::exit::{Undecided, Unverified, Usage};
 use crate::{fields, identity, json, say};
 
 /// Does what the command says.
@@ -81,12 +81,13 @@ async fn list(context: &Context, limit: u32) -> anyhow::Result<()> {
             other => return Err(unexpected("Anchors", &other)),
         };
         standing_view = standing_view.or(anchoring);
-        rows.extend(page);
-        // A page that does not advance would be asked for without end.
+        // A page that does not advance would be asked for without end, and so would empty ones.
         before = match (next, before) {
             (Some(next), Some(last)) if next >= last => None,
+            (Some(_), _) if page.is_empty() => None,
             (next, _) => next,
         };
+        rows.extend(page);
         if before.is_none() || rows.len() >= limit {
             break;
         }
@@ -106,13 +107,17 @@ async fn list(context: &Context, limit: u32) -> anyhow::Result<()> {
     }
     let mut table = say::table(&["id", "state", "entries", "log index", "made", "log"]);
     for row in &rows {
-        let made = row.integrated_at.unwrap_or(row.at);
+        // A log of v2 keeps an order and no moments: what is shown then is only this cell's own word.
+        let made = match row.integrated_at {
+            Some(at) => show_ago(at, identity::now()),
+            None => format!("{}, by the coordinator's clock", show_ago(row.at, identity::now())),
+        };
         table.add_row([
             row.id.to_string(),
             say::harmless(&row.state),
             row.checkpoint_size.to_string(),
             row.log_index.map_or_else(|| "-".to_owned(), |index| index.to_string()),
-            show_ago(made, identity::now()),
+            made,
             say::harmless(&row.log),
         ]);
     }
@@ -150,13 +155,16 @@ fn verify(
     signer: Option<&VerifierKey>,
     at: Timestamp,
 ) -> anyhow::Result<()> {
-    let (mut reports, mut refusals) = (Vec::new(), Vec::new());
+    let (mut reports, mut refusals, mut refuted, mut open) = (Vec::new(), Vec::new(), false, false);
     for path in files {
         let checked = read(path).and_then(|bytes| {
             let anchor = AnchorFile::from_json(&bytes);
-            anchor
-                .and_then(|anchor| verify_anchor(&anchor, root, at, signer))
-                .map_err(|error| refusal(path, &error))
+            anchor.and_then(|anchor| verify_anchor(&anchor, root, at, signer)).map_err(|error| {
+                // A log that the trusted root does not name says nothing against the anchor.
+                let unknown = matches!(error, RekorError::UnknownLog { .. } | RekorError::KeyNotValid { .. });
+                (refuted, open) = (refuted || !unknown, open || unknown);
+                refusal(path, &error)
+            })
         });
         match checked {
             Ok(report) if context.json => reports.push(report_json(path, &report)),
@@ -175,7 +183,12 @@ fn verify(
     if context.json {
         say::json(&Value::Array(reports))?;
     }
-    if refusals.is_empty() { Ok(()) } else { Err(Failure(refusals).into()) }
+    match refusals.is_empty() {
+        true => Ok(()),
+        false if refuted => Err(Unverified(refusals).into()),
+        false if open => Err(Undecided(refusals).into()),
+        false => Err(Failure(refusals).into()),
+    }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Refusal> {
