@@ -654,6 +654,11 @@ impl Host {
 
     /// Ends a plan without a connection, and comes back to it later if the node is kept.
     fn give_up(&mut self, peer: PeerId, error: DialError) {
+        let comes_back =
+            self.kept.contains_key(&peer) || self.seeds.iter().any(|seed| seed.peer == Some(peer));
+        if let (true, DialError::Unreachable { attempts }) = (comes_back, &error) {
+            tracing::info!(%peer, tried = attempts.len(), "every transport to this node is exhausted; trying again later");
+        }
         if let Some(plan) = self.plans.remove(&peer) {
             answer(plan.waiters, &Err(error));
         }
@@ -737,6 +742,8 @@ impl Host {
 
     fn retry_seed(&mut self, index: usize) {
         if let Some(seed) = self.seeds.get_mut(index) {
+            let again_s = seed.backoff.as_secs();
+            tracing::info!(addr = %seed.addr, again_s, "a seed is not reached; trying again later");
             self.timers.after(seed.backoff, Due::Seed(index));
             seed.backoff = (2 * seed.backoff).min(BACKOFF_MAX);
         }

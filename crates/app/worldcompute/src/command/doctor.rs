@@ -12,7 +12,7 @@ use crate::node::{self, Finding};
 use crate::{json, say};
 
 /// Nothing got through.
-const NO_WAY_OUT: Code = Code::new("WC-CLI-005", Class::Exhausted);
+const NO_WAY_OUT: Code = Code::new("WC-CLI-040", Class::Exhausted);
 
 /// What is asked, in the words of people.
 const QUESTIONS: [(&str, &str); 9] = [

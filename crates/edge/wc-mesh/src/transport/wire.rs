@@ -7,9 +7,10 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures::future::{BoxFuture, Either};
 use futures::{FutureExt, TryFutureExt};
@@ -30,6 +31,9 @@ use crate::address::{Endpoint, Host, SHA2_256, Way};
 
 /// Hosts of which we remember who reads along.
 const INSPECTED_MAX: usize = 256;
+
+/// Head start of a direct connection to an address of a private network over one through the proxy.
+const NEIGHBOUR_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What a dial or an inbound connection yields.
 pub(crate) type Stream = Either<TcpStream, WebSocket<TlsStream<TcpStream>>>;
@@ -120,19 +124,25 @@ impl Outward {
             Host::Ip(ip) => ip.to_string(),
             Host::Name(name, _) => name.clone(),
         };
-        let route = self.proxies.route(&endpoint.host);
-        let direct = match (route, direct) {
-            (Route::Proxy, _) => None,
-            (_, Some(direct)) => Some(direct.await.map_err(WireError::Tcp)),
-            (_, None) => Some(Err(WireError::Unresolved(name.clone()))),
-        };
-        match (direct, route, &self.proxies.proxy) {
-            (Some(Ok(socket)), ..) => Ok(socket),
-            (None, _, Some(proxy)) | (Some(Err(_)), Route::Either, Some(proxy)) => {
-                Ok(proxy.connect(&name, endpoint.port).await?)
+        let unresolved = || WireError::Unresolved(name.clone());
+        match (self.proxies.route(&endpoint.host), &self.proxies.proxy) {
+            (Route::Direct, _) | (_, None) => direct.ok_or_else(unresolved)?.await.map_err(WireError::Tcp),
+            (Route::Proxy, Some(proxy)) => Ok(proxy.connect(&name, endpoint.port).await?),
+            (Route::Either, Some(proxy)) => {
+                let mut direct = direct.ok_or_else(unresolved)?;
+                match tokio::time::timeout(NEIGHBOUR_TIMEOUT, &mut direct).await {
+                    Ok(Ok(socket)) => return Ok(socket),
+                    Ok(Err(_)) => return Ok(proxy.connect(&name, endpoint.port).await?),
+                    Err(_) => {}
+                }
+                // Firewalls swallow packets without a word: whoever answers first now.
+                match futures::future::select(direct, pin!(proxy.connect(&name, endpoint.port))).await {
+                    Either::Left((Ok(socket), _)) => Ok(socket),
+                    Either::Left((Err(_), proxied)) => Ok(proxied.await?),
+                    Either::Right((Ok(socket), _)) => Ok(socket),
+                    Either::Right((Err(_), direct)) => direct.await.map_err(WireError::Tcp),
+                }
             }
-            (Some(Err(error)), ..) => Err(error),
-            (None, _, None) => Err(WireError::Unresolved(name)),
         }
     }
 
@@ -360,5 +370,37 @@ impl Transport for Wire {
                 TransportEvent::ListenerError { listener_id, error: WireError::Tcp(error) }
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::{Inspection, Proxy};
+
+    #[tokio::test]
+    async fn a_neighbour_that_does_not_answer_is_sought_through_the_proxy() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let proxy = Proxy::parse(&listener.local_addr().unwrap().to_string()).unwrap();
+        tokio::spawn(async move {
+            use tokio::io::AsyncWriteExt as _;
+            while let Ok((mut socket, _)) = listener.accept().await {
+                let _ = socket.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await;
+                tokio::spawn(async move { tokio::io::copy(&mut socket, &mut tokio::io::sink()).await });
+            }
+        });
+        let outward = Outward {
+            proxies: ProxyConfig { proxy: Some(proxy), exceptions: Vec::new() },
+            trust: Trust::new(None, Inspection::Refuse),
+            inspected: Inspected::default(),
+        };
+        let endpoint = |text: &str| Endpoint::parse(&text.parse().unwrap()).unwrap();
+        let swallowed = || Some(std::future::pending().boxed());
+        let refused = || Some(futures::future::err(io::ErrorKind::ConnectionRefused.into()).boxed());
+        let neighbour = endpoint("/ip4/10.0.0.1/tcp/443");
+        assert!(outward.connect(&neighbour, swallowed()).await.is_ok());
+        assert!(outward.connect(&neighbour, refused()).await.is_ok());
+        let ourselves = endpoint("/ip4/127.0.0.1/tcp/443");
+        assert!(matches!(outward.connect(&ourselves, refused()).await, Err(WireError::Tcp(_))));
     }
 }
