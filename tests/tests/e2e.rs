@@ -174,6 +174,58 @@ async fn a_module_can_be_sent_straight_to_one_peer() {
     assert!(text.contains("hello from task"), "{text}");
 }
 
+#[tokio::test]
+async fn a_module_goes_over_a_websocket_and_no_way_at_all_is_exit_code_65() {
+    let federation = Federation::start_with(1, |_| {
+        ["--accept-direct", "--wss-listen", "127.0.0.1:0"].map(str::to_owned).to_vec()
+    })
+    .await;
+    let status = federation.nodes[1].json(&["donor", "status"]);
+    let address =
+        find_text(&status, &|text| text.contains("/tls/ws/certhash/")).expect("a WebSocket address");
+    let module = guest("hello");
+    let network = federation.network().to_owned();
+    let run = |executor: &str, more: &[&str]| {
+        let args = ["job", "submit", "--network", &network, "--executor", executor, "--workload"];
+        federation.coordinator().command(&[&args[..], &[module.to_str().expect("utf-8 path")], more].concat())
+    };
+    let output = run(&address, &[]);
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{error}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("hello from task"));
+
+    // The same place with another certificate: somebody in between, as far as the submitter can tell.
+    let unpinned = address.split("/certhash/").next().expect("the address before its fingerprint");
+    let output = run(unpinned, &[]);
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(65), "{error}");
+    assert!(error.contains("CN=self-signed") && error.contains("field: executor"), "{error}");
+
+    let closed = "/ip4/127.0.0.1/tcp/1";
+    let output = run(closed, &[]);
+    assert_eq!(output.status.code(), Some(65), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = run("/dns4/nobody.invalid/tcp/443/wss", &["--proxy", "http://ann:secret@127.0.0.1:1"]);
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(65), "{error}");
+    assert!(
+        error.contains("the proxy 127.0.0.1:1 cannot be reached") && !error.contains("secret"),
+        "{error}"
+    );
+
+    let doctor = |targets: [&str; 2]| {
+        let args = ["doctor", "--json", "--doh", "https://127.0.0.1:1/dns-query"];
+        federation
+            .coordinator()
+            .command(&[&args[..], &["--target", targets[0], "--target", targets[1]]].concat())
+    };
+    let output = doctor([closed, &address]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let seen: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(seen["best"], "wss");
+    assert!(seen["verdict"].as_str().is_some_and(|text| text.contains("tcp would be better")), "{seen}");
+    assert_eq!(doctor([closed, unpinned]).status.code(), Some(65));
+}
+
 fn find_text(value: &Value, wanted: &dyn Fn(&str) -> bool) -> Option<String> {
     match value {
         Value::String(text) if wanted(text) => Some(text.clone()),

@@ -11,7 +11,7 @@ use wc_api::{ApiError, Server};
 use wc_host::{DataDir, KeyError, KeyFile, LoadSampler, Machine};
 use wc_ledger::AnchorKey;
 use wc_mesh::blob::ServeLimits;
-use wc_mesh::{LanDiscovery, Mesh, MeshConfig, MeshEvent, MeshEvents, Multiaddr};
+use wc_mesh::{Direction, Interception, LanDiscovery, Mesh, MeshConfig, MeshEvent, MeshEvents, Multiaddr};
 use wc_proto::api::view::{DefenceView, DonorView, PeerView};
 use wc_proto::api::{CellRequest, Request, Response};
 use wc_proto::peer::hello::{CellBrief, Hello};
@@ -249,9 +249,11 @@ fn parse_addresses(texts: &[String]) -> Result<Vec<Multiaddr>, NodeError> {
 
 async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Result<Ended, NodeError> {
     // What was typed wrongly is said before anything is made.
-    let listen =
+    let mut listen =
         if config.listen.is_empty() { wc_mesh::listen_default() } else { parse_addresses(&config.listen)? };
-    let seeds = parse_addresses(&config.join)?;
+    listen.extend(parse_addresses(&config.wss_listen)?);
+    let mut seeds = parse_addresses(&config.join)?;
+    seeds.extend(parse_addresses(&config.bootstrap)?);
     let unusable = |source| NodeError::DataDir { path: config.data_dir.clone(), source };
     let dir = DataDir::new(&config.data_dir).map_err(unusable)?;
     dir.create().map_err(unusable)?;
@@ -287,6 +289,7 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
     let mut mesh_config = MeshConfig::new(*key.to_seed(), config.network.clone());
     mesh_config.listen = listen;
     mesh_config.seeds = seeds;
+    mesh_config.transport = config.transport.clone();
     mesh_config.lan = LanDiscovery { mdns: true, loopback: true };
     mesh_config.agent_version = version::AGENT_VERSION.to_owned();
     let (mesh, events) = Mesh::start(mesh_config).await?;
@@ -777,8 +780,13 @@ async fn keep_session(agent: Arc<Agent>, enrolment: EnrolmentMaker, mut role: wa
 async fn log_events(mut events: MeshEvents) {
     while let Some(event) = events.recv().await {
         match event {
-            // Dials are logged where they happen.
-            MeshEvent::DialAttempt(_) => {}
+            // Dials are logged where they happen; that somebody was found to read along is for the owner.
+            MeshEvent::DialAttempt(attempt) => {
+                if let Some(Interception::Refused { issuer }) = attempt.interception {
+                    let address = attempt.target_multiaddr;
+                    tracing::warn!(%address, issuer, "a connection was refused: the certificate is not the peer's");
+                }
+            }
             MeshEvent::Listening { addr } => tracing::info!(%addr, "listening"),
             MeshEvent::Connected { node, addr, .. } => tracing::info!(%node, %addr, "connected"),
             MeshEvent::Disconnected { node, cause } => tracing::info!(%node, cause, "disconnected"),
@@ -899,8 +907,11 @@ impl Desk {
                 node: peer.node,
                 address: peer.addrs.first().map(ToString::to_string).unwrap_or_default(),
                 transport: peer.transport.to_string(),
+                outbound: peer.direction == Direction::Outbound,
                 rtt_micros: peer.rtt_micros,
                 agent_version: peer.agent_version,
+                inspected: peer.inspected,
+                fallback: peer.fallback,
             })
             .collect()
     }
@@ -930,6 +941,8 @@ impl Desk {
                 trust_ppm = nodes.iter().find(|node| node.node == self.node).map(|node| node.trust_ppm);
             }
         }
+        let peers = self.mesh.peers().await;
+        let path = peers.into_iter().find(|peer| Some(peer.node) == coordinator);
         let load = lock(&self.load).sample(Instant::now());
         let counter = |read: fn(&Agent) -> u64| self.agent.as_ref().map_or(0, |agent| read(agent));
         DonorView {
@@ -948,6 +961,7 @@ impl Desk {
             }),
             owner_balance,
             trust_ppm,
+            inspected: path.and_then(|path| path.inspected),
             cpu_ppm: load.cpu.0,
             memory_ppm: load.memory.0,
             stored_bytes: self.store.blobs().usage().used_bytes,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use wc_api::Client;
 use wc_host::DataDir;
-use wc_proto::api::view::{ClusterView, DonorView, JobView, NodeView};
+use wc_proto::api::view::{ClusterView, DonorView, JobView, NodeView, PeerView};
 use wc_proto::api::{CellRequest, PublishedCheckpoint, Request, Response, ResultRow};
 use wc_types::manifest::{BlobRef, Manifest};
 use wc_types::receipt::ReceiptFile;
@@ -143,6 +143,14 @@ impl Node {
         match self.ask(Request::DonorStatus).await? {
             Response::Donor(view) => Ok(*view),
             other => Err(unexpected("DonorStatus", &other)),
+        }
+    }
+
+    /// Returns the connected peers.
+    pub async fn peers(&mut self) -> anyhow::Result<Vec<PeerView>> {
+        match self.ask(Request::Peers).await? {
+            Response::Peers(peers) => Ok(peers),
+            other => Err(unexpected("Peers", &other)),
         }
     }
 

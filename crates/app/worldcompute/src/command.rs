@@ -4,6 +4,7 @@ mod cluster;
 mod credits;
 mod demo;
 mod direct;
+mod doctor;
 mod donor;
 mod fetch;
 mod follow;
@@ -58,6 +59,7 @@ async fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
         Command::Job(command) => job::run(context, command).await,
         Command::Map(args) => map::run(context, &args).await,
         Command::Cluster(command) => cluster::run(context, &command).await,
+        Command::Doctor(args) => doctor::run(context, &args).await,
         Command::Receipt(command) => receipt::run(context, &command).await,
         Command::Ledger(command) => ledger::run(context, &command).await,
     }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use wc_types::{Class, Code, Refusal};
 
 use crate::client::Failure;
+use crate::node::DirectError;
 
 /// Done; and what was to be checked is right.
 pub const OK: u8 = 0;
@@ -17,6 +18,9 @@ pub const USAGE: u8 = 2;
 pub const UNPROVED: u8 = 3;
 /// Checked, and not what it must be: a receipt, a ledger, a history, an anchor or a journal is not sound.
 pub const UNVERIFIED: u8 = 4;
+
+/// Every transport to the other node was tried and none got through (NET-16).
+pub const UNREACHABLE: u8 = 65;
 
 /// An error that no part of the system has named.
 const UNNAMED: Code = Code::new("WC-CLI-001", Class::Ours);
@@ -46,6 +50,10 @@ pub struct Unproved {
 #[error("{}", .0.iter().map(|refusal| refusal.message.as_str()).collect::<Vec<_>>().join("; "))]
 pub struct Unverified(pub Vec<Refusal>);
 
+/// Every way to every known node was tried and none got through.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.message)]
+pub struct Exhausted(pub Refusal);
 /// Like [`Unproved`], for several things, each with its own reason.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .0.iter().map(|refusal| refusal.message.as_str()).collect::<Vec<_>>().join("; "))]
@@ -65,6 +73,8 @@ pub fn finish(result: anyhow::Result<()>) -> ExitCode {
         () if error.is::<Usage>() => USAGE,
         () if error.is::<Unproved>() || error.is::<Undecided>() => UNPROVED,
         () if error.is::<Unverified>() => UNVERIFIED,
+        () if error.is::<Exhausted>() => UNREACHABLE,
+        () if error.downcast_ref().is_some_and(DirectError::is_unreachable) => UNREACHABLE,
         () => ERROR,
     })
 }
@@ -77,6 +87,8 @@ pub fn refusals(error: &anyhow::Error) -> Vec<Refusal> {
             failure.0.clone()
         } else if let Some(unverified) = cause.downcast_ref::<Unverified>() {
             unverified.0.clone()
+        } else if let Some(exhausted) = cause.downcast_ref::<Exhausted>() {
+            vec![exhausted.0.clone()]
         } else if let Some(undecided) = cause.downcast_ref::<Undecided>() {
             undecided.0.clone()
         } else if let Some(refusal) = cause.downcast_ref::<Refusal>() {
@@ -91,6 +103,8 @@ pub fn refusals(error: &anyhow::Error) -> Vec<Refusal> {
         } else if let Some(refusal) =
             cause.downcast_ref::<wc_node::NodeError>().and_then(wc_node::NodeError::to_refusal)
         {
+            vec![refusal]
+        } else if let Some(refusal) = cause.downcast_ref().and_then(DirectError::to_refusal) {
             vec![refusal]
         } else if let Some(usage) = cause.downcast_ref::<Usage>() {
             let code = Code::new("WC-CLI-002", Class::Caller);

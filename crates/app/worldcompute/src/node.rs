@@ -7,7 +7,10 @@ use wc_types::Signed;
 
 use crate::exit::Usage;
 
-pub use wc_node::{AnchoringConfig, Coordinate, DirectRun, NodeConfig};
+pub use wc_node::{
+    AnchoringConfig, Coordinate, DirectError, DirectRun, DohUpstream, Examination, Finding, Inspection,
+    NodeConfig, Proxy, TransportConfig, WssCertificate,
+};
 
 /// Runs a node until `shutdown` completes.
 ///
@@ -20,7 +23,7 @@ pub async fn run(
     wc_node::run(config, shutdown).await.map_err(|error| match error {
         wc_node::NodeError::Address { .. } => Usage {
             message: error.to_string(),
-            hint: "--listen and --join take multiaddrs: /ip4/0.0.0.0/tcp/19999, or /ip4/0.0.0.0/udp/19999/quic-v1".to_owned(),
+            hint: "--listen, --join and --bootstrap-seed take multiaddrs: /ip4/0.0.0.0/tcp/19999, or /ip4/0.0.0.0/udp/19999/quic-v1".to_owned(),
         }
         .into(),
         error => error.into(),
@@ -34,8 +37,21 @@ pub async fn run(
 pub async fn dispatch(
     executor: &str,
     network: &str,
+    transport: TransportConfig,
     request: Signed<DispatchRequest>,
     module: Vec<u8>,
 ) -> anyhow::Result<DirectRun> {
-    Ok(wc_node::dispatch(executor, network, request, module).await?)
+    Ok(wc_node::dispatch(executor, network, transport, request, module).await?)
+}
+
+/// Tries what a node of `network` would try towards `targets`, and says what this machine's network lets through.
+///
+/// # Errors
+/// When a target is no address, or nothing can be tried at all.
+pub async fn examine(
+    network: &str,
+    transport: TransportConfig,
+    targets: &[String],
+) -> anyhow::Result<Examination> {
+    Ok(wc_node::examine(network, transport, targets).await?)
 }

@@ -2,13 +2,13 @@
 
 use serde_json::json;
 use wc_proto::api::view::{PendingSignersView, SignersView};
-use wc_proto::api::{CellRequest, Request, Response};
+use wc_proto::api::{CellRequest, Request};
 use wc_types::signers::SignerOrder;
 use wc_types::{NodeId, Signed};
 
 use crate::amount::{show_ago, show_ncu, show_ppm};
 use crate::cli::{ClusterCommand, SignersCommand};
-use crate::client::{Node, unexpected};
+use crate::client::Node;
 use crate::command::{donor, ledger};
 use crate::config::Context;
 use crate::exit::Usage;
@@ -215,10 +215,7 @@ async fn set_signers(
 }
 
 async fn peers(context: &Context, node: &mut Node) -> anyhow::Result<()> {
-    let peers = match node.ask(Request::Peers).await? {
-        Response::Peers(peers) => peers,
-        other => return Err(unexpected("Peers", &other)),
-    };
+    let peers = node.peers().await?;
     if context.json {
         return Ok(say::json(&json::view(&peers))?);
     }
@@ -227,7 +224,10 @@ async fn peers(context: &Context, node: &mut Node) -> anyhow::Result<()> {
         let rtt = peer.rtt_micros.map(|rtt| format!("{}.{:03} ms", rtt / 1000, rtt % 1000));
         table.add_row([
             peer.node.to_string(),
-            peer.transport.clone(),
+            peer.inspected.as_ref().map_or_else(
+                || peer.transport.clone(),
+                |issuer| format!("{}, inspected by {}", peer.transport, say::harmless(issuer)),
+            ),
             rtt.unwrap_or_else(|| "-".to_owned()),
             say::harmless(&peer.agent_version),
             say::harmless(&peer.address),

@@ -90,6 +90,12 @@ fn show(view: &DonorView) -> anyhow::Result<()> {
         ("replicas", format!("{} run, {} settled", view.replicas_run, view.replicas_settled)),
         ("balance", view.owner_balance.map_or_else(unknown, show_ncu)),
         ("trust", view.trust_ppm.map_or_else(unknown, show_ppm)),
+        (
+            "inspected",
+            view.inspected
+                .as_ref()
+                .map_or_else(|| "no".to_owned(), |issuer| format!("by {}", say::harmless(issuer))),
+        ),
         ("load", format!("processor {}, memory {}", show_ppm(view.cpu_ppm), show_ppm(view.memory_ppm))),
         ("blobs", format!("{} of {}", show_size(view.stored_bytes), show_size(view.storage_cap))),
         ("consents", if classes.is_empty() { "none".to_owned() } else { classes.join(", ") }),

@@ -386,6 +386,8 @@ pub struct DonorView {
     pub owner_balance: Option<i64>,
     /// Trust score in parts per million, when the coordinator can be asked.
     pub trust_ppm: Option<u32>,
+    /// Who reads along on the way to the coordinator, with the owner's permission (NET-22).
+    pub inspected: Option<String>,
     /// Processor use of the machine, parts per million.
     pub cpu_ppm: u32,
     /// Memory use of the machine, parts per million.
@@ -448,10 +450,16 @@ pub struct PeerView {
     pub node: NodeId,
     /// Where it is.
     pub address: String,
-    /// `tcp` or `quic`.
+    /// `quic`, `tcp`, `wss` or `relay`.
     pub transport: String,
+    /// Whether we dialled it.
+    pub outbound: bool,
     /// Last round trip, in microseconds.
     pub rtt_micros: Option<u64>,
     /// Version of its agent.
     pub agent_version: String,
+    /// Who reads along on the way, with the owner's permission (NET-22).
+    pub inspected: Option<String>,
+    /// Why nothing better carries the connection (NET-20).
+    pub fallback: Option<String>,
 }

@@ -1,0 +1,162 @@
+//! `doctor`: what this network lets through, which path is in use, and why not a better one.
+
+use serde_json::json;
+use wc_proto::api::view::PeerView;
+use wc_types::{Class, Code, Refusal};
+
+use crate::cli::DoctorArgs;
+use crate::client::Node;
+use crate::config::Context;
+use crate::exit::Exhausted;
+use crate::node::{self, Finding};
+use crate::{json, say};
+
+/// Nothing got through.
+const NO_WAY_OUT: Code = Code::new("WC-CLI-040", Class::Exhausted);
+
+/// What is asked, in the words of people.
+const QUESTIONS: [(&str, &str); 9] = [
+    ("ipv4", "IPv4?"),
+    ("ipv6", "IPv6?"),
+    ("dns", "names?"),
+    ("doh", "names over HTTPS?"),
+    ("proxy", "proxy?"),
+    ("udp", "UDP (QUIC)?"),
+    ("tcp", "TCP, any port?"),
+    ("443", "web port (443)?"),
+    ("interception", "does somebody read along?"),
+];
+
+/// Examines, and says what was found.
+pub async fn run(context: &Context, args: &DoctorArgs) -> anyhow::Result<()> {
+    let transport = context.transport(&args.transport)?;
+    let peers = peers(context).await;
+    let (network, mut targets) = context.network_and_seeds();
+    targets.splice(0..0, args.target.iter().cloned());
+    if args.target.is_empty() {
+        // Where a peer dialled us from is not where it listens.
+        let dialled = peers.iter().flatten().filter(|peer| peer.outbound);
+        targets.extend(dialled.map(|peer| format!("{}/p2p/{}", peer.address, peer.node)));
+    }
+    say::talk("looking at this network; this takes up to half a minute");
+    let seen = node::examine(&network, transport, &targets).await?;
+    let tried = seen.attempts.len();
+    let verdict = verdict(seen.best.map(|best| best.to_string()), &seen.findings, tried);
+    if context.json {
+        let findings: Vec<_> = seen
+            .findings
+            .iter()
+            .map(|finding| json!({ "subject": finding.subject, "verdict": finding.verdict, "detail": finding.detail }))
+            .collect();
+        let attempts: Vec<_> = seen
+            .attempts
+            .iter()
+            .map(|attempt| {
+                json!({
+                    "target_multiaddr": attempt.target_multiaddr.to_string(),
+                    "transport": attempt.transport.map(|transport| transport.to_string()),
+                    "outcome": attempt.outcome.to_string(),
+                    "root_cause": attempt.root_cause,
+                })
+            })
+            .collect();
+        say::json(&json!({
+            "findings": findings,
+            "attempts": attempts,
+            "best": seen.best.map(|best| best.to_string()),
+            "verdict": verdict,
+            "node_runs": peers.is_some(),
+            "peers": json::view(&peers.unwrap_or_default()),
+        }))?;
+    } else {
+        let mut table = say::table(&["question", "answer", "because"]);
+        for finding in &seen.findings {
+            let question = QUESTIONS.iter().find(|(subject, _)| *subject == finding.subject);
+            let answer = match finding.verdict {
+                Some(true) => "yes",
+                Some(false) => "no",
+                None => "?",
+            };
+            let question = question.map_or(finding.subject, |(_, question)| question);
+            table.add_row([question, answer, &say::harmless(&finding.detail)]);
+        }
+        say::rows(&table, "nothing was asked")?;
+        say::data("")?;
+        say::data(&verdict)?;
+        show_paths(peers.as_deref())?;
+    }
+    if tried > 0 && seen.best.is_none() {
+        let hint = "ask whoever runs this network for a proxy (--proxy), or for a way to port 443 of a relay";
+        return Err(Exhausted(Refusal::new(NO_WAY_OUT, verdict).hint(hint)).into());
+    }
+    Ok(())
+}
+
+/// Returns the peers of this machine's node, if one runs.
+async fn peers(context: &Context) -> Option<Vec<PeerView>> {
+    let mut node = Node::connect(&context.dir).await.ok()?;
+    node.peers().await.ok()
+}
+
+/// Says which transport a node would use here, and what kept it from a better one.
+fn verdict(best: Option<String>, findings: &[Finding], tried: usize) -> String {
+    let blocked: Vec<&str> = [("udp", "quic"), ("tcp", "tcp"), ("443", "wss")]
+        .iter()
+        .filter(|(subject, _)| {
+            findings.iter().any(|finding| finding.subject == *subject && finding.verdict == Some(false))
+        })
+        .map(|(_, transport)| *transport)
+        .collect();
+    match best {
+        Some(best) if blocked.is_empty() => format!("Nodes are reached by {best}."),
+        Some(best) if blocked.contains(&"quic") || blocked.contains(&"tcp") => {
+            let verb = if blocked.len() == 1 { "does" } else { "do" };
+            format!(
+                "Nodes are reached by {best}; {} would be better and {verb} not get through.",
+                blocked.join(" and ")
+            )
+        }
+        Some(best) => format!("Nodes are reached by {best}; {} does not get through.", blocked.join(" and ")),
+        None if tried == 0 => {
+            "No node is known to try: name one with --target, or start a node that finds some.".to_owned()
+        }
+        None => format!("No node is reached: {} were tried.", blocked.join(", ")),
+    }
+}
+
+fn show_paths(peers: Option<&[PeerView]>) -> anyhow::Result<()> {
+    let Some(peers) = peers else {
+        say::talk("no node runs in this data directory, so no path is in use");
+        return Ok(());
+    };
+    say::data("")?;
+    let mut table = say::table(&["peer", "path in use", "address", "why not a better one"]);
+    for peer in peers {
+        let path = match &peer.inspected {
+            Some(issuer) => format!("{}, inspected by {}", peer.transport, say::harmless(issuer)),
+            None => peer.transport.clone(),
+        };
+        let why = peer.fallback.as_deref().unwrap_or("");
+        table.add_row([peer.node.to_string(), path, peer.address.clone(), say::harmless(why)]);
+    }
+    Ok(say::rows(&table, "this machine's node is connected to nobody")?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_verdict_names_what_is_used_and_what_is_not() {
+        let finding = |subject, verdict| Finding { subject, verdict, detail: String::new() };
+        let findings = [finding("udp", Some(false)), finding("tcp", Some(false)), finding("443", Some(true))];
+        let text = verdict(Some("wss".to_owned()), &findings, 3);
+        assert_eq!(text, "Nodes are reached by wss; quic and tcp would be better and do not get through.");
+        assert_eq!(
+            verdict(Some("quic".to_owned()), &[finding("udp", Some(true))], 1),
+            "Nodes are reached by quic."
+        );
+        assert!(verdict(None, &[], 0).starts_with("No node is known to try"));
+        assert!(verdict(None, &findings, 2).contains("quic, tcp were tried"));
+    }
+}
