@@ -26,6 +26,8 @@ use crate::view;
 
 /// Longest that a watcher is kept waiting before it is answered with the state as it is.
 const WATCH_MAX: Duration = Duration::from_secs(20);
+/// Longest that a coordinator may take to answer what it does not wait with.
+const ANSWER_MAX: Duration = Duration::from_secs(15);
 /// Bytes of results or receipts in one page; leaves room in a frame.
 const PAGE_BYTES_MAX: usize = FRAME_BYTES_MAX / 2;
 /// Receipts in one page: each has a founding record, outcomes and proofs, together below 16 KiB.
@@ -466,9 +468,11 @@ impl Messenger {
             request,
             CellRequest::Submit { .. } | CellRequest::Cancel(_) | CellRequest::Cosign { .. }
         );
+        let patience =
+            if matches!(request, CellRequest::WatchJob { .. }) { WATCH_MAX * 2 } else { ANSWER_MAX };
         if let Some(stream) = looks.then(|| self.waiting(coordinator)).flatten()
             && let Ok(Ok(response)) =
-                tokio::time::timeout(WATCH_MAX * 2, self.converse(coordinator, stream, request)).await
+                tokio::time::timeout(patience, self.converse(coordinator, stream, request)).await
         {
             return response;
         }
@@ -477,7 +481,7 @@ impl Messenger {
                 self.mesh.open(coordinator, version::CONTROL).await.map_err(|error| error.to_string())?;
             self.converse(coordinator, stream, request).await.map_err(|error| error.to_string())
         };
-        match tokio::time::timeout(WATCH_MAX * 2, asked).await {
+        match tokio::time::timeout(patience, asked).await {
             Ok(Ok(response)) => response,
             Ok(Err(cause)) => unreachable_coordinator(coordinator, &cause),
             Err(_) => unreachable_coordinator(coordinator, "no answer in time"),
