@@ -1,0 +1,64 @@
+//! What has to live inside a namespace of the lab, each as its own process that ends with its standard input.
+#![forbid(unsafe_code)]
+
+use std::io::{Read, Write};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use wc_tests_net::{link, probe};
+
+type Any = Box<dyn std::error::Error>;
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match run(&words) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("netbox {words:?}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(words: &[&str]) -> Result<(), Any> {
+    match words {
+        ["probe", first, second] => {
+            println!("{}", serde_json::to_string(&probe::client([first.parse()?, second.parse()?])?)?);
+            Ok(())
+        }
+        ["echoes", server, count, every_ms] => {
+            let every = Duration::from_millis(every_ms.parse()?);
+            let echoes = probe::echoes(server.parse()?, count.parse()?, every)?;
+            println!("{}", serde_json::to_string(&echoes)?);
+            Ok(())
+        }
+        ["probe-server", first, second] => {
+            probe::serve([first.parse()?, second.parse()?])?;
+            ready()
+        }
+        ["link", near, far, link, seed] => {
+            link::run(near, far, serde_json::from_str(link)?, seed.parse()?)?;
+            ready()
+        }
+        // Another program, made to end with our standard input.
+        ["keep", program, arguments @ ..] => {
+            let mut child =
+                Command::new(program).args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
+            let ended = ready();
+            child.kill()?;
+            child.wait()?;
+            ended
+        }
+        _ => Err("netbox probe|echoes|probe-server|link|keep".into()),
+    }
+}
+
+/// Says so, and waits for the end of the standard input.
+fn ready() -> Result<(), Any> {
+    let mut stdout = std::io::stdout();
+    writeln!(stdout, "ready")?;
+    stdout.flush()?;
+    std::io::stdin().read_to_end(&mut Vec::new())?;
+    Ok(())
+}
