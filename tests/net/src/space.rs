@@ -222,7 +222,7 @@ impl Machine {
         let mut ready = String::new();
         stdout.read_line(&mut ready).expect("a line");
         assert!(!ready.is_empty(), "on {}: netbox {words:?} ended at once", self.name);
-        Service { ready: ready.trim().to_owned(), child, stdout, stdin: stdin }
+        Service { ready: ready.trim().to_owned(), child, stdout, stdin }
     }
 }
 
@@ -267,11 +267,17 @@ impl Drop for Service {
 }
 
 /// Returns the path of our helper binary, which cargo builds beside every test and program of this crate.
+fn netbox() -> PathBuf {
+    beside("netbox")
+}
+
+/// Returns the path of a program that cargo built beside this one.
 ///
 /// # Panics
-/// When it was not built: `cargo build -p wc-tests-net` builds it.
-pub fn netbox() -> PathBuf {
+/// When it was not built.
+pub(crate) fn beside(name: &str) -> PathBuf {
     let own = std::env::current_exe().expect("a process knows its own file");
-    let found = own.ancestors().skip(1).take(2).map(|dir| dir.join("netbox")).find(|path| path.exists());
-    found.unwrap_or_else(|| panic!("no netbox beside {}: run cargo build -p wc-tests-net", own.display()))
+    // Programs are in target/<profile>, tests in target/<profile>/deps.
+    let found = own.ancestors().skip(1).take(2).map(|dir| dir.join(name)).find(|path| path.exists());
+    found.unwrap_or_else(|| panic!("no {name} beside {}: run cargo build --workspace", own.display()))
 }

@@ -1,0 +1,51 @@
+//! Runs the network matrix and prints its table as Markdown: `matrix [--no-bulk] [PART OF A NAME]...`.
+//!
+//! `WC_BIN` names the binary to measure.
+#![forbid(unsafe_code)]
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+
+use wc_tests_net::matrix::{self, Cell, Row};
+
+fn main() -> ExitCode {
+    let mut wanted: Vec<String> = std::env::args().skip(1).collect();
+    let bulk = !wanted.iter().any(|word| word == "--no-bulk");
+    wanted.retain(|word| word != "--no-bulk");
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    println!("Load before: {}\n", load.split(' ').next().unwrap_or_default());
+    println!("| network | completes | s to both donors joined | s to first job | path | MB/s |");
+    println!("|---|---|---|---|---|---|");
+    let mut broken = 0;
+    for cell in matrix::cells() {
+        if !wanted.is_empty() && !wanted.iter().any(|part| cell.name.contains(part.as_str())) {
+            continue;
+        }
+        match attempt(&cell, bulk) {
+            Ok(Some(row)) => println!("{}", line(&cell, &row)),
+            Ok(None) => return ExitCode::SUCCESS,
+            Err(error) => {
+                broken += 1;
+                eprintln!("{error}");
+                println!("| {} | no | | | | |", cell.name);
+            }
+        }
+    }
+    if broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn attempt(cell: &Cell, bulk: bool) -> Result<Option<Row>, String> {
+    catch_unwind(AssertUnwindSafe(|| cell.run(bulk)))
+        .unwrap_or_else(|_| Err(format!("{}: the network is not what it should be", cell.name)))
+}
+
+fn line(cell: &Cell, row: &Row) -> String {
+    let throughput = row.throughput.map_or_else(String::new, |bytes| format!("{:.1}", bytes / 1e6));
+    format!(
+        "| {} | yes | {:.1} | {:.1} | {} | {throughput} |",
+        cell.name,
+        row.joined.as_secs_f64(),
+        row.job.as_secs_f64(),
+        row.path
+    )
+}
