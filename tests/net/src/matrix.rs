@@ -18,7 +18,7 @@ use crate::node::{Node, binary, guest};
 
 /// Bytes that go in, and come out.
 const PAYLOAD_BYTES: usize = 1024 * 1024;
-/// Bytes that each donor fetches when throughput is measured.
+/// Bytes that one donor fetches when throughput is measured.
 const BULK_BYTES: usize = 16 * 1024 * 1024;
 
 /// Where a node stands.
@@ -138,8 +138,18 @@ pub struct Row {
     pub job: Duration,
     /// How the donors are connected.
     pub path: String,
-    /// Bytes a second at which both donors together fetched their input; nothing when it was not measured.
-    pub throughput: Option<f64>,
+    /// What was measured beside it, if anything.
+    pub bulk: Option<Bulk>,
+}
+
+/// How fast bytes get from the coordinator to a donor.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Bulk {
+    /// Bytes a second of a job's input, from the difference between a large and a small job.
+    pub job: f64,
+    /// Bytes a second of one TCP connection on the same path at the same hour, by `iperf3`; nothing where there is no
+    /// straight way.
+    pub tcp: Option<f64>,
 }
 
 impl Cell {
@@ -222,18 +232,46 @@ impl<'lab> Run<'lab> {
             self.mobile = Some(mobile);
         }
 
-        let job = self.job(PAYLOAD_BYTES, None)?;
+        let job = self.job(PAYLOAD_BYTES, self.donors.len(), None)?;
         let path = self.path()?;
-        let throughput = if bulk {
-            // The module is there and compiled, so that what differs between the two jobs is the bytes.
-            let small = self.job(1000, Some(1))?;
-            let large = self.job(BULK_BYTES, Some(1))?;
-            let seconds = large.saturating_sub(small).as_secs_f64().max(0.001);
-            Some((self.donors.len() * BULK_BYTES) as f64 / seconds)
-        } else {
-            None
+        let bulk = if bulk { Some(self.bulk()?) } else { None };
+        Ok(Row { joined, job, path, bulk })
+    }
+
+    fn bulk(&self) -> Result<Bulk, String> {
+        // The module is there and compiled, so that what differs between the two jobs is the bytes.
+        let small = self.job(1000, 1, Some(1))?;
+        let large = self.job(BULK_BYTES, 1, Some(1))?;
+        let seconds = large.saturating_sub(small).as_secs_f64().max(0.001);
+        Ok(Bulk { job: BULK_BYTES as f64 / seconds, tcp: self.iperf() })
+    }
+
+    /// Returns how many bytes a second of TCP get from the coordinator to the first donor.
+    fn iperf(&self) -> Option<f64> {
+        let words = ["keep", "iperf3", "--server", "--port", "443"].map(str::to_owned);
+        let _server = self.coordinator.host.machine.serve(&words);
+        let to = match self.cell.family {
+            Family::V6 => self.coordinator.host.v6.to_string(),
+            _ => self.coordinator.host.v4.to_string(),
         };
-        Ok(Row { joined, job, path, throughput })
+        let words = [
+            "iperf3",
+            "--json",
+            "--reverse",
+            "--connect-timeout",
+            "3000",
+            "--time",
+            "8",
+            "--port",
+            "443",
+            "--client",
+            &to,
+        ];
+        (0..5).find_map(|_| {
+            let output = self.donors[0].host.machine.try_run(&words, "");
+            let value: Value = serde_json::from_slice(&output.stdout).ok()?;
+            Some(value["end"]["sum_received"]["bits_per_second"].as_f64()? / 8.0)
+        })
     }
 
     /// Returns the addresses that donors are told.
@@ -254,7 +292,7 @@ impl<'lab> Run<'lab> {
     }
 
     /// Runs the job and returns how long it took from submission to verified results.
-    fn job(&self, bytes: usize, wanted: Option<usize>) -> Result<Duration, String> {
+    fn job(&self, bytes: usize, replicas: usize, wanted: Option<usize>) -> Result<Duration, String> {
         let dir = self.lab.dir().join(format!("job-{bytes}"));
         let (input, output) = (dir.join("in"), dir.join("out"));
         let failed = |error: std::io::Error| error.to_string();
@@ -269,7 +307,7 @@ impl<'lab> Run<'lab> {
             "--output".to_owned(),
             text(&output),
             "--replicas".to_owned(),
-            self.donors.len().to_string(),
+            replicas.to_string(),
         ];
         let mut words: Vec<&str> = words.iter().map(String::as_str).collect();
         let wanted_text = wanted.map(|wanted| wanted.to_string());

@@ -2,12 +2,14 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use wc_tests_net::filter::Filter;
+use wc_tests_net::filter::{Filter, READER_PORT};
 use wc_tests_net::lab::{Family, Lab};
 use wc_tests_net::link::{Link, Profile};
+use wc_tests_net::middle::READER;
 use wc_tests_net::nat::Nat;
 use wc_tests_net::{Machine, space::Service};
 
@@ -146,6 +148,106 @@ fn two_hosts_find_each_other_over_ipv6_alone() {
     assert!(said.contains("\"lost\":0.0"), "{said}");
 }
 
+#[test]
+fn a_proxy_wants_a_password_and_a_reader_shows_its_own_certificate() {
+    let Some(lab) = Lab::open(Family::V4) else { return };
+    let server = lab.host("server", lab.internet(), None);
+    let [key, certificate] = ["key.pem", "certificate.pem"].map(|name| lab.dir().join(name));
+    let path = |path: &Path| path.to_str().expect("utf-8 path").to_owned();
+    let (key, certificate) = (path(&key), path(&certificate));
+    let make =
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=relay.lab";
+    let mut make: Vec<&str> = make.split(' ').collect();
+    make.extend(["-keyout", &key, "-out", &certificate]);
+    server.machine.run(&make);
+    let words =
+        ["keep", "openssl", "s_server", "-quiet", "-accept", "443", "-key", &key, "-cert", &certificate];
+    let _server = server.machine.serve(&words.map(str::to_owned));
+    let target = format!("{}:443", server.v4);
+    let issuer = |machine: &Machine, more: &[&str]| {
+        let words = ["timeout", "10", "openssl", "s_client", "-connect", &target, "-servername", "relay.lab"];
+        let begun = Instant::now();
+        loop {
+            let output = machine.try_run(&[&words[..], more].concat(), "");
+            let said = String::from_utf8_lossy(&output.stdout);
+            let issuer = said
+                .lines()
+                .find_map(|line| line.strip_prefix("issuer=").map(|name| name.replace(" = ", "=")));
+            // The server was started a moment ago.
+            if issuer.is_some() || !more.is_empty() || begun.elapsed() > Duration::from_secs(20) {
+                return issuer;
+            }
+        }
+    };
+
+    let office = lab.router("office", Nat::PortRestricted, &Filter::AllBut443, lab.internet(), None);
+    let clerk = lab.host("clerk", &office, None);
+    assert_eq!(issuer(&clerk.machine, &[]).as_deref(), Some("CN=relay.lab"), "443 is open");
+
+    let proxy = lab.host("proxy", lab.internet(), None);
+    let authority = path(&lab.dir().join("authority.pem"));
+    let plain = ["proxy".to_owned(), format!("{}:3128", proxy.v4), "ann:secret".to_owned()];
+    let plain = proxy.machine.serve(&plain);
+    let reading =
+        ["reading-proxy".to_owned(), format!("{}:3129", proxy.v4), "ann:secret".to_owned(), authority];
+    let reading = proxy.machine.serve(&reading);
+    let filter = Filter::AllButProxy { address: proxy.v4, port: 3128 };
+    let bank = lab.router("bank", Nat::PortRestricted, &filter, lab.internet(), None);
+    let teller = lab.host("teller", &bank, None);
+    let at = |port: u16| format!("{}:{port}", proxy.v4);
+    let known = ["-proxy_user", "ann", "-proxy_pass", "pass:secret"];
+    assert_eq!(issuer(&teller.machine, &["-proxy", &at(3128)]), None, "no password, no way out");
+    assert_eq!(
+        issuer(&teller.machine, &[&["-proxy", &at(3129)], &known[..]].concat()),
+        None,
+        "not that port"
+    );
+    let shown = issuer(&teller.machine, &[&["-proxy", &at(3128)], &known[..]].concat());
+    assert_eq!(shown.as_deref(), Some("CN=relay.lab"));
+    let shown = issuer(&server.machine, &[&["-proxy", &at(3129)], &known[..]].concat());
+    assert!(shown.as_deref().is_some_and(|issuer| issuer.contains(READER)), "{shown:?}");
+    assert_eq!(plain.stop(), [format!("407 {target}"), format!("200 {target}")]);
+    assert!(reading.stop().contains(&"reading along with relay.lab".to_owned()));
+
+    let school = lab.router("school", Nat::PortRestricted, &Filter::Reads443, lab.internet(), None);
+    let pupil = lab.host("pupil", &school, None);
+    let authority = path(&lab.dir().join("school.pem"));
+    let words = ["reader".to_owned(), format!("0.0.0.0:{READER_PORT}"), authority];
+    let reader = school.machine.serve(&words);
+    let shown = issuer(&pupil.machine, &[]);
+    assert!(shown.as_deref().is_some_and(|issuer| issuer.contains(READER)), "{shown:?}");
+    assert_eq!(reader.stop()[0], format!("redirected {target}"));
+}
+
+#[test]
+fn a_machine_looks_names_up_where_the_test_says() {
+    let Some(lab) = Lab::open(Family::V4) else { return };
+    let server = lab.host("server", lab.internet(), None);
+    let host = lab.host("host", lab.internet(), None);
+    host.machine.resolv(&format!("nameserver {}\noptions timeout:1 attempts:1\n", server.v4));
+    let look = || {
+        let output = host.machine.try_run(&["getent", "ahostsv4", "relay.lab"], "");
+        String::from_utf8_lossy(&output.stdout).split_whitespace().next().map(str::to_owned)
+    };
+    let cases = [
+        ("honest", Some("5.0.9.9")),
+        ("denies", None),
+        ("fails", None),
+        ("silent", None),
+        ("10.11.12.13", Some("10.11.12.13")),
+    ];
+    for (manner, expected) in cases {
+        let words = [
+            "dns".to_owned(),
+            format!("{}:53", server.v4),
+            manner.to_owned(),
+            "relay.lab=5.0.9.9".to_owned(),
+        ];
+        let _dns = server.machine.serve(&words);
+        assert_eq!(look().as_deref(), expected, "{manner}");
+    }
+}
+
 /// Not a test of its own: the next one starts it and kills it.
 #[test]
 fn a_lab_that_waits_to_be_killed() {
@@ -178,8 +280,7 @@ fn a_killed_test_leaves_nothing_behind() {
         return;
     }
     assert_eq!(pids.len(), 3, "{line}");
-    let alive =
-        || pids.iter().filter(|pid| std::path::Path::new(&format!("/proc/{pid}/fd/0")).exists()).count();
+    let alive = || pids.iter().filter(|pid| Path::new(&format!("/proc/{pid}/fd/0")).exists()).count();
     let begun = Instant::now();
     while alive() > 0 {
         assert!(begun.elapsed() < Duration::from_secs(30), "{} of {line} live on", alive());

@@ -14,8 +14,10 @@ fn main() -> ExitCode {
     wanted.retain(|word| word != "--no-bulk");
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     println!("Load before: {}\n", load.split(' ').next().unwrap_or_default());
-    println!("| network | completes | s to both donors joined | s to first job | path | MB/s |");
-    println!("|---|---|---|---|---|---|");
+    println!(
+        "| network | completes | s to both donors joined | s to first job | path | MB/s | TCP alone, MB/s |"
+    );
+    println!("|---|---|---|---|---|---|---|");
     let mut broken = 0;
     for cell in matrix::cells() {
         if !wanted.is_empty() && !wanted.iter().any(|part| cell.name.contains(part.as_str())) {
@@ -27,7 +29,7 @@ fn main() -> ExitCode {
             Err(error) => {
                 broken += 1;
                 eprintln!("{error}");
-                println!("| {} | no | | | | |", cell.name);
+                println!("| {} | no | | | | | |", cell.name);
             }
         }
     }
@@ -40,9 +42,11 @@ fn attempt(cell: &Cell, bulk: bool) -> Result<Option<Row>, String> {
 }
 
 fn line(cell: &Cell, row: &Row) -> String {
-    let throughput = row.throughput.map_or_else(String::new, |bytes| format!("{:.1}", bytes / 1e6));
+    let rate = |bytes: Option<f64>| bytes.map_or_else(String::new, |bytes| format!("{:.2}", bytes / 1e6));
+    let job = rate(row.bulk.map(|bulk| bulk.job));
+    let tcp = rate(row.bulk.and_then(|bulk| bulk.tcp));
     format!(
-        "| {} | yes | {:.1} | {:.1} | {} | {throughput} |",
+        "| {} | yes | {:.1} | {:.1} | {} | {job} | {tcp} |",
         cell.name,
         row.joined.as_secs_f64(),
         row.job.as_secs_f64(),

@@ -1,15 +1,21 @@
 //! What has to live inside a namespace of the lab, each as its own process that ends with its standard input.
 #![forbid(unsafe_code)]
 
+use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
+use wc_tests_net::dns::{self, Record};
+use wc_tests_net::middle::{self, Reader};
 use wc_tests_net::{link, probe};
 
 type Any = Box<dyn std::error::Error>;
 
 fn main() -> ExitCode {
+    // The first to ask decides; nobody has asked yet.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match run(&words) {
@@ -41,6 +47,28 @@ fn run(words: &[&str]) -> Result<(), Any> {
             link::run(near, far, serde_json::from_str(link)?, seed.parse()?)?;
             ready()
         }
+        ["proxy", listen, credentials] => {
+            Ok(middle::block(middle::proxy(listen.parse()?, (*credentials).to_owned(), None))?)
+        }
+        ["reading-proxy", listen, credentials, authority] => {
+            let reader = Arc::new(Reader::new(authority.as_ref())?);
+            Ok(middle::block(middle::proxy(listen.parse()?, (*credentials).to_owned(), Some(reader)))?)
+        }
+        ["reader", listen, authority] => {
+            let reader = Arc::new(Reader::new(authority.as_ref())?);
+            Ok(middle::block(reader.serve(listen.parse()?))?)
+        }
+        // Records are NAME=ADDRESS or NAME=TEXT.
+        ["dns", listen, manner, records @ ..] => {
+            let mut known: HashMap<String, Vec<Record>> = HashMap::new();
+            for record in records {
+                let (name, value) = record.split_once('=').ok_or("a record is NAME=VALUE")?;
+                let value = value.parse().map_or_else(|_| Record::Text(value.to_owned()), Record::Address);
+                known.entry(name.to_owned()).or_default().push(value);
+            }
+            dns::serve(listen.parse()?, manner.parse()?, known)?;
+            ready()
+        }
         // Another program, made to end with our standard input.
         ["keep", program, arguments @ ..] => {
             let mut child =
@@ -50,7 +78,7 @@ fn run(words: &[&str]) -> Result<(), Any> {
             child.wait()?;
             ended
         }
-        _ => Err("netbox probe|echoes|probe-server|link|keep".into()),
+        _ => Err("netbox probe|echoes|probe-server|link|proxy|reading-proxy|reader|dns|keep".into()),
     }
 }
 
