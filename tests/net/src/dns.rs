@@ -6,6 +6,17 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::middle::Authority;
+
+/// Longest head of a request over HTTPS.
+const REQUEST_BYTES_MAX: usize = 8192;
 
 /// What the server does with every question.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +74,59 @@ pub fn serve(listen: SocketAddr, manner: Manner, records: HashMap<String, Vec<Re
         }
     });
     Ok(())
+}
+
+/// Serves the same over HTTPS (RFC 8484, POST over HTTP/1.1), as `name` of `authority`, until the process ends.
+///
+/// # Errors
+/// When the address is taken.
+pub async fn serve_https(
+    listen: SocketAddr,
+    authority: &Authority,
+    name: &str,
+    records: HashMap<String, Vec<Record>>,
+) -> io::Result<()> {
+    let listener = TcpListener::bind(listen).await?;
+    let acceptor = TlsAcceptor::from(authority.server(name, vec![b"http/1.1".to_vec()])?);
+    let records = Arc::new(records);
+    tokio::spawn(async move {
+        while let Ok((stream, from)) = listener.accept().await {
+            let (acceptor, records) = (acceptor.clone(), records.clone());
+            tokio::spawn(async move {
+                let Ok(stream) = acceptor.accept(stream).await else { return };
+                if let Err(error) = converse(stream, &records).await {
+                    println!("from {from}: {error}");
+                }
+            });
+        }
+    });
+    Ok(())
+}
+
+async fn converse(
+    mut stream: TlsStream<TcpStream>,
+    records: &HashMap<String, Vec<Record>>,
+) -> io::Result<()> {
+    loop {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            if head.len() > REQUEST_BYTES_MAX {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            head.push(stream.read_u8().await?);
+        }
+        let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
+        let mut question = vec![0; length.filter(|length| *length <= 512).ok_or(io::ErrorKind::InvalidData)?];
+        stream.read_exact(&mut question).await?;
+        let answer = answer(&question, &Manner::Honest, records).ok_or(io::ErrorKind::InvalidData)?;
+        println!("asked for {}", name_of(&question).map(|(name, _)| name).unwrap_or_default());
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: application/dns-message\r\nContent-Length: {}\r\n\r\n",
+            answer.len()
+        );
+        stream.write_all(&[head.as_bytes(), &answer].concat()).await?;
+    }
 }
 
 /// Returns the answer to a datagram, if there is to be one.

@@ -10,12 +10,16 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::filter::Filter;
+use crate::filter::{Filter, READER_PORT};
 use crate::lab::{Family, Host, Lab, Prober, Router};
 use crate::link::{Link, Profile};
+use crate::middle::READER;
 use crate::nat::Nat;
 use crate::node::{Node, binary, guest};
+use crate::space::Service;
 
+/// The coordinator's name, where it has one.
+const NAME: &str = "coordinator.lab";
 /// Bytes that go in, and come out.
 const PAYLOAD_BYTES: usize = 1024 * 1024;
 /// Bytes that one donor fetches when throughput is measured.
@@ -29,12 +33,32 @@ pub struct Site {
     filter: Filter,
     link: Option<Link>,
     docker: bool,
+    middle: Middle,
+}
+
+/// Who stands in the middle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Middle {
+    Nobody,
+    /// A proxy that wants a password is the only way out.
+    Proxy,
+    /// Somebody opens the TLS of port 443, which is the only way out; and whether the donor was told to put up with it.
+    Reader {
+        allowed: bool,
+    },
 }
 
 impl Site {
     /// Returns a public address with a perfect wire.
     pub fn public() -> Self {
-        Self { nat: None, carrier: false, filter: Filter::Nothing, link: None, docker: false }
+        Self {
+            nat: None,
+            carrier: false,
+            filter: Filter::Nothing,
+            link: None,
+            docker: false,
+            middle: Middle::Nobody,
+        }
     }
 
     /// Returns a home behind a router.
@@ -50,6 +74,16 @@ impl Site {
     /// Returns an office that lets out only some things.
     pub fn office(filter: Filter) -> Self {
         Self { filter, ..Self::behind(Nat::PortRestricted) }
+    }
+
+    /// Returns an office whose only way out is a proxy that wants a password.
+    pub fn with_proxy() -> Self {
+        Self { middle: Middle::Proxy, ..Self::behind(Nat::PortRestricted) }
+    }
+
+    /// Returns a school that reads along; `allowed` says whether the donor was told to put up with it.
+    pub fn with_reader(allowed: bool) -> Self {
+        Self { middle: Middle::Reader { allowed }, ..Self::office(Filter::Reads443) }
     }
 
     /// Returns the same behind this wire.
@@ -72,6 +106,24 @@ pub enum Event {
     Moves,
 }
 
+/// How the donors look up the coordinator's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Names {
+    /// They are told addresses.
+    Needless,
+    /// Their name server does this (a word of [`dns::Manner`](crate::dns::Manner)); one over HTTPS works.
+    Broken(&'static str),
+}
+
+/// What must come of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Expect {
+    /// The job completes.
+    Job,
+    /// The donors refuse to connect, and name whoever reads along.
+    Refusal,
+}
+
 /// A network and what is expected of it.
 #[derive(Debug, Clone)]
 pub struct Cell {
@@ -81,6 +133,8 @@ pub struct Cell {
     coordinator: Site,
     donors: [Site; 2],
     event: Event,
+    names: Names,
+    expect: Expect,
     /// How long each step may take before the cell counts as broken.
     patience: Duration,
 }
@@ -89,7 +143,16 @@ impl Cell {
     fn new(name: &'static str, coordinator: Site, donor: Site) -> Self {
         let donors = [donor.clone(), donor];
         let patience = Duration::from_secs(90);
-        Self { name, family: Family::V4, coordinator, donors, event: Event::Nothing, patience }
+        Self {
+            name,
+            family: Family::V4,
+            coordinator,
+            donors,
+            event: Event::Nothing,
+            names: Names::Needless,
+            expect: Expect::Job,
+            patience,
+        }
     }
 
     fn patient(self, seconds: u64) -> Self {
@@ -111,6 +174,16 @@ pub fn cells() -> Vec<Cell> {
         Cell::new("symmetric", public(), Site::behind(Nat::Symmetric)),
         Cell::new("carrier-grade NAT", public(), Site::behind_carrier()),
         Cell::new("UDP blocked", public(), Site::office(Filter::Udp)),
+        Cell::new("only TCP 443", public(), Site::office(Filter::AllBut443)),
+        Cell::new("only a proxy with a password", public(), Site::with_proxy()),
+        Cell {
+            expect: Expect::Refusal,
+            ..Cell::new("443 read along, refused", public(), Site::with_reader(false))
+        },
+        Cell::new("443 read along, allowed", public(), Site::with_reader(true)),
+        Cell { names: Names::Broken("denies"), ..Cell::new("DNS denies, DoH works", public(), public()) },
+        Cell { names: Names::Broken("silent"), ..Cell::new("DNS silent, DoH works", public(), public()) },
+        Cell { names: Names::Broken("10.11.12.13"), ..Cell::new("DNS lies, DoH works", public(), public()) },
         Cell::new("100 ms round trip", public(), both(millis(100))),
         Cell::new("300 ms round trip", public(), both(millis(300))),
         Cell::new("100 ms, 1 % lost each way", public(), both(millis(100).lossy(1))),
@@ -178,6 +251,20 @@ struct Placed {
     node: Node,
     host: Host,
     _routers: Vec<Router>,
+    _others: Vec<Host>,
+    /// Whoever stands in the middle: prints what goes through its hands.
+    _middle: Vec<Service>,
+    /// What the node's operator has to say because of where it stands.
+    words: Vec<String>,
+    variables: Vec<(String, String)>,
+}
+
+/// The name servers of a cell.
+struct NameServers {
+    words: Vec<String>,
+    resolv: String,
+    _services: [Service; 2],
+    _host: Host,
 }
 
 struct Run<'lab> {
@@ -212,16 +299,27 @@ impl<'lab> Run<'lab> {
     }
 
     fn go(&mut self, bulk: bool) -> Result<Row, String> {
-        let words = self.words(&["--coordinate", "always", "--trusted", "--slots", "0"]);
-        self.coordinator.node.start(&words, &[]);
-        let id = self.coordinator.node.id()?;
-        let seeds = self.seeds(&id);
+        let mut words = self.words(&["--coordinate", "always", "--trusted", "--slots", "0", "--wss-listen"]);
+        words.extend(self.coordinator.words.clone());
+        self.coordinator.node.start(&words, &self.coordinator.variables);
+        self.coordinator.node.id()?;
+        let seeds = self.seeds()?;
+        let names = self.names();
         let begun = Instant::now();
         for number in 0..self.donors.len() {
             let mut more = vec!["--coordinate", "never", "--consent", "all", "--slots", "1"];
             more.extend(seeds.iter().flat_map(|seed| ["--join", seed.as_str()]));
-            let words = self.words(&more);
-            self.donors[number].node.start(&words, &[]);
+            let mut words = self.words(&more);
+            words.extend(names.iter().flat_map(|names| names.words.clone()));
+            let donor = &mut self.donors[number];
+            words.extend(donor.words.clone());
+            if let Some(names) = &names {
+                donor.host.machine.resolv(&names.resolv);
+            }
+            donor.node.start(&words, &donor.variables);
+        }
+        if self.cell.expect == Expect::Refusal {
+            return self.refused(begun);
         }
         self.wait_for_donors()?;
         let joined = begun.elapsed();
@@ -274,14 +372,67 @@ impl<'lab> Run<'lab> {
         })
     }
 
-    /// Returns the addresses that donors are told.
-    fn seeds(&self, id: &str) -> Vec<String> {
+    /// Returns the addresses that donors are told: those that the coordinator says, on the internet's side.
+    fn seeds(&self) -> Result<Vec<String>, String> {
         let host = &self.coordinator.host;
         let address = match self.cell.family {
-            Family::V6 => format!("/ip6/{}", host.v6),
-            _ => format!("/ip4/{}", host.v4),
+            Family::V6 => format!("/ip6/{}/", host.v6),
+            _ => format!("/ip4/{}/", host.v4),
         };
-        ["udp/19999/quic-v1", "tcp/19999"].map(|port| format!("{address}/{port}/p2p/{id}")).to_vec()
+        let status = self.coordinator.node.ask(&["donor", "status"])?;
+        let told = status["addresses"].as_array().ok_or("no addresses")?;
+        let mut seeds: Vec<String> = told
+            .iter()
+            .filter_map(Value::as_str)
+            .filter(|told| told.starts_with(&address))
+            .map(str::to_owned)
+            .collect();
+        if self.cell.names != Names::Needless {
+            for seed in &mut seeds {
+                *seed = seed.replacen(&address, &format!("/dns4/{NAME}/"), 1);
+            }
+        }
+        if seeds.is_empty() {
+            return Err(format!("the coordinator listens at none of {address}: {status}"));
+        }
+        Ok(seeds)
+    }
+
+    /// Starts the name servers of the cell, if it has any.
+    fn names(&self) -> Option<NameServers> {
+        let Names::Broken(manner) = self.cell.names else { return None };
+        let host = self.lab.host("names", self.lab.internet(), None);
+        let record = format!("{NAME}={}", self.coordinator.host.v4);
+        let words = ["dns".to_owned(), format!("{}:53", host.v4), manner.to_owned(), record.clone()];
+        let system = host.machine.serve(&words);
+        let pem = self.lab.dir().join("doh.pem").display().to_string();
+        let words = ["doh".to_owned(), format!("{}:443", host.v4), "doh.lab".to_owned(), pem.clone(), record];
+        let https = host.machine.serve(&words);
+        let doh = format!("https://doh.lab/dns-query@{}", host.v4);
+        Some(NameServers {
+            words: vec!["--doh".to_owned(), doh, "--tls-authorities".to_owned(), pem],
+            resolv: format!("nameserver {}\n", host.v4),
+            _services: [system, https],
+            _host: host,
+        })
+    }
+
+    /// Waits until the donors have said who reads along, and checks that they stayed away.
+    fn refused(&self, begun: Instant) -> Result<Row, String> {
+        for donor in &self.donors {
+            while !donor.node.last_words(400).contains(READER) {
+                if begun.elapsed() > self.cell.patience {
+                    return Err(format!("{} does not name {READER}", donor.node.name));
+                }
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        }
+        let joined = begun.elapsed();
+        let status = self.coordinator.node.ask(&["cluster", "status"])?;
+        if status["cluster"]["online"] != 0 {
+            return Err(format!("donors joined although somebody reads along: {status}"));
+        }
+        Ok(Row { joined, job: Duration::ZERO, path: format!("refused: {READER}"), bulk: None })
     }
 
     fn wait_for_donors(&self) -> Result<(), String> {
@@ -373,30 +524,49 @@ impl<'lab> Run<'lab> {
 
 /// Builds a site and proves that it is what it says.
 fn place(lab: &Lab, name: &str, site: &Site, prober: Option<&Prober>) -> Placed {
-    let mut routers = Vec::new();
+    let (mut routers, mut others) = (Vec::new(), Vec::new());
+    let (mut middle, mut words, mut variables) = (Vec::new(), Vec::new(), Vec::new());
+    let mut filter = site.filter.clone();
+    if site.middle == Middle::Proxy {
+        let proxy = lab.host(&format!("{name}-proxy"), lab.internet(), None);
+        filter = Filter::AllButProxy { address: proxy.v4, port: 3128 };
+        let listen = format!("{}:3128", proxy.v4);
+        middle.push(proxy.machine.serve(&["proxy".to_owned(), listen.clone(), "ann:secret".to_owned()]));
+        others.push(proxy);
+        variables.push(("HTTPS_PROXY".to_owned(), format!("http://ann:secret@{listen}")));
+    }
     let host = match site.nat {
         None => lab.host(name, lab.internet(), site.link),
         Some(nat) => {
             if site.carrier {
                 routers.push(lab.carrier(&format!("{name}-carrier"), Nat::PortRestricted));
             }
-            let outside = routers.last().unwrap_or(lab.internet());
-            let home = lab.router(&format!("{name}-home"), nat, &site.filter, outside, site.link);
+            let outside = routers.last().filter(|_| site.carrier).unwrap_or(lab.internet());
+            let home = lab.router(&format!("{name}-home"), nat, &filter, outside, site.link);
             let host = lab.host(name, &home, None);
             routers.push(home);
             host
         }
     };
-    if let (Some(prober), Filter::Nothing) = (prober, &site.filter)
+    if let (Some(prober), Filter::Nothing) = (prober, &filter)
         && site.link.is_none()
     {
         prober.check(&host.machine, site.nat);
+    }
+    if let (Middle::Reader { allowed }, Some(home)) = (site.middle, routers.last()) {
+        let pem = lab.dir().join(format!("{name}-reader.pem")).display().to_string();
+        let listen = format!("0.0.0.0:{READER_PORT}");
+        middle.push(home.machine.serve(&["reader".to_owned(), listen, pem.clone()]));
+        if allowed {
+            words.extend(["--allow-ssl-inspection".to_owned(), "--inspection-authorities".to_owned(), pem]);
+        }
     }
     if site.docker {
         host.machine
             .ip("link add docker0 type bridge\naddr add 172.17.0.1/16 dev docker0\nlink set docker0 up\n");
     }
-    Placed { node: Node::new(&host.machine, lab.dir()), host, _routers: routers }
+    let node = Node::new(&host.machine, lab.dir());
+    Placed { node, host, _routers: routers, _others: others, _middle: middle, words, variables }
 }
 
 /// Checks every receipt of a directory without a node.

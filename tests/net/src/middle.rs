@@ -13,7 +13,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::server::Acceptor;
-use rustls::{DigitallySignedStruct, SignatureScheme};
+use rustls::{DigitallySignedStruct, ServerConfig, SignatureScheme};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector};
@@ -78,25 +78,55 @@ async fn connect(mut client: TcpStream, expected: &str, reader: Option<Arc<Reade
     }
 }
 
-/// Somebody who opens TLS: shows everyone a certificate of its own authority.
-pub struct Reader {
-    authority: rcgen::Certificate,
+/// Issues certificates.
+pub struct Authority {
+    certificate: rcgen::Certificate,
     key: KeyPair,
 }
 
-impl Reader {
-    /// Makes an authority and writes its certificate, in PEM, where the victims' store can have it.
+impl Authority {
+    /// Makes an authority and writes its certificate, in PEM, where those who are to believe it can have it.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn new(authority_pem: &Path) -> io::Result<Self> {
+    pub fn new(name: &str, pem: &Path) -> io::Result<Self> {
         let key = KeyPair::generate().map_err(io::Error::other)?;
         let mut params = CertificateParams::new(Vec::new()).map_err(io::Error::other)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, READER);
-        let authority = params.self_signed(&key).map_err(io::Error::other)?;
-        std::fs::write(authority_pem, authority.pem())?;
-        Ok(Self { authority, key })
+        params.distinguished_name.push(DnType::CommonName, name);
+        let certificate = params.self_signed(&key).map_err(io::Error::other)?;
+        std::fs::write(pem, certificate.pem())?;
+        Ok(Self { certificate, key })
+    }
+
+    /// Returns what a server needs that is to be taken for `name`.
+    ///
+    /// # Errors
+    /// When there can be no certificate for such a name.
+    pub fn server(&self, name: &str, protocols: Vec<Vec<u8>>) -> io::Result<Arc<ServerConfig>> {
+        let key = KeyPair::generate().map_err(io::Error::other)?;
+        let params = CertificateParams::new(vec![name.to_owned()]).map_err(io::Error::other)?;
+        let shown = params.signed_by(&key, &self.certificate, &self.key).map_err(io::Error::other)?;
+        let chain = vec![shown.der().clone(), self.certificate.der().clone()];
+        let mut server = ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(chain, PrivatePkcs8KeyDer::from(key.serialize_der()).into())
+            .map_err(io::Error::other)?;
+        server.alpn_protocols = protocols;
+        Ok(Arc::new(server))
+    }
+}
+
+/// Somebody who opens TLS: shows everyone a certificate of its own authority.
+pub struct Reader(Authority);
+
+impl Reader {
+    /// Makes the reader's authority and writes its certificate, in PEM, where the victims' store can have it.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn new(pem: &Path) -> io::Result<Self> {
+        Authority::new(READER, pem).map(Self)
     }
 
     /// Reads along with every connection that a router redirects here, until the process ends.
@@ -140,16 +170,9 @@ impl Reader {
         let server_name = ServerName::try_from(name.clone()).map_err(io::Error::other)?;
         let mut server = TlsConnector::from(Arc::new(outward)).connect(server_name, server).await?;
 
-        let key = KeyPair::generate().map_err(io::Error::other)?;
-        let params = CertificateParams::new(vec![name.clone()]).map_err(io::Error::other)?;
-        let shown = params.signed_by(&key, &self.authority, &self.key).map_err(io::Error::other)?;
-        let chain = vec![shown.der().clone(), self.authority.der().clone()];
-        let mut inward = rustls::ServerConfig::builder()
-            .with_no_client_auth()
-            .with_single_cert(chain, PrivatePkcs8KeyDer::from(key.serialize_der()).into())
-            .map_err(io::Error::other)?;
-        inward.alpn_protocols = server.get_ref().1.alpn_protocol().map(<[u8]>::to_vec).into_iter().collect();
-        let mut client = hello.into_stream(Arc::new(inward)).await?;
+        let chosen = server.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+        let inward = self.0.server(&name, chosen.into_iter().collect())?;
+        let mut client = hello.into_stream(inward).await?;
         println!("reading along with {name}");
         copy_bidirectional(&mut client, &mut server).await.map(|_| ())
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wc_tests_net::dns::{self, Record};
-use wc_tests_net::middle::{self, Reader};
+use wc_tests_net::middle::{self, Authority, Reader};
 use wc_tests_net::{link, probe};
 
 type Any = Box<dyn std::error::Error>;
@@ -58,16 +58,13 @@ fn run(words: &[&str]) -> Result<(), Any> {
             let reader = Arc::new(Reader::new(authority.as_ref())?);
             Ok(middle::block(reader.serve(listen.parse()?))?)
         }
-        // Records are NAME=ADDRESS or NAME=TEXT.
         ["dns", listen, manner, records @ ..] => {
-            let mut known: HashMap<String, Vec<Record>> = HashMap::new();
-            for record in records {
-                let (name, value) = record.split_once('=').ok_or("a record is NAME=VALUE")?;
-                let value = value.parse().map_or_else(|_| Record::Text(value.to_owned()), Record::Address);
-                known.entry(name.to_owned()).or_default().push(value);
-            }
-            dns::serve(listen.parse()?, manner.parse()?, known)?;
+            dns::serve(listen.parse()?, manner.parse()?, known(records)?)?;
             ready()
+        }
+        ["doh", listen, name, authority, records @ ..] => {
+            let authority = Authority::new("Lab Authority", authority.as_ref())?;
+            Ok(middle::block(dns::serve_https(listen.parse()?, &authority, name, known(records)?))?)
         }
         // Another program, made to end with our standard input.
         ["keep", program, arguments @ ..] => {
@@ -78,8 +75,19 @@ fn run(words: &[&str]) -> Result<(), Any> {
             child.wait()?;
             ended
         }
-        _ => Err("netbox probe|echoes|probe-server|link|proxy|reading-proxy|reader|dns|keep".into()),
+        _ => Err("netbox probe|echoes|probe-server|link|proxy|reading-proxy|reader|dns|doh|keep".into()),
     }
+}
+
+/// Reads records: NAME=ADDRESS or NAME=TEXT.
+fn known(words: &[&str]) -> Result<HashMap<String, Vec<Record>>, Any> {
+    let mut known: HashMap<String, Vec<Record>> = HashMap::new();
+    for record in words {
+        let (name, value) = record.split_once('=').ok_or("a record is NAME=VALUE")?;
+        let value = value.parse().map_or_else(|_| Record::Text(value.to_owned()), Record::Address);
+        known.entry(name.to_owned()).or_default().push(value);
+    }
+    Ok(known)
 }
 
 /// Says so, and waits for the end of the standard input.
