@@ -142,7 +142,7 @@ pub struct Cell {
 impl Cell {
     fn new(name: &'static str, coordinator: Site, donor: Site) -> Self {
         let donors = [donor.clone(), donor];
-        let patience = Duration::from_secs(90);
+        let patience = Duration::from_secs(45);
         Self {
             name,
             family: Family::V4,
@@ -506,18 +506,18 @@ impl<'lab> Run<'lab> {
     /// Returns how the coordinator is connected with its donors.
     fn path(&self) -> Result<String, String> {
         let peers = self.coordinator.node.ask(&["cluster", "peers"])?;
-        let text = peers.to_string();
-        let mut kinds = Vec::new();
-        for (mark, kind) in [
-            ("p2p-circuit", "relayed"),
-            ("quic-v1", "direct QUIC"),
-            ("/tls/ws", "WSS"),
-            ("/tcp/", "direct TCP"),
-        ] {
-            if text.contains(mark) {
-                kinds.push(kind);
-            }
+        let peers = peers.as_array().ok_or(format!("no list: {peers}"))?;
+        let mut kinds = std::collections::BTreeSet::new();
+        for address in peers.iter().flat_map(|peer| addresses_of(peer)) {
+            let marks = [
+                ("/p2p-circuit", "relayed"),
+                ("/ws", "WSS"),
+                ("/quic-v1", "direct QUIC"),
+                ("/tcp/", "direct TCP"),
+            ];
+            kinds.extend(marks.iter().find(|(mark, _)| address.contains(mark)).map(|(_, kind)| *kind));
         }
+        let kinds: Vec<&str> = kinds.into_iter().collect();
         Ok(kinds.join(", "))
     }
 }
@@ -567,6 +567,16 @@ fn place(lab: &Lab, name: &str, site: &Site, prober: Option<&Prober>) -> Placed 
     }
     let node = Node::new(&host.machine, lab.dir());
     Placed { node, host, _routers: routers, _others: others, _middle: middle, words, variables }
+}
+
+/// Returns every address in a value.
+fn addresses_of(value: &Value) -> Vec<&str> {
+    match value {
+        Value::String(text) if text.starts_with('/') => vec![text],
+        Value::Array(items) => items.iter().flat_map(addresses_of).collect(),
+        Value::Object(fields) => fields.values().flat_map(addresses_of).collect(),
+        _ => Vec::new(),
+    }
 }
 
 /// Checks every receipt of a directory without a node.

@@ -23,7 +23,7 @@ pub const READER: &str = "Lab Security Appliance";
 /// Longest request that a proxy reads.
 const REQUEST_BYTES_MAX: usize = 8192;
 
-/// Serves CONNECT to those who know `credentials` (`user:password`), until the process ends.
+/// Serves CONNECT to port 443 to those who know `credentials` (`user:password`), until the process ends.
 ///
 /// # Errors
 /// When the address is taken.
@@ -63,6 +63,12 @@ async fn connect(mut client: TcpStream, expected: &str, reader: Option<Arc<Reade
             Proxy-Authenticate: Basic realm=\"lab\"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
         client.write_all(refusal.as_bytes()).await?;
         println!("407 {target}");
+        return Ok(());
+    }
+    // As most companies have it: CONNECT is for the web.
+    if !target.ends_with(":443") {
+        client.write_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n").await?;
+        println!("403 {target}");
         return Ok(());
     }
     let Ok(mut server) = TcpStream::connect(&target).await else {
