@@ -390,7 +390,7 @@ async fn results_and_logs_go_when_their_time_is_over_and_what_was_fetched_stays_
         })
         .await;
     for request in [
-        CellRequest::Logs { job: id.clone(), after: 0 },
+        CellRequest::Logs { job: id.clone(), from: 0 },
         CellRequest::Receipts { job: id.clone(), stage: 0, from: 0 },
     ] {
         let Response::Refused(refusals) = node.cell(request).await else { panic!("still there") };

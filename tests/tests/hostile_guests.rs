@@ -66,7 +66,7 @@ fn hostile(name: &str) -> PathBuf {
 /// Returns why a job ended, as its submitter reads it in one line; prints the log of each replica.
 async fn told(federation: &Federation, job: &JobView) -> String {
     let words = job.reason.clone().unwrap_or_default();
-    let request = CellRequest::Logs { job: job.job.to_string(), after: 0 };
+    let request = CellRequest::Logs { job: job.job.to_string(), from: 0 };
     if let Response::Logs(rows) = federation.coordinator().cell(request).await {
         for row in rows {
             println!("    log: {}: {}", row.ending, row.stderr);
@@ -267,7 +267,7 @@ async fn what_was_submitted_before_or_by_another_or_never_is_refused() {
         CellRequest::Explain { job: unknown.clone() },
         CellRequest::Results { job: unknown.clone(), stage: None, from: 0 },
         CellRequest::Task { job: unknown.clone(), stage, index },
-        CellRequest::Logs { job: unknown.clone(), after: 0 },
+        CellRequest::Logs { job: unknown.clone(), from: 0 },
         CellRequest::Receipts { job: unknown, stage, from: 0 },
     ] {
         refused_with(&node.cell(request).await, "WC-NODE-030");

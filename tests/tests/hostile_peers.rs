@@ -181,7 +181,7 @@ async fn a_forged_or_stale_outcome_earns_nothing_and_harms_no_job() {
         session.say(AgentMessage::Report { reports: vec![report] }).await;
         session.settled(lease).await;
     }
-    let logs = CellRequest::Logs { job: job.to_string(), after: 0 };
+    let logs = CellRequest::Logs { job: job.to_string(), from: 0 };
     let Response::Logs(rows) = federation.coordinator().cell(logs).await else { panic!("a log is a log") };
     assert!(rows.is_empty(), "who holds no lease writes into the job's log: {rows:?}");
     assert!(!federation.job(job).await.phase.is_final(), "a stale lease decides nothing");
@@ -427,4 +427,54 @@ async fn a_holder_that_serves_wrong_bytes_is_believed_by_nobody() {
     let both = submit_from(&federation, &module, vec![liar.node(), honest.node()]).await;
     let view = federation.finished(both).await;
     assert_eq!(view.phase, Phase::Verified, "{:?}\n{}", view.reason, federation.logs());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_donor_that_only_talks_fills_neither_journal_nor_ledger() {
+    let federation = Federation::start(1).await;
+    let peer = Peer::connect(&federation, 1).await;
+    let mut session = peer.enrol().await;
+    let before = federation.cluster().await;
+    // An enrolment that differs each time is an entry each time; a pause, a row each time.
+    let mut flood = Vec::new();
+    let mut put = |message: AgentMessage| {
+        flood.extend(frame::encode(&message, FRAME_BYTES_MAX).expect("small"));
+    };
+    let delegation = Signed::seal(peer.delegation(), &peer.owner);
+    for number in 0..500 {
+        let mut enrolment = peer.enrolment(delegation.clone());
+        enrolment.agent_version = format!("worldcompute/{number}");
+        put(AgentMessage::Enrol {
+            enrolment: Box::new(Signed::seal(enrolment, &peer.key)),
+            held: Vec::new(),
+        });
+    }
+    for number in 0..20_000 {
+        put(AgentMessage::Paused { paused: number % 2 == 0 });
+        put(AgentMessage::Want { replicas: 1 });
+    }
+    let _ = tokio::time::timeout(FLOOD_TIME, session.send(&flood)).await;
+    a_job_still_completes(&federation).await;
+    let after = federation.cluster().await;
+    let (facts, entries) = (after.facts - before.facts, after.ledger_size - before.ledger_size);
+    println!("{} bytes of talk became {facts} facts and {entries} entries", flood.len());
+    assert!(entries >= 2, "the talk was not heard at all");
+    assert!(facts < 500 && entries < 40, "talk became {facts} facts and {entries} entries");
+    assert!(
+        federation.member(peer.node()).await.is_some_and(|node| node.state == "online"),
+        "held back, not cut off"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_cell_refuses_is_answered_and_not_recorded() {
+    let federation = Federation::start(1).await;
+    a_job_still_completes(&federation).await;
+    let before = federation.cluster().await;
+    for _ in 0..20 {
+        let refused = federation.try_submit(&guest("hello"), |stage| stage.replicas = 0).await;
+        assert!(matches!(refused, Response::Refused(_)), "{refused:?}");
+    }
+    let after = federation.cluster().await;
+    assert_eq!((after.facts, after.ledger_size), (before.facts, before.ledger_size));
 }

@@ -291,14 +291,21 @@ impl Archive {
         Ok(())
     }
 
-    /// Returns at most `limit` log rows from `position` on.
-    pub fn logs(&self, job: &JobId, position: u64, limit: usize) -> Result<Vec<(u64, LogRow)>, ArchiveError> {
+    /// Returns log rows from `position` on: as many as fit into `bytes_max` as they are kept, but one if there is any.
+    pub fn logs(
+        &self,
+        job: &JobId,
+        position: u64,
+        bytes_max: usize,
+    ) -> Result<Vec<(u64, LogRow)>, ArchiveError> {
         let mut rows = Vec::new();
+        let mut room = bytes_max;
         for position in position..LOG_ROWS_MAX {
-            if rows.len() >= limit {
+            let Some(bytes) = self.logs.get(&log_key(job, position))? else { break };
+            if !rows.is_empty() && bytes.len() > room {
                 break;
             }
-            let Some(bytes) = self.logs.get(&log_key(job, position))? else { break };
+            room = room.saturating_sub(bytes.len());
             let row = wc_proto::frame::decode(&bytes).map_err(|_| ArchiveError::Corrupt { table: "logs" })?;
             rows.push((position, row));
         }

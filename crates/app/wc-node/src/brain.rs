@@ -35,6 +35,8 @@ const SNAPSHOT_FACTS: u64 = 200_000;
 type Delivery = Box<dyn FnOnce() + Send>;
 /// Reads the state and returns the delivery of what it found.
 type Query = Box<dyn FnOnce(&Cell, u64) -> Delivery + Send>;
+/// Reads the state and answers at once.
+type Peek = Box<dyn FnOnce(&Cell) + Send>;
 
 /// The answer to a submission or a cancellation.
 pub(crate) type Answer = Result<Option<JobId>, Vec<Refusal>>;
@@ -46,6 +48,8 @@ enum Input {
     Ask { event: Box<Event>, then: Vec<Event>, answer: oneshot::Sender<Answer> },
     /// A look at the state.
     Query(Query),
+    /// A look at the state for a decision of our own.
+    Peek(Peek),
     /// Waits until a job differs from what the caller has seen.
     Watch(Watch),
     /// Write a snapshot and end.
@@ -191,7 +195,7 @@ impl Brain {
         performer: impl Performer,
     ) -> (Self, BrainThreads, oneshot::Receiver<JournalError>) {
         let (inputs, inputs_end) = mpsc::channel(INPUTS_MAX);
-        let (to_commit, from_decide) = std_mpsc::sync_channel::<Decided>(COMMITS_MAX);
+        let (to_commit, from_decide) = std_mpsc::sync_channel(COMMITS_MAX);
         let (to_perform, from_commit) = std_mpsc::sync_channel::<Decided>(COMMITS_MAX);
         let (fail, failed) = oneshot::channel();
         let deadline = Arc::new(AtomicI64::new(micros(recovered.cell.next_deadline())));
@@ -239,6 +243,20 @@ impl Brain {
         answered.await.map_err(|_| BrainError::Stopped)
     }
 
+    /// Reads the state for a decision that nobody outside is shown as a fact: the answer may be ahead of the journal, and
+    /// waits for no commit.
+    pub async fn peek<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Cell) -> T + Send + 'static,
+    ) -> Result<T, BrainError> {
+        let (answer, answered) = oneshot::channel();
+        let peek: Peek = Box::new(move |cell| {
+            let _ = answer.send(read(cell));
+        });
+        self.inputs.send(Input::Peek(peek)).await.map_err(|_| BrainError::Stopped)?;
+        answered.await.map_err(|_| BrainError::Stopped)
+    }
+
     /// Returns when a tick is due.
     pub fn deadline(&self) -> Option<Timestamp> {
         let micros = self.deadline.load(Ordering::Relaxed);
@@ -273,7 +291,7 @@ fn decide(
     mut inputs: mpsc::Receiver<Input>,
     journal: &Journal,
     recovered: Recovered,
-    to_commit: &std_mpsc::SyncSender<Decided>,
+    to_commit: &std_mpsc::SyncSender<Result<Decided, JournalError>>,
     deadline: &AtomicI64,
 ) {
     let Recovered { mut cell, mut next_seq } = recovered;
@@ -322,6 +340,7 @@ fn decide(
                     looked = true;
                     deliveries.push(query(round.cell, *round.next_seq));
                 }
+                Input::Peek(peek) => peek(round.cell),
                 Input::Watch(watch) => watches.push(watch),
                 Input::Stop => stopping = true,
             }
@@ -352,15 +371,16 @@ fn decide(
         if !rows.is_empty()
             && let Err(error) = journal.append(first_seq, &rows)
         {
-            // The committer meets the same poisoned journal and says so; nothing of this batch is performed.
-            decided.commit = true;
+            // The state is ahead of the journal now, so nothing of this batch may be performed, nor anything after it.
             tracing::error!(%error, "facts cannot be appended; the coordinator stops");
+            let _ = to_commit.send(Err(error));
+            break;
         }
         if next_seq - snapshot_seq >= SNAPSHOT_FACTS || (stopping && next_seq > snapshot_seq) {
             decided.snapshot = Some((next_seq - 1, cell.snapshot()));
             snapshot_seq = next_seq;
         }
-        if to_commit.send(decided).is_err() {
+        if to_commit.send(Ok(decided)).is_err() {
             break;
         }
     }
@@ -415,15 +435,21 @@ impl Round<'_> {
 
 /// Second thread: makes everything that waits durable with one fdatasync, then lets it go.
 fn commit(
-    from_decide: &std_mpsc::Receiver<Decided>,
+    from_decide: &std_mpsc::Receiver<Result<Decided, JournalError>>,
     journal: &Journal,
     to_perform: &std_mpsc::SyncSender<Decided>,
     fail: oneshot::Sender<JournalError>,
     commits: &AtomicU64,
 ) {
     while let Ok(first) = from_decide.recv() {
-        let mut waiting = vec![first];
-        waiting.extend(from_decide.try_iter());
+        let mut refused = None;
+        let mut waiting = Vec::new();
+        for decided in std::iter::once(first).chain(from_decide.try_iter()) {
+            match decided {
+                Ok(decided) => waiting.push(decided),
+                Err(error) => refused = Some(error),
+            }
+        }
         if waiting.iter().any(|decided| decided.commit) {
             if let Err(error) = journal.commit() {
                 tracing::error!(%error, "the journal cannot be made durable; the coordinator stops");
@@ -436,6 +462,10 @@ fn commit(
             if to_perform.send(decided).is_err() {
                 return;
             }
+        }
+        if let Some(error) = refused {
+            let _ = fail.send(error);
+            return;
         }
     }
 }

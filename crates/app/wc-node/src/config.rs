@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use wc_ledger::TrustedRoot;
 use wc_ledger::rekor::Api;
+use wc_mesh::TransportConfig;
 use wc_types::manifest::WorkClass;
 use wc_types::{Bytes, Millis};
 
@@ -30,6 +31,12 @@ pub struct NodeConfig {
     pub listen: Vec<String>,
     /// Multiaddrs of nodes to join through; empty to find them on the LAN.
     pub join: Vec<String>,
+    /// Multiaddrs of the network's seeds: where to look for it first. That nobody is there is no failure.
+    pub bootstrap: Vec<String>,
+    /// Multiaddrs to listen on for WebSockets, beside `listen`.
+    pub wss_listen: Vec<String>,
+    /// Proxy, name servers, certificates.
+    pub transport: TransportConfig,
     /// Whether this node may found a cell.
     pub coordinate: Coordinate,
     /// Declares the nodes of a cell that this node founds trusted.

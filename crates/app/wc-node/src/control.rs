@@ -2,7 +2,7 @@
 //! the mesh.
 
 use std::error::Error;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -18,10 +18,10 @@ use wc_types::{Cid, JobId, NodeId, Refusal, TaskId, from_canonical};
 use crate::anchor;
 use crate::blobs;
 use crate::brain::{BrainError, Watch};
-use crate::coordinator::Coordinator;
+use crate::coordinator::{Coordinator, lock};
 use crate::credits::{self, CreditsError};
 use crate::flow::{admit, receipt, report, submit};
-use crate::link;
+use crate::link::{self, LinkError};
 use crate::view;
 
 /// Longest that a watcher is kept waiting before it is answered with the state as it is.
@@ -136,10 +136,10 @@ async fn route(coordinator: &Arc<Coordinator>, request: CellRequest) -> Answered
                 Refusal::new(UNKNOWN_STAGE, format!("the job has no task {stage}/{index}")).field("stage")
             })?)
         }
-        CellRequest::Logs { job, after } => {
+        CellRequest::Logs { job, from } => {
             let job = find(coordinator, job).await?;
             still_kept(coordinator, job).await?;
-            let rows = coordinator.archive.logs(&job, after, 500).map_err(unreadable)?;
+            let rows = coordinator.archive.logs(&job, from, PAGE_BYTES_MAX).map_err(unreadable)?;
             Response::Logs(
                 rows.into_iter()
                     .map(|(position, row)| LogView {
@@ -436,18 +436,71 @@ async fn serve_one(coordinator: &Arc<Coordinator>, node: NodeId, mut stream: Mes
     }
 }
 
-/// Passes a request on to the coordinator of this node's cell.
-pub(crate) async fn forward(mesh: &Mesh, coordinator: NodeId, request: &CellRequest) -> Response {
-    let asked = async {
-        let mut stream = mesh.open(coordinator, version::CONTROL).await.map_err(|error| error.to_string())?;
-        link::write(&mut stream, request, FRAME_BYTES_MAX).await.map_err(|error| error.to_string())?;
-        link::read(&mut stream, FRAME_BYTES_MAX).await.map_err(|error| error.to_string())
-    };
-    match tokio::time::timeout(WATCH_MAX * 2, asked).await {
-        Ok(Ok(response)) => response,
-        Ok(Err(cause)) => unreachable_coordinator(coordinator, &cause),
-        Err(_) => unreachable_coordinator(coordinator, "no answer in time"),
+/// Streams to the coordinator that may wait for their next request. A stream that is opened for each would meet the
+/// coordinator's limit on new ones as soon as somebody's script asks often.
+const IDLE_STREAMS_MAX: usize = 4;
+
+/// Passes requests on to the coordinator of this node's cell.
+pub(crate) struct Messenger {
+    mesh: Mesh,
+    idle: Mutex<Vec<(NodeId, MeshStream)>>,
+}
+
+impl Messenger {
+    pub fn new(mesh: Mesh) -> Self {
+        Self { mesh, idle: Mutex::default() }
     }
+
+    /// Asks the coordinator and returns its answer, or the refusal that takes its place.
+    pub async fn ask(&self, coordinator: NodeId, request: &CellRequest) -> Response {
+        // Asking twice is harmless for what only looks; a stream that has waited may have ended meanwhile.
+        let looks = !matches!(
+            request,
+            CellRequest::Submit { .. } | CellRequest::Cancel(_) | CellRequest::Cosign { .. }
+        );
+        if let Some(stream) = looks.then(|| self.waiting(coordinator)).flatten()
+            && let Ok(Ok(response)) =
+                tokio::time::timeout(WATCH_MAX * 2, self.converse(coordinator, stream, request)).await
+        {
+            return response;
+        }
+        let asked = async {
+            let stream =
+                self.mesh.open(coordinator, version::CONTROL).await.map_err(|error| error.to_string())?;
+            self.converse(coordinator, stream, request).await.map_err(|error| error.to_string())
+        };
+        match tokio::time::timeout(WATCH_MAX * 2, asked).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(cause)) => unreachable_coordinator(coordinator, &cause),
+            Err(_) => unreachable_coordinator(coordinator, "no answer in time"),
+        }
+    }
+
+    fn waiting(&self, coordinator: NodeId) -> Option<MeshStream> {
+        let mut idle = lock(&self.idle);
+        idle.retain(|(node, _)| *node == coordinator);
+        idle.pop().map(|(_, stream)| stream)
+    }
+
+    async fn converse(
+        &self,
+        coordinator: NodeId,
+        mut stream: MeshStream,
+        request: &CellRequest,
+    ) -> Result<Response, LinkError> {
+        link::write(&mut stream, request, FRAME_BYTES_MAX).await?;
+        let response = link::read(&mut stream, FRAME_BYTES_MAX).await?;
+        let mut idle = lock(&self.idle);
+        if idle.len() < IDLE_STREAMS_MAX {
+            idle.push((coordinator, stream));
+        }
+        Ok(response)
+    }
+}
+
+/// Asks the coordinator once.
+pub(crate) async fn forward(mesh: &Mesh, coordinator: NodeId, request: &CellRequest) -> Response {
+    Messenger::new(mesh.clone()).ask(coordinator, request).await
 }
 
 fn unreachable_coordinator(coordinator: NodeId, cause: &str) -> Response {

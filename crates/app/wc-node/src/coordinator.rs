@@ -24,6 +24,7 @@ use crate::archive::Archive;
 use crate::brain::{Brain, BrainError, Performer};
 use crate::flow::{agree, dispatch, post, report, stage};
 use crate::link::{self, LinkError};
+use crate::pace::{MEMBERSHIP_ROWS, Pace, RETURNED_ROWS};
 use crate::publish::Publication;
 use crate::retention::Forgetter;
 use crate::signers::notary::Notary;
@@ -32,6 +33,8 @@ use crate::signers::notary::Notary;
 const OUTBOX_MAX: usize = 4096;
 /// How long a stream may stay open without an enrolment; until then it may hold one frame of memory.
 const ENROL_TIMEOUT: Duration = Duration::from_secs(20);
+/// Pauses that are longer are worth a line in the log.
+const HELD_BACK_TOLD: Duration = Duration::from_secs(5);
 /// Donors that may be connected at once.
 const SESSIONS_MAX: usize = 10_000;
 
@@ -58,6 +61,8 @@ pub(crate) struct Sessions {
     live: Mutex<HashMap<NodeId, Session>>,
     gone: Mutex<BTreeMap<NodeId, Instant>>,
     next_id: AtomicU64,
+    /// How much each of them may make us write down.
+    pub pace: Pace,
 }
 
 impl Sessions {
@@ -273,6 +278,10 @@ impl Coordinator {
         reader: &mut (impl AsyncRead + Unpin),
         outbox: &mpsc::Sender<CoordinatorMessage>,
     ) -> Result<(), SessionError> {
+        let known = self.brain.peek(move |cell| cell.node(&node).is_some()).await?;
+        let now = Instant::now();
+        let newcomer = if known { Duration::ZERO } else { self.sessions.pace.newcomer(now) };
+        self.hold_back(node, newcomer.max(self.sessions.pace.charge(node, MEMBERSHIP_ROWS, now))).await;
         if let Err(refusals) = self.brain.ask(Event::NodeJoined(enrolment.witnessed()), Vec::new()).await? {
             let refusal = refusals
                 .into_iter()
@@ -290,6 +299,8 @@ impl Coordinator {
         loop {
             let message = link::read(reader, FRAME_BYTES_MAX).await?;
             self.sessions.heard(node);
+            let wait = self.sessions.pace.charge(node, rows_of(&message), Instant::now());
+            self.hold_back(node, wait).await;
             match message {
                 AgentMessage::Enrol { enrolment, .. } => {
                     if let Err(refusal) = check_enrolment(node, &enrolment) {
@@ -320,6 +331,19 @@ impl Coordinator {
         }
     }
 
+    /// Waits before a node's message is taken in. Meanwhile the node counts as alive: it is us who do not listen.
+    async fn hold_back(&self, node: NodeId, wait: Duration) {
+        if wait > HELD_BACK_TOLD {
+            tracing::warn!(%node, seconds = wait.as_secs(), "donor sends more than its work needs; it is read slowly");
+        }
+        let until = Instant::now() + wait;
+        while Instant::now() < until && self.sessions.is_live(&node) {
+            tokio::time::sleep(until.saturating_duration_since(Instant::now()).min(Duration::from_secs(1)))
+                .await;
+            self.sessions.heard(node);
+        }
+    }
+
     /// Settles a difference between the leases that the cell and the node believe in: what the node does not hold is
     /// granted again elsewhere, what the cell does not know is revoked. A grant may still be on its way, so a lease
     /// counts as missing when it was missing in the beat before, too.
@@ -338,7 +362,9 @@ impl Coordinator {
         *missing = unheld;
         if !lost.is_empty() {
             tracing::info!(%node, leases = lost.len(), "leases were lost on the way; granted again");
+            let rows = (lost.len() as u64).saturating_mul(RETURNED_ROWS);
             self.brain.events(vec![Event::Returned { node, leases: lost }]).await?;
+            self.sessions.pace.charge(node, rows, Instant::now());
         }
         let unknown: Vec<LeaseId> = held.difference(&live).copied().collect();
         if !unknown.is_empty() {
@@ -346,6 +372,19 @@ impl Coordinator {
             let _ = outbox.send(CoordinatorMessage::Revoke { leases: unknown }).await;
         }
         Ok(())
+    }
+}
+
+/// Returns what a message counts for.
+fn rows_of(message: &AgentMessage) -> u64 {
+    match message {
+        AgentMessage::Enrol { .. } | AgentMessage::Leave => MEMBERSHIP_ROWS,
+        AgentMessage::Want { .. } | AgentMessage::Paused { .. } => 1,
+        AgentMessage::Commit { items } => items.len().max(1) as u64,
+        AgentMessage::Report { reports } => reports.len().max(1) as u64,
+        AgentMessage::Return { leases } => (leases.len() as u64).max(1).saturating_mul(RETURNED_ROWS),
+        // No row by itself, but a look at the cell.
+        AgentMessage::Beat { .. } => 1,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use wc_mesh::{DialError, LanDiscovery, Mesh, MeshConfig, MeshStream, OpenError};
+use wc_mesh::{DialError, LanDiscovery, Mesh, MeshConfig, MeshStream, OpenError, TransportConfig};
 use wc_proto::limit::{DISPATCH_BYTES_MAX, FRAME_BYTES_MAX, STDERR_BYTES_MAX};
 use wc_proto::peer::dispatch::{Dispatch, DispatchAnswer, DispatchRequest};
 use wc_proto::version;
@@ -25,12 +25,14 @@ use crate::link::{self, LinkError};
 const REQUEST_AGE_MAX_MS: u64 = 5 * 60_000;
 /// Longest run of a directly dispatched module, whatever it asks for.
 const WALL_MAX: Duration = Duration::from_secs(600);
-/// Longest wait for a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait for a connection: looking a name up at servers that do not answer and then at others, and one dial
+/// through a relay.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 const REFUSED: Code = Code::new("WC-NODE-050", Class::Caller);
 const NO_CONSENT: Code = Code::new("WC-NODE-051", Class::Caller);
 const FAILED: Code = Code::new("WC-NODE-052", Class::Host);
+const UNREACHABLE: Code = Code::new("WC-NODE-053", Class::Exhausted);
 
 /// Runs what strangers send, one stream each, as long as this future is polled. Only started when the owner asked for
 /// it.
@@ -203,6 +205,29 @@ pub enum DirectError {
     Signature(#[from] SignError),
 }
 
+impl DirectError {
+    /// Returns whether every way to the executor was tried and none got through.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(
+            self,
+            Self::ConnectTimeout | Self::Dial(DialError::Unreachable { .. } | DialError::NoAddress { .. })
+        )
+    }
+
+    /// Returns what to tell the submitter about ways that do not get through: what was tried, why it failed, what next.
+    pub fn to_refusal(&self) -> Option<Refusal> {
+        if !self.is_unreachable() {
+            return None;
+        }
+        let message = match self {
+            Self::Dial(source) => format!("{self}: {source}"),
+            _ => self.to_string(),
+        };
+        let hint = "is it running, and is the address its own? `worldcompute doctor` says what this network lets through";
+        Some(Refusal::new(UNREACHABLE, message).field("executor").hint(hint))
+    }
+}
+
 /// What a direct dispatch brought back, checked.
 #[derive(Debug)]
 pub struct DirectRun {
@@ -222,12 +247,14 @@ pub struct DirectRun {
 ///
 /// - `executor`: multiaddr of the peer
 /// - `network`: name of the network that the executor belongs to
+/// - `transport`: proxy, name servers and whom to believe on the way there
 ///
 /// # Errors
 /// [`DirectError`] says whose move it is.
 pub async fn dispatch(
     executor: &str,
     network: &str,
+    transport: TransportConfig,
     request: Signed<DispatchRequest>,
     module: Vec<u8>,
 ) -> Result<DirectRun, DirectError> {
@@ -237,6 +264,7 @@ pub async fn dispatch(
     config.listen = Vec::new();
     config.lan = LanDiscovery { mdns: false, loopback: false };
     config.agent_version = version::AGENT_VERSION.to_owned();
+    config.transport = transport;
     let (mesh, _events) = Mesh::start(config).await?;
     let job = cid_digest(&request.cid());
     let node = tokio::time::timeout(CONNECT_TIMEOUT, mesh.dial(address))

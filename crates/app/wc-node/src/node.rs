@@ -28,6 +28,7 @@ use crate::anchor::{self, Anchoring, Shelf};
 use crate::archive::Archive;
 use crate::brain::{self, Brain, BrainError};
 use crate::config::{Coordinate, NodeConfig};
+use crate::control::Messenger;
 use crate::coordinator::{Coordinator, Hands, Sessions, lock};
 use crate::finder::{self, Search};
 use crate::flow::{run, schedule, stage, submit};
@@ -160,6 +161,7 @@ pub(crate) enum Role {
 /// What the local requests need.
 struct Desk {
     mesh: Mesh,
+    messenger: Messenger,
     store: Store,
     node: NodeId,
     owner: wc_types::AccountId,
@@ -278,11 +280,14 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
         None
     };
 
-    let listen =
+    let mut listen =
         if config.listen.is_empty() { wc_mesh::listen_default() } else { parse_addresses(&config.listen)? };
+    listen.extend(parse_addresses(&config.wss_listen)?);
     let mut mesh_config = MeshConfig::new(*key.to_seed(), config.network.clone());
     mesh_config.listen = listen;
     mesh_config.seeds = parse_addresses(&config.join)?;
+    mesh_config.seeds.extend(parse_addresses(&config.bootstrap)?);
+    mesh_config.transport = config.transport.clone();
     mesh_config.lan = LanDiscovery { mdns: true, loopback: true };
     mesh_config.agent_version = version::AGENT_VERSION.to_owned();
     let (mesh, events) = Mesh::start(mesh_config).await?;
@@ -337,6 +342,7 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
     let (ending, mut end_wishes) = mpsc::channel(4);
     let desk = Arc::new(Desk {
         mesh: mesh.clone(),
+        messenger: Messenger::new(mesh.clone()),
         store: store.clone(),
         node: key.node_id(),
         owner: owner.account_id(),
@@ -858,7 +864,7 @@ impl Desk {
         let role = self.role.borrow().clone();
         match role {
             Role::Coordinating(coordinator) => control::answer(&coordinator, request).await,
-            Role::Member { coordinator, .. } => control::forward(&self.mesh, coordinator, &request).await,
+            Role::Member { coordinator, .. } => self.messenger.ask(coordinator, &request).await,
             Role::Searching => Response::Refused(vec![
                 Refusal::new(NO_CELL, "this node has not found a cell yet")
                     .hint("wait a few seconds, start a node that coordinates, or name one with --join"),

@@ -18,7 +18,8 @@ use clap::{ArgGroup, Args, Parser, Subcommand};
         worldcompute donor join\n  \
         worldcompute job submit job.yaml --watch\n  \
         worldcompute map program.wasm inputs/ --output results/\n\n\
-        Data goes to standard output, talk to standard error. Exit codes: 0 done, 1 error, 2 wrong usage.",
+        Data goes to standard output, talk to standard error. Exit codes: 0 done, 1 error, 2 wrong usage, \
+        65 no way to the other node.",
     subcommand_required = true,
     arg_required_else_help = true
 )]
@@ -179,9 +180,58 @@ pub struct NodeArgs {
     /// Logs and keys to believe, such as Sigstore's trusted_root.json [default: the logs that this binary pins]
     #[arg(long, value_name = "FILE")]
     pub trusted_root: Option<PathBuf>,
+    /// Ways to other nodes
+    #[command(flatten)]
+    pub transport: TransportArgs,
+    /// How others find and reach this one
+    #[command(flatten)]
+    pub wss: WssArgs,
     /// Stop when standard input closes: for a program that starts nodes and must not leave them behind
     #[arg(long, hide = true)]
     pub until_stdin_closes: bool,
+}
+
+/// Ways to other nodes, where a network stands in the way.
+#[derive(Debug, Default, Args)]
+pub struct TransportArgs {
+    /// HTTP proxy, as http://user:password@host:port, or off [default: HTTPS_PROXY or ALL_PROXY of the environment]
+    #[arg(long, value_name = "URL")]
+    pub proxy: Option<String>,
+    /// Connect although somebody opens the TLS around our connections (a company's inspection). What nodes say to each
+    /// other stays secret; the connection is marked as inspected and trusted less
+    #[arg(long)]
+    pub allow_ssl_inspection: bool,
+    /// Certificates in PEM of those who may read along [default: this machine's store]
+    #[arg(long, value_name = "FILE", requires = "allow_ssl_inspection")]
+    pub inspection_authorities: Option<PathBuf>,
+    /// Certificates in PEM to believe like the public authorities
+    #[arg(long, value_name = "FILE")]
+    pub tls_authorities: Option<PathBuf>,
+    /// Server for DNS over HTTPS, as https://host/path@address; may be repeated [default: Cloudflare's and Google's]
+    #[arg(long, value_name = "URL")]
+    pub doh: Vec<String>,
+    /// Look names up over HTTPS only, never at this machine's name servers
+    #[arg(long)]
+    pub doh_only: bool,
+}
+
+/// How others find and reach a node.
+#[derive(Debug, Default, Args)]
+pub struct WssArgs {
+    /// Also listen for WebSocket over TLS, which gets through where nothing but the web does: a port, or address and port
+    #[arg(long, value_name = "PORT", num_args = 0..=1, default_missing_value = "443")]
+    pub wss_listen: Option<String>,
+    /// Certificate for it, in PEM with its chain; read again when it changes [default: self-signed, with its fingerprint in
+    /// the address]
+    #[arg(long, value_name = "FILE")]
+    pub wss_cert: Option<PathBuf>,
+    /// Key of that certificate, in PEM
+    #[arg(long, value_name = "FILE")]
+    pub wss_key: Option<PathBuf>,
+    /// Seed of the network, as a multiaddr such as /dnsaddr/seeds.example, or none; may be repeated [default: those of the
+    /// public network]
+    #[arg(long, value_name = "MULTIADDR")]
+    pub bootstrap_seed: Vec<String>,
 }
 
 /// `donor`
@@ -323,6 +373,9 @@ pub struct SubmitArgs {
     /// Kind of work, for --executor
     #[arg(long, value_name = "CLASS", default_value = "general")]
     pub class: String,
+    /// Ways to the executor
+    #[command(flatten)]
+    pub transport: TransportArgs,
     /// Arguments of the module, for --executor
     #[arg(last = true, value_name = "ARGS", conflicts_with = "file")]
     pub args: Vec<String>,

@@ -3,6 +3,8 @@
 //! Every environment variable that this program reads is in [`VARIABLES`]; each but the first has a key of the same
 //! name in the file.
 
+mod transport;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read as _};
@@ -17,19 +19,20 @@ use wc_types::manifest::WorkClass;
 use wc_types::{Bytes, Class, Code, Millis, Refusal};
 
 use crate::amount;
-use crate::cli::{Global, NodeArgs};
+use crate::cli::{Global, NodeArgs, TransportArgs};
 use crate::client::Failure;
 use crate::document::{self, Format};
 use crate::exit::Usage;
 use crate::fields::{self, Faults, Fields, nearest, syntax_refusal};
-use crate::node::{AnchoringConfig, Coordinate};
+use crate::node::{AnchoringConfig, Coordinate, TransportConfig, WssCertificate};
+use transport::TransportLayer;
 
 /// Where the data directory is, unless `--data-dir` says so.
 pub const HOME: &str = "WORLDCOMPUTE_HOME";
 const PREFIX: &str = "WORLDCOMPUTE_";
 
 /// Every environment variable and its meaning. Lists are separated by commas.
-pub const VARIABLES: [(&str, &str); 22] = [
+pub const VARIABLES: [(&str, &str); 33] = [
     (HOME, "data directory"),
     ("WORLDCOMPUTE_LOG", "what to log, as --log"),
     ("WORLDCOMPUTE_NETWORK", "name of the network"),
@@ -52,10 +55,21 @@ pub const VARIABLES: [(&str, &str); 22] = [
     ("WORLDCOMPUTE_ANCHOR_AUTHORITIES", "certificates that the log's must come from"),
     ("WORLDCOMPUTE_ANCHOR_PROXY", "HTTP proxy to reach the log through"),
     ("WORLDCOMPUTE_TRUSTED_ROOT", "file of the logs and keys to believe"),
+    ("WORLDCOMPUTE_BOOTSTRAP_SEEDS", "multiaddrs of the network's seeds, or none"),
+    ("WORLDCOMPUTE_PROXY", "http://[user:password@]host:port, or off; also HTTPS_PROXY and ALL_PROXY"),
+    ("WORLDCOMPUTE_NO_PROXY", "what is reached without the proxy; also NO_PROXY"),
+    ("WORLDCOMPUTE_ALLOW_SSL_INSPECTION", "true to connect although somebody reads along"),
+    ("WORLDCOMPUTE_INSPECTION_AUTHORITIES", "certificates of those who may, instead of this machine's store"),
+    ("WORLDCOMPUTE_TLS_AUTHORITIES", "certificates to believe like the public authorities"),
+    ("WORLDCOMPUTE_DOH", "servers for DNS over HTTPS"),
+    ("WORLDCOMPUTE_DOH_ONLY", "true to ask nobody else"),
+    ("WORLDCOMPUTE_WSS_LISTEN", "port for WebSocket over TLS"),
+    ("WORLDCOMPUTE_WSS_CERT", "its certificate"),
+    ("WORLDCOMPUTE_WSS_KEY", "the certificate's key"),
 ];
 
 /// Keys of `config.toml`.
-const KEYS: [&str; 21] = [
+const KEYS: [&str; 32] = [
     "log",
     "network",
     "listen",
@@ -77,6 +91,17 @@ const KEYS: [&str; 21] = [
     "anchor_authorities",
     "anchor_proxy",
     "trusted_root",
+    "bootstrap_seeds",
+    "proxy",
+    "no_proxy",
+    "allow_ssl_inspection",
+    "inspection_authorities",
+    "tls_authorities",
+    "doh",
+    "doh_only",
+    "wss_listen",
+    "wss_cert",
+    "wss_key",
 ];
 
 /// Network of everybody who did not choose another.
@@ -145,6 +170,11 @@ pub struct Settings {
     pub owner_key: Option<PathBuf>,
     /// Where checkpoints are anchored, if they are.
     pub anchoring: Option<AnchorSettings>,
+    /// Multiaddrs of the network's seeds.
+    pub bootstrap: Vec<String>,
+    /// Multiaddrs to listen on for WebSockets, beside `listen`.
+    pub wss_listen: Vec<String>,
+    transport: TransportLayer,
 }
 
 /// Settings of anchoring; the files that they name are not read yet.
@@ -183,6 +213,7 @@ struct Layer {
     anchor_authorities: Option<PathBuf>,
     anchor_proxy: Option<String>,
     trusted_root: Option<PathBuf>,
+    transport: TransportLayer,
 }
 
 impl Layer {
@@ -210,6 +241,7 @@ impl Layer {
             anchor_authorities: self.anchor_authorities.or(below.anchor_authorities),
             anchor_proxy: self.anchor_proxy.or(below.anchor_proxy),
             trusted_root: self.trusted_root.or(below.trusted_root),
+            transport: self.transport.over(below.transport),
         }
     }
 }
@@ -254,8 +286,12 @@ impl Context {
     /// When a flag says something that cannot be.
     pub fn settings(&self, args: &NodeArgs) -> anyhow::Result<Settings> {
         let layer = flags(args)?.over(self.layer.clone());
+        let network = layer.network.unwrap_or_else(|| self.network());
+        let joins = layer.join.as_ref().is_some_and(|join| !join.is_empty());
         Ok(Settings {
-            network: layer.network.unwrap_or_else(|| self.network()),
+            bootstrap: layer.transport.seeds(&network, joins),
+            wss_listen: layer.transport.wss_listen(),
+            network,
             listen: layer.listen.unwrap_or_default(),
             join: layer.join.unwrap_or_default(),
             slots: layer.slots,
@@ -278,7 +314,30 @@ impl Context {
                 proxy: layer.anchor_proxy,
                 trusted_root: layer.trusted_root,
             }),
+            transport: layer.transport,
         })
+    }
+
+    /// Resolves how a command of its own, without a node, reaches others.
+    ///
+    /// # Errors
+    /// When a flag says something that cannot be, or a file cannot be read.
+    pub fn transport(&self, args: &TransportArgs) -> anyhow::Result<TransportConfig> {
+        transport::flags(args, None)?.over(self.layer.transport.clone()).read()
+    }
+}
+
+impl Settings {
+    /// Returns how the node of `dir` reaches others, with the files that the settings name.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    pub fn transport(&self, dir: &DataDir) -> anyhow::Result<TransportConfig> {
+        let mut config = self.transport.read()?;
+        if config.certificate == WssCertificate::Fresh {
+            config.certificate = transport::kept_certificate(dir.path());
+        }
+        Ok(config)
     }
 }
 
@@ -459,6 +518,7 @@ fn flags(args: &NodeArgs) -> Result<Layer, Usage> {
         anchor_authorities: args.anchor_authorities.clone(),
         anchor_proxy: args.anchor_proxy.clone(),
         trusted_root: args.trusted_root.clone(),
+        transport: transport::flags(&args.transport, Some(&args.wss))?,
     })
 }
 
@@ -510,6 +570,7 @@ fn environment(variables: &BTreeMap<String, String>) -> Result<Layer, Failure> {
         anchor_authorities: text("WORLDCOMPUTE_ANCHOR_AUTHORITIES").map(PathBuf::from),
         anchor_proxy: text("WORLDCOMPUTE_ANCHOR_PROXY"),
         trusted_root: text("WORLDCOMPUTE_TRUSTED_ROOT").map(PathBuf::from),
+        transport: transport::environment(variables, &mut wrong),
     };
     if wrong.is_empty() { Ok(layer) } else { Err(Failure(wrong)) }
 }
@@ -563,6 +624,7 @@ fn file(path: &Path) -> Result<Layer, Failure> {
             anchor_authorities: fields.text("anchor_authorities", &mut faults).map(PathBuf::from),
             anchor_proxy: fields.text("anchor_proxy", &mut faults).map(str::to_owned),
             trusted_root: fields.text("trusted_root", &mut faults).map(PathBuf::from),
+            transport: transport::file(&fields, &mut faults),
         }
     });
     match layer {

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use wc_types::{Class, Code, Refusal};
 
 use crate::client::Failure;
+use crate::node::DirectError;
 
 /// Done.
 pub const OK: u8 = 0;
@@ -17,6 +18,9 @@ pub const USAGE: u8 = 2;
 pub const UNPROVED: u8 = 3;
 /// Checked, and not what it must be: `donor credits --verify` and `ledger replay` say FAIL.
 pub const UNVERIFIED: u8 = 4;
+
+/// Every transport to the other node was tried and none got through (NET-16).
+pub const UNREACHABLE: u8 = 65;
 
 /// An error that no part of the system has named.
 const UNNAMED: Code = Code::new("WC-CLI-001", Class::Ours);
@@ -60,6 +64,7 @@ pub fn finish(result: anyhow::Result<()>) -> ExitCode {
         () if error.is::<Usage>() => USAGE,
         () if error.is::<Unproved>() => UNPROVED,
         () if error.is::<Unverified>() => UNVERIFIED,
+        () if error.downcast_ref().is_some_and(DirectError::is_unreachable) => UNREACHABLE,
         () => ERROR,
     })
 }
@@ -84,6 +89,8 @@ pub fn refusals(error: &anyhow::Error) -> Vec<Refusal> {
         } else if let Some(refusal) =
             cause.downcast_ref::<wc_node::NodeError>().and_then(wc_node::NodeError::to_refusal)
         {
+            vec![refusal]
+        } else if let Some(refusal) = cause.downcast_ref().and_then(DirectError::to_refusal) {
             vec![refusal]
         } else if let Some(usage) = cause.downcast_ref::<Usage>() {
             let code = Code::new("WC-CLI-002", Class::Caller);

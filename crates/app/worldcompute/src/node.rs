@@ -5,7 +5,10 @@
 use wc_proto::peer::dispatch::DispatchRequest;
 use wc_types::Signed;
 
-pub use wc_node::{AnchoringConfig, Coordinate, DirectRun, NodeConfig};
+pub use wc_node::{
+    AnchoringConfig, Coordinate, DirectError, DirectRun, DohUpstream, Inspection, NodeConfig, Proxy,
+    TransportConfig, WssCertificate,
+};
 
 /// Runs a node until `shutdown` completes.
 ///
@@ -25,8 +28,9 @@ pub async fn run(
 pub async fn dispatch(
     executor: &str,
     network: &str,
+    transport: TransportConfig,
     request: Signed<DispatchRequest>,
     module: Vec<u8>,
 ) -> anyhow::Result<DirectRun> {
-    Ok(wc_node::dispatch(executor, network, request, module).await?)
+    Ok(wc_node::dispatch(executor, network, transport, request, module).await?)
 }

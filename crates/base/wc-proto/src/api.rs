@@ -126,8 +126,8 @@ pub enum CellRequest {
     Logs {
         /// Id or its beginning.
         job: String,
-        /// Rows after this position.
-        after: u64,
+        /// First position that is wanted.
+        from: u64,
     },
     /// Receipts of accepted tasks.
     Receipts {

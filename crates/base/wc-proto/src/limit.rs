@@ -29,8 +29,16 @@ pub const ADDRESSES_MAX: usize = 16;
 pub const ADDRESS_BYTES_MAX: usize = 256;
 /// Most bytes of a network's name.
 pub const NETWORK_BYTES_MAX: usize = 64;
+/// Most announcements in one exchange of peers: enough to meet a network by, few enough to check in two milliseconds.
+pub const ANNOUNCEMENTS_MAX: usize = 32;
+/// Largest half of an exchange of peers: every announcement of the largest size. A usual one takes 400 bytes.
+pub const EXCHANGE_BYTES_MAX: usize = 192 << 10;
 
 const _: () = assert!(INLINE_BYTES_MAX * 4 < FRAME_BYTES_MAX, "a report with inline results fits a frame");
 const _: () = assert!(DISPATCH_BYTES_MAX + (1 << 20) < FRAME_BYTES_MAX, "a dispatch fits a frame");
 const _: () = assert!(PAGE_ROWS_MAX * 256 < FRAME_BYTES_MAX, "a page fits a frame");
 const _: () = assert!(WANT_CIDS_MAX * 80 + 64 < WANT_BYTES_MAX, "a full want fits its frame");
+const _: () = assert!(
+    ANNOUNCEMENTS_MAX * (ADDRESSES_MAX * (ADDRESS_BYTES_MAX + 4) + 640) < EXCHANGE_BYTES_MAX,
+    "a full exchange fits its frame"
+);

@@ -1,5 +1,6 @@
 //! Between machines.
 
+pub mod announce;
 pub mod beacon;
 pub mod blob;
 pub mod dispatch;

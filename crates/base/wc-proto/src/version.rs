@@ -10,6 +10,8 @@ pub const CONTROL: &str = "/worldcompute/control/1.0.0";
 pub const DISPATCH: &str = "/worldcompute/dispatch/1.0.0";
 /// Who is what on this network: [`crate::peer::hello`].
 pub const HELLO: &str = "/worldcompute/hello/1.0.0";
+/// Which nodes there are, and where: [`crate::peer::announce`].
+pub const PEERS: &str = "/worldcompute/peers/1.0.0";
 /// Blocks of content, by CID: [`crate::peer::blob`].
 pub const BLOB: &str = "/worldcompute/blob/1.0.0";
 /// Making and using a key that several machines hold together: [`crate::peer::signers`].

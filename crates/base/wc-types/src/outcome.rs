@@ -84,6 +84,9 @@ pub struct Usage {
     pub output: Bytes,
 }
 
+/// Longest text of a [`Failure`], in bytes: it is journaled, and shown to the submitter.
+pub const FAILURE_BYTES_MAX: usize = 512;
+
 /// Why a replica has no result. These are failures of a machine, not of the guest, so the task is tried elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -98,6 +101,36 @@ pub enum Failure {
     Preempted,
     /// The grant asks for what this machine does not consent to or cannot do.
     Refused(String),
+}
+
+impl Failure {
+    /// Returns the text, if it has one.
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            Self::InputMissing(text) | Self::SandboxUnavailable(text) | Self::Refused(text) => Some(text),
+            Self::WallClockExceeded | Self::Preempted => None,
+        }
+    }
+
+    /// Returns the failure with its text cut to [`FAILURE_BYTES_MAX`], between characters.
+    pub fn cut(mut self) -> Self {
+        if let Self::InputMissing(text) | Self::SandboxUnavailable(text) | Self::Refused(text) = &mut self {
+            text.truncate(text.floor_char_boundary(FAILURE_BYTES_MAX));
+        }
+        self
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InputMissing(what) => write!(f, "an input is missing: {what}"),
+            Self::SandboxUnavailable(what) => write!(f, "no sandbox: {what}"),
+            Self::WallClockExceeded => f.write_str("ran longer than allowed"),
+            Self::Preempted => f.write_str("its owner took the machine back"),
+            Self::Refused(what) => write!(f, "refused: {what}"),
+        }
+    }
 }
 
 /// How a replica ended.

@@ -4,7 +4,7 @@ use wc_ledger::Work;
 use wc_policy::{AdmissionContext, admit, code};
 use wc_types::entry::{EntryKind, Holder, JobEnd, Posting};
 use wc_types::manifest::Manifest;
-use wc_types::{AccountId, Fuel, JobId, MicroNcu, Refusal, Witnessed};
+use wc_types::{AccountId, Fuel, JobId, MicroNcu, Refusal, Timestamp, Witnessed};
 
 use crate::cell::Cell;
 use crate::command::Command;
@@ -20,7 +20,7 @@ impl Cell {
     pub(crate) fn job_submitted(&mut self, manifest: &Witnessed<Manifest>, turn: &mut Turn) {
         let id = manifest.job_id(&manifest.cid());
         let known = self.job_numbers.contains_key(&id);
-        let refusals = self.refusals(manifest, known, turn);
+        let refusals = self.submission_refusals(manifest, turn.at);
         if !refusals.is_empty() {
             turn.answers.push(Command::Answer { refusals, job: known.then_some(id) });
             return;
@@ -57,29 +57,33 @@ impl Cell {
         turn.events.push(Command::Stage { job: id });
     }
 
-    fn refusals(&self, manifest: &Witnessed<Manifest>, known: bool, turn: &Turn) -> Vec<Refusal> {
+    /// Returns why the cell would refuse a job now; nothing when it would admit it.
+    ///
+    /// - `at`: when it would be submitted
+    pub fn submission_refusals(&self, manifest: &Witnessed<Manifest>, at: Timestamp) -> Vec<Refusal> {
         let Some(charter) = self.charter() else { return Vec::new() };
+        let known = self.job_numbers.contains_key(&manifest.job_id(&manifest.cid()));
         let account = self.accounts.get(&manifest.submitter);
         let context = AdmissionContext {
             charter,
-            now: turn.at,
+            now: at,
             signer: manifest.signer(),
             known,
             jobs_open: account.map_or(0, |account| account.jobs_open),
             tasks_open: account.map_or(0, |account| account.tasks_open),
         };
         let mut refusals = admit(manifest, &context).err().unwrap_or_default();
-        refusals.extend(self.caliber_refusal(manifest, turn));
+        refusals.extend(self.caliber_refusal(manifest, at));
         refusals
     }
 
     /// Refuses a job that redeems a class of hardware beyond what its submitter donated. Nothing else is ever refused
     /// for want of credit (E-41).
-    fn caliber_refusal(&self, manifest: &Manifest, turn: &Turn) -> Option<Refusal> {
+    fn caliber_refusal(&self, manifest: &Manifest, at: Timestamp) -> Option<Refusal> {
         let wished = manifest.stages.iter().filter_map(|stage| stage.resources.caliber);
         let wished = wished.map(|wish| wish.class).max()?;
         let balance = self.ledger.book.balance(&Holder::Account(manifest.submitter));
-        let donated = self.donated_class(&manifest.submitter, turn.at).filter(|_| balance > 0);
+        let donated = self.donated_class(&manifest.submitter, at).filter(|_| balance > 0);
         if donated.is_some_and(|donated| donated >= wished) {
             return None;
         }
@@ -153,15 +157,20 @@ impl Cell {
         }
     }
 
-    pub(crate) fn job_cancelled(&mut self, id: JobId, by: AccountId, turn: &mut Turn) {
-        let refusal = match self.job_by_id(&id) {
+    /// Returns why the cell would not let an account cancel a job now.
+    pub fn cancellation_refusal(&self, id: &JobId, by: AccountId) -> Option<Refusal> {
+        match self.job_by_id(id) {
             None => Some(Refusal::new(code::UNKNOWN_JOB, format!("there is no job {id}"))),
             Some(job) if job.submitter() != by => {
                 Some(Refusal::new(code::NOT_SUBMITTER, "only its submitter may cancel a job"))
             }
             Some(job) if job.has_ended() => Some(Refusal::new(code::ENDED, "the job has ended already")),
             Some(_) => None,
-        };
+        }
+    }
+
+    pub(crate) fn job_cancelled(&mut self, id: JobId, by: AccountId, turn: &mut Turn) {
+        let refusal = self.cancellation_refusal(&id, by);
         let job = self.job_numbers.get(&id).copied();
         if let (None, Some(no)) = (&refusal, job) {
             self.end_job(no, JobEnd::Cancelled, Some("cancelled by its submitter".into()), turn);

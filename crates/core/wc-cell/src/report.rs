@@ -179,19 +179,19 @@ impl Cell {
 
     /// Ends a replica whose machine could not run it.
     fn replica_failed(&mut self, lease: LeaseId, node: NodeNo, failure: &Failure, turn: &mut Turn) {
-        let (bar, counted, reason) = match failure {
+        let (bar, counted) = match failure {
             // The donor's human came back: nobody's fault, and it may have time again later.
-            Failure::Preempted => (Bar::Open, false, "its owner took the machine back".to_owned()),
-            Failure::InputMissing(what) => (Bar::Last, true, format!("an input is missing: {what}")),
-            Failure::SandboxUnavailable(what) => (Bar::Last, true, format!("no sandbox: {what}")),
-            Failure::WallClockExceeded => (Bar::Last, true, "ran longer than allowed".to_owned()),
-            Failure::Refused(what) => (Bar::Last, true, format!("refused: {what}")),
+            Failure::Preempted => (Bar::Open, false),
+            Failure::InputMissing(_)
+            | Failure::SandboxUnavailable(_)
+            | Failure::WallClockExceeded
+            | Failure::Refused(_) => (Bar::Last, true),
         };
         turn.settle(self.node_id(node), lease);
         if let Some(node) = self.node_at_mut(node) {
             node.failed += 1;
         }
-        self.lose_replica(lease, bar, counted, Some(reason), turn);
+        self.lose_replica(lease, bar, counted, Some(failure.to_string()), turn);
     }
 
     /// Refuses a node's word: it earns nothing, counts as disagreement, and the node does not see this task again.

@@ -1,34 +1,34 @@
-//! The libp2p host: transports and the behaviours that ride on them.
+//! The libp2p host: the behaviours that ride on its transports.
 
-use std::convert::Infallible;
 use std::time::Duration;
 
+use libp2p::core::Transport as _;
 use libp2p::kad::store::{MemoryStore, MemoryStoreConfig};
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::{
-    PeerId, StreamProtocol, Swarm, SwarmBuilder, allow_block_list, connection_limits, identify, identity,
-    kad, mdns, noise, ping, tcp,
+    PeerId, StreamProtocol, Swarm, allow_block_list, autonat, connection_limits, dcutr, identify, identity,
+    kad, mdns, memory_connection_limits, ping, relay, upnp,
 };
 
-use crate::config::{DhtRole, MeshConfig, TcpSession};
+use crate::config::{DhtRole, MeshConfig};
+use crate::relay::shape::Shaper;
 use crate::stream::{self, Registry};
+use crate::transport::{BuildError, Ways};
+use crate::{gate, observe};
 
 /// Protocol id that identify carries; nodes that say anything else are not ours.
 pub const PROTOCOL_VERSION: &str = wc_proto::version::IDENTIFY;
 /// Our own Kademlia table: never the public IPFS one.
 pub const KADEMLIA_PROTOCOL: &str = "/worldcompute/kad/1.0.0";
 
-/// Streams on one connection, both directions and all protocols together.
-const STREAMS_PER_CONNECTION_MAX: usize = 1024;
 /// Streams that one connection may have half negotiated.
 const STREAMS_NEGOTIATING_MAX: usize = 128;
 /// Pause between pings. Twice a dead peer's grace; one ping costs about 20 µs of processor time.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(15);
-/// QUIC must speak up before the NAT forgets the flow; on both sides this also finds dead peers.
-const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(10);
-const QUIC_IDLE_MS_MAX: u32 = 30_000;
+/// Share of this machine's memory beyond which this process takes no new connections.
+const MEMORY_SHARE_MAX: f64 = 0.5;
 /// One Kademlia query; the catalogue's figure.
 const KADEMLIA_QUERY_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -37,68 +37,66 @@ pub(crate) struct Behaviour {
     // Gates first: a connection that they deny reaches none of the others.
     pub(crate) banned: allow_block_list::Behaviour<allow_block_list::BlockedPeers>,
     limits: connection_limits::Behaviour,
-    identify: identify::Behaviour,
+    memory: memory_connection_limits::Behaviour,
+    gate: gate::Behaviour,
+    pub(crate) identify: observe::Behaviour,
     ping: ping::Behaviour,
     pub(crate) kad: kad::Behaviour<MemoryStore>,
     mdns: Toggle<mdns::tokio::Behaviour>,
     pub(crate) streams: stream::Behaviour,
+    circuits: relay::client::Behaviour,
+    relay: Toggle<relay::Behaviour>,
+    reachable: autonat::v2::client::Behaviour,
+    dial_back: Toggle<autonat::v2::server::Behaviour>,
+    port_mapping: Toggle<upnp::tokio::Behaviour>,
+    // Last: it counts a connection as there before the others have agreed to it.
+    punch: dcutr::Behaviour,
 }
 
-/// Builds the swarm of `config`. The second value says why mDNS is off although it was wanted.
+/// A swarm, and what the host needs beside it.
+pub(crate) struct Built {
+    pub(crate) swarm: Swarm<Behaviour>,
+    /// What its transports know.
+    pub(crate) ways: Ways,
+    /// Why mDNS is off although it was wanted.
+    pub(crate) mdns_error: Option<std::io::Error>,
+    /// Counts what a relay carries.
+    pub(crate) shaper: Option<Shaper>,
+}
+
+/// Builds the swarm of `config`.
 pub(crate) fn build(
     config: &MeshConfig,
     key: identity::Keypair,
     registry: Registry,
-) -> Result<(Swarm<Behaviour>, Option<std::io::Error>), BuildError> {
-    let (mut behaviour, mdns_error) = behaviour(config, &key, registry);
+) -> Result<Built, BuildError> {
+    let (circuits_transport, circuits) = relay::client::new(key.public().to_peer_id());
+    let (mut behaviour, mdns_error) = behaviour(config, &key, registry, circuits);
     behaviour.kad.set_mode(Some(match config.dht {
         DhtRole::Client => kad::Mode::Client,
         DhtRole::Server => kad::Mode::Server,
     }));
-    // Small frames must leave at once: a lease is a few hundred bytes.
-    let tcp_config = tcp::Config::new().nodelay(true);
-    let muxer = || crate::mux::Upgrade::new(STREAMS_PER_CONNECTION_MAX);
-    let builder = SwarmBuilder::with_existing_identity(key).with_tokio();
-    // The first handshake is proposed first by the side that dials. The two arms differ in type, so both are spelled out.
-    macro_rules! finish {
-        ($security:expr) => {
-            builder
-                .with_tcp(tcp_config, $security, muxer)
-                .map_err(|error| BuildError(Box::new(error)))?
-                .with_quic_config(|mut quic| {
-                    quic.handshake_timeout = config.limits.dial_timeout;
-                    quic.keep_alive_interval = QUIC_KEEP_ALIVE;
-                    quic.max_idle_timeout = QUIC_IDLE_MS_MAX;
-                    quic.max_concurrent_stream_limit = STREAMS_PER_CONNECTION_MAX as u32;
-                    quic
-                })
-                .with_behaviour(|_| behaviour)
-                .map_err(|error: Infallible| match error {})?
-                .with_swarm_config(|swarm| {
-                    swarm
-                        .with_idle_connection_timeout(config.limits.idle_timeout)
-                        .with_max_negotiating_inbound_streams(STREAMS_NEGOTIATING_MAX)
-                })
-                .with_connection_timeout(config.limits.dial_timeout)
-                .build()
-        };
+    let (mut transport, ways) = crate::transport::build(config, &key, circuits_transport)?;
+    let shaper = config
+        .reach
+        .relay
+        .as_ref()
+        .map(|limits| Shaper::new(limits.total_bytes_per_second, limits.peer_bytes_per_second));
+    if let Some(shaper) = shaper.clone() {
+        transport = transport.map(move |(peer, muxer), _| (peer, shaper.meter(peer, muxer))).boxed();
     }
-    let swarm = match config.tcp_session {
-        TcpSession::Noise => finish!((noise::Config::new, crate::tls::Upgrade::new)),
-        TcpSession::Tls => finish!((crate::tls::Upgrade::new, noise::Config::new)),
-    };
-    Ok((swarm, mdns_error))
+    let swarm_config = libp2p::swarm::Config::with_tokio_executor()
+        .with_idle_connection_timeout(config.limits.idle_timeout)
+        .with_max_negotiating_inbound_streams(STREAMS_NEGOTIATING_MAX);
+    let swarm = Swarm::new(transport, behaviour, key.public().to_peer_id(), swarm_config);
+    Ok(Built { swarm, ways, mdns_error, shaper })
 }
-
-/// The host could not be put together.
-#[derive(Debug, thiserror::Error)]
-#[error("preparing the handshakes failed")]
-pub struct BuildError(#[source] Box<dyn std::error::Error + Send + Sync>);
 
 fn behaviour(
     config: &MeshConfig,
     key: &identity::Keypair,
     registry: Registry,
+    circuits: relay::client::Behaviour,
 ) -> (Behaviour, Option<std::io::Error>) {
     let local = PeerId::from(key.public());
     let limits = &config.limits;
@@ -112,7 +110,9 @@ fn behaviour(
     let identify = identify::Config::new(PROTOCOL_VERSION.to_owned(), key.public())
         .with_agent_version(agent_string(&config.agent_version, &config.network))
         // We keep our own address book.
-        .with_cache_size(0);
+        .with_cache_size(0)
+        // A new circuit, or a new network, is of no use to those who do not hear of it (NET-16).
+        .with_push_listen_addr_updates(true);
     let (mdns, mdns_error) =
         match config.lan.mdns.then(|| mdns::tokio::Behaviour::new(mdns::Config::default(), local)) {
             Some(Ok(mdns)) => (Some(mdns), None),
@@ -122,13 +122,31 @@ fn behaviour(
     let behaviour = Behaviour {
         banned: allow_block_list::Behaviour::default(),
         limits: connection_limits::Behaviour::new(connection_limits),
-        identify: identify::Behaviour::new(identify),
+        memory: memory_connection_limits::Behaviour::with_max_percentage(MEMORY_SHARE_MAX),
+        gate: gate::Behaviour::new(
+            limits.connections_per_prefix_max,
+            limits.connections_per_prefix_burst,
+            limits.connections_per_prefix_per_minute,
+        ),
+        identify: observe::Behaviour::new(identify::Behaviour::new(identify)),
         ping: ping::Behaviour::new(
             ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT),
         ),
         kad: kademlia(local),
         mdns: Toggle::from(mdns),
         streams: stream::Behaviour::new(registry),
+        circuits,
+        relay: Toggle::from(
+            config.reach.relay.as_ref().map(|limits| relay::Behaviour::new(local, limits.to_config())),
+        ),
+        reachable: autonat::v2::client::Behaviour::default(),
+        // From behind a NAT of our own we could not tell whether theirs lets strangers in.
+        dial_back: Toggle::from(
+            (config.reach.relay.is_some() || !config.reach.external.is_empty())
+                .then(autonat::v2::server::Behaviour::default),
+        ),
+        port_mapping: Toggle::from(config.reach.port_mapping.then(upnp::tokio::Behaviour::default)),
+        punch: dcutr::Behaviour::new(local),
     };
     (behaviour, mdns_error)
 }

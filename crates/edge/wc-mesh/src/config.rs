@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use libp2p::Multiaddr;
 
+use crate::resolve::DnsConfig;
+use crate::transport::{Inspection, ProxyConfig, WssCertificate};
+
 /// Port that a node listens on unless told otherwise, on TCP and on UDP (NET-02).
 pub const PORT_DEFAULT: u16 = 19999;
 /// Longest network name, in bytes: it travels inside the identify agent string, which others log.
@@ -23,10 +26,16 @@ pub struct MeshConfig {
     pub lan: LanDiscovery,
     /// Addresses that are dialled at the start and again, with growing pauses, whenever the connection is gone.
     pub seeds: Vec<Multiaddr>,
-    /// Part in the network's Kademlia table.
+    /// Part in the network's Kademlia table, at least: a node that strangers can reach serves it in any case.
     pub dht: DhtRole,
+    /// How others reach this node.
+    pub reach: ReachConfig,
+    /// Announcements of an earlier start ([`Mesh::known`](crate::Mesh::known)): where to find the network again.
+    pub known: Vec<wc_types::Signed<wc_proto::peer::announce::Announcement>>,
     /// Handshake proposed first when dialling over TCP; both are always accepted.
     pub tcp_session: TcpSession,
+    /// How connections get past what stands in the way: proxies, name servers, interception.
+    pub transport: TransportConfig,
     /// Upper bounds.
     pub limits: MeshLimits,
     /// What this node calls itself, such as `worldcompute/0.1.0`.
@@ -43,7 +52,10 @@ impl MeshConfig {
             lan: LanDiscovery { mdns: true, loopback: true },
             seeds: Vec::new(),
             dht: DhtRole::Client,
+            reach: ReachConfig::default(),
+            known: Vec::new(),
             tcp_session: TcpSession::Tls,
+            transport: TransportConfig::default(),
             limits: MeshLimits::default(),
             agent_version: concat!("worldcompute/", env!("CARGO_PKG_VERSION")).to_owned(),
         }
@@ -59,11 +71,28 @@ impl fmt::Debug for MeshConfig {
             .field("lan", &self.lan)
             .field("seeds", &self.seeds)
             .field("dht", &self.dht)
+            .field("reach", &self.reach)
             .field("tcp_session", &self.tcp_session)
+            .field("transport", &self.transport)
             .field("limits", &self.limits)
             .field("agent_version", &self.agent_version)
             .finish_non_exhaustive()
     }
+}
+
+/// What stands between a node and the others, and the listeners that need a certificate.
+#[derive(Debug, Clone, Default)]
+pub struct TransportConfig {
+    /// Certificate of the WebSocket listeners, if there are any.
+    pub certificate: WssCertificate,
+    /// What to do about certificates that somebody in between has made.
+    pub inspection: Inspection,
+    /// Authorities, in PEM, that are believed like the public ones.
+    pub authorities_pem: Option<Vec<u8>>,
+    /// The proxy, and what is reached without it.
+    pub proxies: ProxyConfig,
+    /// How names are looked up.
+    pub dns: DnsConfig,
 }
 
 /// Returns `/ip4/0.0.0.0` on the default TCP and QUIC ports.
@@ -94,6 +123,41 @@ pub enum DhtRole {
     Server,
 }
 
+/// How others reach a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReachConfig {
+    /// Addresses at which everybody can dial this node, because its operator says so.
+    pub external: Vec<Multiaddr>,
+    /// Relays for others, under these limits.
+    pub relay: Option<crate::relay::RelayLimits>,
+    /// When to hold reservations on relays of others.
+    pub reservations: Reservations,
+    /// Asks the router to forward our ports (UPnP).
+    pub port_mapping: bool,
+}
+
+impl Default for ReachConfig {
+    fn default() -> Self {
+        Self {
+            external: Vec::new(),
+            relay: None,
+            reservations: Reservations::WhenUnreachable,
+            port_mapping: false,
+        }
+    }
+}
+
+/// When a node holds reservations on relays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reservations {
+    /// As long as strangers do not get through to it.
+    WhenUnreachable,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
 /// Encryption of a TCP connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TcpSession {
@@ -108,8 +172,15 @@ pub enum TcpSession {
 pub struct MeshLimits {
     /// Established connections, in both directions together. One costs about 100 KiB.
     pub connections_max: u32,
-    /// Established connections with one peer: two for a crossed dial, two more while either side reconnects.
+    /// Established connections with one peer: two for a crossed dial, two more while either side
+    /// reconnects, and two circuits that a direct path takes over from.
     pub connections_per_peer_max: u32,
+    /// Established inbound connections from one network (/24 of IPv4, /48 of IPv6); this machine is not counted.
+    pub connections_per_prefix_max: u32,
+    /// New inbound connections from one network at once, and per minute after that.
+    pub connections_per_prefix_burst: u32,
+    /// See there.
+    pub connections_per_prefix_per_minute: u32,
     /// Connections that are still shaking hands, per direction.
     pub connections_pending_max: u32,
     /// Time for one dial, handshakes included.
@@ -128,7 +199,10 @@ impl Default for MeshLimits {
     fn default() -> Self {
         Self {
             connections_max: 2048,
-            connections_per_peer_max: 4,
+            connections_per_peer_max: 6,
+            connections_per_prefix_max: 512,
+            connections_per_prefix_burst: 512,
+            connections_per_prefix_per_minute: 600,
             connections_pending_max: 256,
             dial_timeout: Duration::from_secs(8),
             identify_timeout: Duration::from_secs(10),

@@ -12,6 +12,7 @@ use std::error::Error;
 use std::time::{Duration, SystemTime};
 
 use libp2p::core::transport::TransportError;
+use libp2p::multiaddr::Protocol;
 use libp2p::swarm::{self, ConnectionId};
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::oneshot;
@@ -19,6 +20,8 @@ use wc_types::NodeId;
 
 use crate::address::{Transport, rank, transport_of};
 use crate::event::{DialAttempt, DialOutcome};
+use crate::resolve::in_turns;
+use crate::transport::{Disbelief, NamedError, ProxyError};
 
 /// Head start of one address over the next (RFC 8305 recommends 250 ms).
 pub(crate) const STAGGER: Duration = Duration::from_millis(250);
@@ -107,6 +110,8 @@ pub(crate) struct Plan {
     pub(crate) waiters: Vec<Waiter>,
     /// An attempt met the peer's own dial and was queued again.
     pub(crate) crossed: bool,
+    /// Relays that were tried over a connection that was there already.
+    pub(crate) relays: HashSet<PeerId>,
     /// A Kademlia query for more addresses is under way.
     pub(crate) searching: bool,
 }
@@ -119,7 +124,11 @@ impl Plan {
                 self.queued.push_back(addr);
             }
         }
-        self.queued.make_contiguous().sort_by_key(rank);
+        let queued = self.queued.make_contiguous();
+        queued.sort_by_key(rank);
+        for equals in queued.chunk_by_mut(|a, b| rank(a) == rank(b)) {
+            take_turns(equals);
+        }
     }
 
     /// Returns the next address to try.
@@ -148,6 +157,16 @@ impl Plan {
     }
 }
 
+/// Lets IPv6 and IPv4 take turns among addresses of one rank (RFC 8305): where one of them does not work, it costs one
+/// head start and not all of them.
+fn take_turns(addrs: &mut [Multiaddr]) {
+    let is_v6 = |addr: &Multiaddr| matches!(addr.iter().next(), Some(Protocol::Ip6(_)));
+    let (v6, others): (Vec<_>, Vec<_>) = addrs.iter().cloned().partition(is_v6);
+    for (slot, addr) in addrs.iter_mut().zip(in_turns(v6, others)) {
+        *slot = addr;
+    }
+}
+
 /// Tells everyone who waits.
 pub(crate) fn answer(waiters: Vec<Waiter>, result: &Result<NodeId, DialError>) {
     for waiter in waiters {
@@ -166,7 +185,8 @@ pub(crate) fn conclude(addr: Multiaddr, outcome: DialOutcome, root_cause: Option
             tracing::info!(target_multiaddr = %addr, transport = named, %outcome, root_cause, "dial ended");
         }
     }
-    DialAttempt { timestamp: SystemTime::now(), target_multiaddr: addr, transport, outcome, root_cause }
+    let timestamp = SystemTime::now();
+    DialAttempt { timestamp, target_multiaddr: addr, transport, outcome, root_cause, interception: None }
 }
 
 /// Turns the library's error into an outcome and its root cause.
@@ -180,7 +200,9 @@ pub(crate) fn outcome_of(error: &swarm::DialError, expected: Option<PeerId>) -> 
             Some((_, TransportError::Other(error))) => {
                 let cause = root_cause(error);
                 let lower = cause.to_lowercase();
-                if error.kind() == std::io::ErrorKind::TimedOut
+                if intercepted(error).is_some() {
+                    (DialOutcome::Denied(cause.clone()), cause)
+                } else if error.kind() == std::io::ErrorKind::TimedOut
                     || lower.contains("timed out")
                     || lower.contains("timeout")
                 {
@@ -224,7 +246,30 @@ pub(crate) fn may_have_crossed(addr: &Multiaddr, error: &swarm::DialError) -> bo
     let swarm::DialError::Transport(errors) = error else { return false };
     let Some((_, TransportError::Other(error))) = errors.first() else { return false };
     let system = deepest(error).downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
-    transport_of(addr) == Some(Transport::Tcp) && system.is_none()
+    transport_of(addr) == Some(Transport::Tcp) && system.is_none() && !is_before_handshake(error)
+}
+
+/// Returns who issued the certificate because of which a dial was given up, if that is why.
+pub(crate) fn interceptor_of(error: &swarm::DialError) -> Option<String> {
+    let swarm::DialError::Transport(errors) = error else { return None };
+    errors.iter().find_map(|(_, error)| match error {
+        TransportError::Other(error) => intercepted(error),
+        TransportError::MultiaddrNotSupported(_) => None,
+    })
+}
+
+/// Returns who issued the certificate that `error` is about.
+pub(crate) fn intercepted(error: &(dyn Error + 'static)) -> Option<String> {
+    chain(error).find_map(|error| match (error.downcast_ref(), error.downcast_ref()) {
+        (Some(Disbelief { issuer, .. }), _) => Some(issuer.clone()),
+        (_, Some(NamedError::All { interceptor, .. })) => interceptor.clone(),
+        _ => None,
+    })
+}
+
+/// Returns whether there was no connection to shake hands on.
+fn is_before_handshake(error: &(dyn Error + 'static)) -> bool {
+    chain(error).any(|error| error.is::<NamedError>() || error.is::<ProxyError>())
 }
 
 /// Returns the deepest message of an error's chain.
@@ -233,18 +278,20 @@ pub(crate) fn root_cause(error: &(dyn Error + 'static)) -> String {
 }
 
 fn deepest<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
-    let mut deepest: &(dyn Error + 'static) = error;
-    loop {
+    chain(error).last().unwrap_or(error)
+}
+
+/// Returns `error` and everything below it.
+fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error: &&'a (dyn Error + 'static)| {
+        let error = *error;
         // `io::Error` hides the error it wraps from `source`, and gives that error's source instead.
-        let inner = deepest
+        let inner = error
             .downcast_ref::<std::io::Error>()
             .and_then(|io| io.get_ref())
             .map(|inner| inner as &(dyn Error + 'static));
-        match inner.or_else(|| deepest.source()) {
-            Some(next) => deepest = next,
-            None => return deepest,
-        }
-    }
+        inner.or_else(|| error.source())
+    })
 }
 
 #[cfg(test)]
@@ -266,6 +313,31 @@ mod tests {
             std::iter::from_fn(|| plan.next()).count(),
             ADDRS_MAX - 3,
             "addresses of one node are bounded"
+        );
+    }
+
+    #[test]
+    fn families_take_turns_within_a_transport() {
+        let addr = |text: &str| text.parse::<Multiaddr>().unwrap();
+        let mut plan = Plan::default();
+        plan.extend(
+            [
+                "/ip4/8.8.8.8/tcp/1",
+                "/ip4/8.8.4.4/tcp/1",
+                "/ip6/2001:db8::1/tcp/1",
+                "/ip6/2001:db8::1/udp/1/quic-v1",
+            ]
+            .map(addr),
+        );
+        let order: Vec<String> = std::iter::from_fn(|| plan.next()).map(|addr| addr.to_string()).collect();
+        assert_eq!(
+            order,
+            [
+                "/ip6/2001:db8::1/udp/1/quic-v1",
+                "/ip6/2001:db8::1/tcp/1",
+                "/ip4/8.8.8.8/tcp/1",
+                "/ip4/8.8.4.4/tcp/1"
+            ]
         );
     }
 

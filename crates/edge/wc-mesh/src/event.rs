@@ -106,6 +106,8 @@ pub enum Via {
     Kademlia,
     /// A configured seed.
     Seed,
+    /// Another node's word.
+    Exchange,
 }
 
 impl fmt::Display for Via {
@@ -115,6 +117,7 @@ impl fmt::Display for Via {
             Self::Loopback => "loopback",
             Self::Kademlia => "kademlia",
             Self::Seed => "seed",
+            Self::Exchange => "exchange",
         })
     }
 }
@@ -154,6 +157,23 @@ pub struct DialAttempt {
     pub outcome: DialOutcome,
     /// Why it failed; present exactly when it did not succeed.
     pub root_cause: Option<String>,
+    /// Somebody on the way showed a certificate of its own (NET-22).
+    pub interception: Option<Interception>,
+}
+
+/// Somebody between us and a peer opens the TLS of our WebSockets. The session inside is not theirs to open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Interception {
+    /// We did not go on.
+    Refused {
+        /// Who issued the certificate.
+        issuer: String,
+    },
+    /// We went on, because the machine's owner allows it: the connection is inspected.
+    Allowed {
+        /// Who issued the certificate.
+        issuer: String,
+    },
 }
 
 /// The kinds of end that a dial can come to.

@@ -7,6 +7,10 @@
 //! ```
 
 mod book;
+mod fallback;
+mod peers;
+mod reach;
+mod seeds;
 mod timers;
 
 use std::collections::{HashMap, HashSet};
@@ -15,28 +19,42 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures::StreamExt;
 use libp2p::core::ConnectedPoint;
-use libp2p::core::transport::ListenerId;
+use libp2p::core::transport::{ListenerId, PortUse};
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, Swarm, identify, identity, kad, mdns, ping};
+use libp2p::{Multiaddr, PeerId, Swarm, identify, identity, kad, mdns, ping, relay};
 use tokio::sync::{mpsc, watch};
+use wc_proto::peer::announce::Announcement;
 use wc_proto::peer::beacon::Port;
-use wc_types::NodeId;
+use wc_types::{NodeId, Signed, SigningKey};
 
-use crate::address::{Transport, is_loopback, node_of, peer_of, split_node, transport_of, with_node};
-use crate::behaviour::{Behaviour, BehaviourEvent, KADEMLIA_PROTOCOL, PROTOCOL_VERSION, build, parse_agent};
+use crate::address::{
+    Transport, is_circuit, is_loopback, node_of, peer_of, split_node, transport_of, with_node,
+};
+use crate::behaviour::{
+    Behaviour, BehaviourEvent, Built, KADEMLIA_PROTOCOL, PROTOCOL_VERSION, build, parse_agent,
+};
 use crate::config::MeshConfig;
 use crate::dial::{
     BACKOFF_FIRST, BACKOFF_MAX, CROSSED_PAUSES, DialError, Plan, STAGGER, Waiter, answer, conclude,
-    may_have_crossed, outcome_of, root_cause,
+    interceptor_of, may_have_crossed, outcome_of, root_cause,
 };
 use crate::discovery::beacon::{self, News, Sighting, port_of};
 use crate::discovery::dial_delay;
-use crate::event::{DialAttempt, DialOutcome, Direction, EventSender, MeshEvent, Via};
+use crate::event::{DialAttempt, DialOutcome, Direction, EventSender, Interception, MeshEvent, Via};
+use crate::exchange::table::{Faults, Table};
+use crate::exchange::{self, Heard, Window};
 use crate::mesh::{Command, PeerInfo, StartError};
+use crate::nat::Evidence;
+use crate::path::{is_dialable, relay_of};
+use crate::relay::RelayCounters;
+use crate::relay::keeper::Keeper;
+use crate::relay::shape::Shaper;
 use crate::stream::{Refused, Registry};
+use crate::transport::Ways;
 use book::Book;
+use seeds::{LOOKED_UP_QUEUED_MAX, LookedUp};
 use timers::Timers;
 
 /// How long a node that was turned away, or that we left, is not sought by ourselves.
@@ -69,6 +87,18 @@ enum Due {
     Retry(PeerId),
     /// A seed whose node we do not know.
     Seed(usize),
+    /// The reservations want looking after.
+    Reach,
+    /// Our own announcement may have to change.
+    Announce,
+    /// News waits to be passed on.
+    Spread,
+    /// Time to ask some peer what it knows.
+    Ask,
+    /// A peer that is connected through a relay only.
+    Improve(PeerId),
+    /// A circuit beside a direct path.
+    Retire(PeerId, ConnectionId),
 }
 
 /// One dial under way.
@@ -105,6 +135,8 @@ struct Peer {
     rtt: Option<Duration>,
     since: SystemTime,
     ping_failures: u8,
+    /// Whether it offers to relay.
+    relays: bool,
     /// Why we are about to close the last connection, if it was our decision.
     farewell: Option<String>,
 }
@@ -112,9 +144,17 @@ struct Peer {
 #[derive(Debug)]
 struct Link {
     id: ConnectionId,
+    /// The peer's address, or that of the relay between us.
     addr: Multiaddr,
+    /// Our end, as the connection names it.
+    local: Multiaddr,
+    /// Dialled from the port that we listen on.
+    reused: bool,
+    round_trip_at: Option<Instant>,
     transport: Transport,
     direction: Direction,
+    inspected: Option<String>,
+    fallback: Option<String>,
 }
 
 pub(crate) struct Host {
@@ -139,6 +179,28 @@ pub(crate) struct Host {
     banned: HashSet<PeerId>,
     book: Book,
     timers: Timers<Due>,
+    ways: Ways,
+    looked_up: mpsc::Receiver<LookedUp>,
+    looking_up: mpsc::Sender<LookedUp>,
+    key: SigningKey,
+    keeper: Keeper,
+    evidence: Evidence,
+    /// Addresses at which everybody can dial us.
+    external: Vec<Multiaddr>,
+    contacted: HashSet<std::net::IpAddr>,
+    contacts_forgotten: bool,
+    upgrades: reach::Upgrades,
+    shaper: Option<Shaper>,
+    relayed: RelayCounters,
+    reserved: HashSet<PeerId>,
+    table: Table,
+    faults: Faults,
+    own: Option<Signed<Announcement>>,
+    window: Window,
+    heard: mpsc::Receiver<Heard>,
+    heard_sender: mpsc::Sender<Heard>,
+    fresh: Vec<(NodeId, NodeId)>,
+    asked: usize,
 }
 
 impl Host {
@@ -153,12 +215,14 @@ impl Host {
             .expect("every 32 bytes are the seed of an Ed25519 key");
         let local = PeerId::from(key.public());
         let node = node_of(&local).expect("the peer id of an Ed25519 key is a node id");
-        let (swarm, mdns_error) = build(&config, key, registry.clone())?;
+        let Built { swarm, ways, mdns_error, shaper } = build(&config, key, registry.clone())?;
+        let (heard_sender, heard) = mpsc::channel(exchange::HEARD_QUEUED_MAX);
         if let Some(error) = mdns_error {
             let cause = format!("{error}; other ways of discovery go on");
             tracing::warn!(cause, "mdns is not available");
             events.send(MeshEvent::DiscoveryUnavailable { via: Via::Mdns, cause });
         }
+        let (looking_up, looked_up) = mpsc::channel(LOOKED_UP_QUEUED_MAX);
         let seeds = config.seeds.iter().map(|addr| Seed {
             addr: addr.clone(),
             peer: split_node(addr).1,
@@ -185,9 +249,32 @@ impl Host {
             banned: HashSet::new(),
             book: Book::default(),
             timers: Timers::default(),
+            ways,
+            looked_up,
+            looking_up,
+            key: SigningKey::from_seed(&config.secret),
+            keeper: Keeper::default(),
+            evidence: Evidence::default(),
+            external: Vec::new(),
+            contacted: HashSet::new(),
+            contacts_forgotten: false,
+            upgrades: reach::Upgrades::default(),
+            shaper,
+            relayed: RelayCounters::default(),
+            reserved: HashSet::new(),
+            table: Table::new(config.network.clone(), node),
+            faults: Faults::default(),
+            own: None,
+            window: Window::default(),
+            heard,
+            heard_sender,
+            fresh: Vec::new(),
+            asked: usize::from(node.0[0]),
             config,
         };
         host.listen()?;
+        host.start_reach();
+        host.start_peers();
         if host.config.lan.loopback {
             let (news, queue) = mpsc::channel(NEWS_QUEUED_MAX);
             host.news = Some(queue);
@@ -228,7 +315,9 @@ impl Host {
                     Some(command) => self.on_command(command),
                     None => break None,
                 },
+                Some(heard) = self.heard.recv() => self.on_heard(heard),
                 Some(news) = async { self.news.as_mut()?.recv().await }, if self.news.is_some() => self.on_news(news),
+                Some(looked_up) = self.looked_up.recv() => self.on_looked_up(looked_up),
                 () = sleep_until(due) => {
                     for due in self.timers.take_due(Instant::now()) {
                         self.on_due(due);
@@ -342,7 +431,11 @@ impl Host {
     fn on_command(&mut self, command: Command) {
         match command {
             Command::ListenAddrs(reply) => {
-                let addrs = self.swarm.listeners().map(|addr| with_node(addr.clone(), self.local)).collect();
+                // What everybody can use comes first: whoever passes our addresses on may pass on the first ones only.
+                let mut addrs = self.external.clone();
+                addrs.extend(self.keeper.circuits());
+                addrs.extend(self.swarm.listeners().filter(|addr| !is_circuit(addr)).cloned());
+                let addrs = addrs.into_iter().map(|addr| with_node(addr, self.local)).collect();
                 let _ = reply.send(addrs);
             }
             Command::Peers(reply) => {
@@ -350,6 +443,12 @@ impl Host {
                     self.peers.iter().filter_map(|(peer, state)| state.info(peer)).collect();
                 peers.sort_by_key(|peer| peer.node);
                 let _ = reply.send(peers);
+            }
+            Command::Status(reply) => {
+                let _ = reply.send(self.status());
+            }
+            Command::Known(reply) => {
+                let _ = reply.send(self.remembered());
             }
             Command::Dial { addr, waiter } => self.dial_address(addr, waiter),
             Command::Connect { node, addrs } => {
@@ -429,6 +528,7 @@ impl Host {
     fn dial_unknown(&mut self, addr: Multiaddr, seed: Option<usize>, waiters: Vec<Waiter>) {
         let opts = DialOpts::unknown_peer_id().address(addr.clone()).build();
         let id = opts.connection_id();
+        self.on_contact(&addr);
         self.dialling.insert(id, Dialling { addr, peer: None, seed, waiters });
         if let Err(error) = self.swarm.dial(opts) {
             self.on_dial_failed(id, None, &error);
@@ -438,6 +538,10 @@ impl Host {
     fn dial_seed(&mut self, index: usize) {
         let Some(seed) = self.seeds.get(index) else { return };
         let (bare, _) = split_node(&seed.addr);
+        if self.look_up_seed(index) {
+            return;
+        }
+        let Some(seed) = self.seeds.get(index) else { return };
         match seed.peer {
             Some(peer) => {
                 if let Some(node) = node_of(&peer).filter(|_| !self.peers.contains_key(&peer)) {
@@ -501,6 +605,14 @@ impl Host {
     /// Starts the next attempt of a plan, or ends the plan.
     fn dial_next(&mut self, peer: PeerId) {
         while let Some(addr) = self.plans.get_mut(&peer).and_then(Plan::next) {
+            // All addresses of a relay that we are connected to lead over that connection: one try is enough.
+            if let Some(relay) = relay_of(&addr)
+                && self.peers.get(&relay).is_some_and(|state| state.admitted)
+                && self.plans.get_mut(&peer).is_some_and(|plan| !plan.relays.insert(relay))
+            {
+                continue;
+            }
+            self.on_contact(&addr);
             let opts = DialOpts::peer_id(peer)
                 .condition(PeerCondition::Always)
                 .addresses(vec![addr.clone()])
@@ -585,13 +697,15 @@ impl Host {
             }
             return;
         };
-        let attempt = conclude(dialling.addr, outcome, Some(cause));
+        let mut attempt = conclude(dialling.addr, outcome, Some(cause));
+        attempt.interception = interceptor_of(error).map(|issuer| Interception::Refused { issuer });
         let ourselves = matches!(error, libp2p::swarm::DialError::LocalPeerId { .. });
         match dialling.peer {
             Some(peer) => {
                 let timed_out = attempt.outcome == DialOutcome::Timeout;
                 let crossed = !timed_out && may_have_crossed(&attempt.target_multiaddr, error);
-                if !crossed && !timed_out {
+                // A relay may be back before its addresses are told again.
+                if !crossed && !timed_out && !is_circuit(&attempt.target_multiaddr) {
                     self.book.remove(&peer, &attempt.target_multiaddr, self.kept.contains_key(&peer));
                 }
                 if let Some(plan) = self.plans.get_mut(&peer) {
@@ -688,6 +802,12 @@ impl Host {
                 }
             }
             Due::Seed(index) => self.dial_seed(index),
+            Due::Reach => self.reach_turn(),
+            Due::Announce => self.announce(),
+            Due::Spread => self.spread(),
+            Due::Ask => self.ask_around(),
+            Due::Improve(peer) => self.improve(peer),
+            Due::Retire(peer, id) => self.retire(peer, id),
         }
     }
 
@@ -710,16 +830,29 @@ impl Host {
                 tracing::debug!(addr = %send_back_addr, cause = root_cause(&error), "inbound connection failed");
             }
             SwarmEvent::NewListenAddr { listener_id, address } => {
+                if self.on_circuit_listening(listener_id, &address) {
+                    return;
+                }
+                self.on_listeners_changed(false);
                 self.listeners.insert(listener_id, true);
                 tracing::info!(addr = %address, "listening");
                 self.events.send(MeshEvent::Listening { addr: with_node(address, self.local) });
                 self.announce_ports();
             }
             SwarmEvent::ExpiredListenAddr { address, .. } => {
+                if is_circuit(&address) {
+                    return;
+                }
+                // An address of this machine is gone: what others saw was seen on another network.
+                self.on_listeners_changed(true);
                 tracing::info!(addr = %address, "no longer listening");
                 self.announce_ports();
             }
             SwarmEvent::ListenerClosed { listener_id, addresses, reason } => {
+                let cause = reason.as_ref().err().map(|error| root_cause(error));
+                if self.on_circuit_closed(listener_id, cause.as_deref()) {
+                    return;
+                }
                 self.listeners.remove(&listener_id);
                 if let (Some(addr), Err(error)) = (addresses.first(), &reason) {
                     let cause = root_cause(error);
@@ -731,33 +864,56 @@ impl Host {
             SwarmEvent::ListenerError { error, .. } => {
                 tracing::debug!(cause = root_cause(&error), "listener met an error");
             }
-            // Dials are reported when they end; external addresses wait for relays and NAT.
+            SwarmEvent::ExternalAddrConfirmed { address } => self.on_external(address, true),
+            SwarmEvent::ExternalAddrExpired { address } => self.on_external(address, false),
+            // Dials are reported when they end.
             _ => {}
         }
     }
 
     fn on_established(&mut self, peer: PeerId, id: ConnectionId, endpoint: &ConnectedPoint) {
-        let (addr, direction) = match endpoint {
-            ConnectedPoint::Dialer { address, .. } => (split_node(address).0, Direction::Outbound),
-            ConnectedPoint::Listener { send_back_addr, .. } => {
-                (split_node(send_back_addr).0, Direction::Inbound)
+        let (addr, local, direction) = match endpoint {
+            ConnectedPoint::Dialer { address, .. } => {
+                (split_node(address).0, Multiaddr::empty(), Direction::Outbound)
+            }
+            // A circuit tells the relay's address as our end, and of the peer's only its name.
+            ConnectedPoint::Listener { local_addr, .. } if is_circuit(local_addr) => {
+                (local_addr.clone(), local_addr.clone(), Direction::Inbound)
+            }
+            ConnectedPoint::Listener { send_back_addr, local_addr } => {
+                (split_node(send_back_addr).0, local_addr.clone(), Direction::Inbound)
             }
         };
+        let reused = matches!(endpoint, ConnectedPoint::Dialer { port_use: PortUse::Reuse, .. });
+        let circuit = is_circuit(&addr);
+        if direction == Direction::Inbound && !circuit {
+            self.on_inbound(&peer, &addr);
+        }
         let dialling = self.dialling.remove(&id);
+        let (mut inspected, mut fallback) = (None, None);
         if direction == Direction::Outbound {
-            let attempt = conclude(addr.clone(), DialOutcome::Success, None);
+            let mut attempt = conclude(addr.clone(), DialOutcome::Success, None);
+            inspected = self.ways.inspected.at(&addr);
+            attempt.interception = inspected.clone().map(|issuer| Interception::Allowed { issuer });
+            fallback = self.fallback_reason(peer, attempt.transport);
             self.note_attempt(peer, attempt);
         }
-        let duplicate = direction == Direction::Outbound
+        // Of our own plan only: the library's own dials punch holes, or answer who asked us to dial back.
+        let duplicate = dialling.is_some()
+            && self.peers.get(&peer).is_some_and(|state| {
+                let as_good = |link: &Link| circuit || link.transport != Transport::Relay;
+                state.links.iter().any(|link| link.direction == Direction::Outbound && as_good(link))
+            });
+        let replaces_circuit = !circuit
             && self
                 .peers
                 .get(&peer)
-                .is_some_and(|state| state.links.iter().any(|link| link.direction == Direction::Outbound));
+                .is_some_and(|state| state.links.iter().any(|link| link.transport == Transport::Relay));
         let known = self.peers.contains_key(&peer);
         let plan = self.plans.entry(peer).or_default();
         plan.in_flight.remove(&id);
         plan.settle();
-        let mut wanted = direction == Direction::Inbound;
+        let mut wanted = direction == Direction::Inbound || replaces_circuit;
         if let Some(dialling) = dialling {
             wanted = true;
             plan.waiters.extend(dialling.waiters);
@@ -788,9 +944,24 @@ impl Host {
             rtt: None,
             since: SystemTime::now(),
             ping_failures: 0,
+            relays: false,
             farewell: None,
         });
-        state.links.push(Link { id, addr, transport, direction });
+        state.links.push(Link {
+            id,
+            addr,
+            local,
+            reused,
+            round_trip_at: None,
+            transport,
+            direction,
+            inspected,
+            fallback,
+        });
+        if replaces_circuit && !duplicate {
+            self.leave_circuits(peer);
+        }
+        let Some(state) = self.peers.get(&peer) else { return };
         if !known {
             self.timers.after(self.config.limits.identify_timeout, Due::Identify(peer, id));
         } else if state.admitted
@@ -807,6 +978,7 @@ impl Host {
             return;
         }
         let Some(state) = self.peers.remove(&peer) else { return };
+        self.reserved.remove(&peer);
         let Some(node) = node_of(&peer) else { return };
         let cause = state.farewell.or(cause).unwrap_or_else(|| "closed".to_owned());
         if state.admitted {
@@ -834,6 +1006,9 @@ impl Host {
                     Ok(rtt) => {
                         state.rtt = Some(rtt);
                         state.ping_failures = 0;
+                        if let Some(link) = state.links.iter_mut().find(|link| link.id == connection) {
+                            link.round_trip_at = Some(Instant::now());
+                        }
                     }
                     Err(ping::Failure::Unsupported) => {}
                     Err(error) => {
@@ -870,6 +1045,14 @@ impl Host {
                 }
             }
             BehaviourEvent::Kad(_) => {}
+            BehaviourEvent::Circuits(event) => self.on_circuits(event),
+            BehaviourEvent::Relay(event) => self.on_relay(event),
+            BehaviourEvent::Reachable(event) => self.on_dialled_back(event),
+            BehaviourEvent::DialBack(event) => {
+                tracing::debug!(client = %event.client, addr = %event.tested_addr, "dialled back for a peer");
+            }
+            BehaviourEvent::PortMapping(event) => self.on_port_mapping(event),
+            BehaviourEvent::Punch(event) => self.on_punched(event),
             BehaviourEvent::Streams(Refused { peer, protocol, reason }) => {
                 let Some(node) = node_of(&peer) else { return };
                 tracing::debug!(node_id = %node, %protocol, ?reason, "stream refused");
@@ -898,7 +1081,14 @@ impl Host {
         let Some(link) = state.links.iter().find(|link| link.id == id) else { return };
         let local_link = is_loopback(&link.addr);
         // Addresses on the peer's own loopback help only those on the same machine.
-        let usable = |addr: &Multiaddr| transport_of(addr).is_some() && (local_link || !is_loopback(addr));
+        let local = self.local;
+        let usable = |addr: &Multiaddr| {
+            transport_of(addr).is_some() && (local_link || !is_loopback(addr)) && is_dialable(addr, &local)
+        };
+        let observed = info.observed_addr.clone();
+        state.relays = info.protocols.contains(&relay::HOP_PROTOCOL_NAME);
+        let relays = state.relays;
+        let circuit = link.transport == Transport::Relay;
         let listen_addrs: Vec<Multiaddr> = info
             .listen_addrs
             .iter()
@@ -934,6 +1124,16 @@ impl Host {
         }
         if let Some(plan) = self.plans.remove(&peer) {
             answer(plan.waiters, &Ok(node));
+        }
+        self.on_observed(peer, id, &observed);
+        if newly {
+            self.greet(node);
+        }
+        if circuit {
+            self.improve_soon(peer);
+        }
+        if relays {
+            self.reach_soon();
         }
     }
 
@@ -973,6 +1173,8 @@ impl Peer {
             rtt_micros: self.rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
             agent_version: self.agent_version.clone(),
             since: self.since,
+            inspected: oldest.inspected.clone(),
+            fallback: oldest.fallback.clone(),
         })
     }
 }

@@ -23,21 +23,37 @@ mod config;
 mod dial;
 mod discovery;
 mod event;
+mod exchange;
+mod gate;
 mod host;
 mod mesh;
 mod mux;
+mod nat;
+mod observe;
+mod path;
+mod relay;
+mod resolve;
+mod status;
 mod stream;
 mod tls;
+mod transport;
 
 pub use libp2p::Multiaddr;
 
 pub use address::Transport;
-pub use behaviour::{BuildError, KADEMLIA_PROTOCOL, PROTOCOL_VERSION};
+pub use behaviour::{KADEMLIA_PROTOCOL, PROTOCOL_VERSION};
 pub use config::{
-    DhtRole, LanDiscovery, MeshConfig, MeshLimits, NETWORK_NAME_BYTES_MAX, PORT_DEFAULT, StreamLimits,
-    TcpSession, listen_default,
+    DhtRole, LanDiscovery, MeshConfig, MeshLimits, NETWORK_NAME_BYTES_MAX, PORT_DEFAULT, ReachConfig,
+    Reservations, StreamLimits, TcpSession, TransportConfig, listen_default,
 };
 pub use dial::DialError;
-pub use event::{DialAttempt, DialOutcome, Direction, MeshEvent, MeshEvents, StreamRefusal, Via};
+pub use event::{
+    DialAttempt, DialOutcome, Direction, Interception, MeshEvent, MeshEvents, StreamRefusal, Via,
+};
 pub use mesh::{Mesh, PeerInfo, StartError};
+pub use nat::NatKind;
+pub use relay::{RelayCounters, RelayLimits};
+pub use resolve::{DnsConfig, DohUpstream, DohUpstreamError};
+pub use status::{MeshStatus, PathInfo, RelayInfo, ReservationInfo, UpgradeCount};
 pub use stream::{AcceptError, Incoming, MeshStream, OpenError};
+pub use transport::{BuildError, Inspection, Proxy, ProxyAddressError, ProxyConfig, WssCertificate};

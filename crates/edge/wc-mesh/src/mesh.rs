@@ -5,15 +5,17 @@ use std::time::{Duration, SystemTime};
 use libp2p::Multiaddr;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
-use wc_types::NodeId;
+use wc_proto::peer::announce::Announcement;
+use wc_types::{NodeId, Signed};
 
 use crate::address::{Transport, peer_of};
-use crate::behaviour::BuildError;
 use crate::config::{MeshConfig, StreamLimits};
 use crate::dial::{DialError, Waiter};
 use crate::event::{Direction, MeshEvent, MeshEvents, WeakEventSender};
 use crate::host::Host;
+use crate::status::MeshStatus;
 use crate::stream::{AcceptError, Incoming, LinkError, MeshStream, OpenError, Registry, protocol_id};
+use crate::transport::BuildError;
 
 /// Commands that wait for the swarm task; whoever comes next waits, too.
 const COMMANDS_QUEUED_MAX: usize = 256;
@@ -35,6 +37,8 @@ pub struct Mesh {
 pub(crate) enum Command {
     ListenAddrs(oneshot::Sender<Vec<Multiaddr>>),
     Peers(oneshot::Sender<Vec<PeerInfo>>),
+    Status(oneshot::Sender<MeshStatus>),
+    Known(oneshot::Sender<Vec<Signed<Announcement>>>),
     Dial { addr: Multiaddr, waiter: Waiter },
     Connect { node: NodeId, addrs: Vec<Multiaddr> },
     Reach { node: NodeId, waiter: Waiter },
@@ -60,6 +64,10 @@ pub struct PeerInfo {
     pub agent_version: String,
     /// When it was connected.
     pub since: SystemTime,
+    /// Who reads along on that connection, which the machine's owner allows (NET-22). Lowers trust.
+    pub inspected: Option<String>,
+    /// Why it is not carried by something better, if we dialled it and something better was tried (NET-20).
+    pub fallback: Option<String>,
 }
 
 /// A mesh could not start.
@@ -122,6 +130,16 @@ impl Mesh {
     /// Returns the connected nodes of our network. Empty once the mesh has stopped.
     pub async fn peers(&self) -> Vec<PeerInfo> {
         self.ask(Command::Peers).await.unwrap_or_default()
+    }
+
+    /// Returns how this node is reached and what it reaches others by; `None` once the mesh has stopped.
+    pub async fn status(&self) -> Option<MeshStatus> {
+        self.ask(Command::Status).await
+    }
+
+    /// Returns the announcements that this node believes, to be given to the next start of it.
+    pub async fn known(&self) -> Vec<Signed<Announcement>> {
+        self.ask(Command::Known).await.unwrap_or_default()
     }
 
     /// Dials one address, and returns who is there once it has shown that it is of our network.

@@ -25,6 +25,8 @@ use rustls::{
     ClientConfig, CommonState, DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme,
 };
 
+/// Name of this handshake in the negotiation.
+pub(crate) const PROTOCOL: &str = "/tls/1.0.0";
 const ALPN: &[u8] = b"libp2p";
 /// Ciphertext read from the socket in one go. rustls asks for 4 KiB at a time, which is a system call each.
 const READ_BYTES: usize = 128 << 10;
@@ -83,7 +85,7 @@ impl UpgradeInfo for Upgrade {
     type InfoIter = std::iter::Once<Self::Info>;
 
     fn protocol_info(&self) -> Self::InfoIter {
-        std::iter::once("/tls/1.0.0")
+        std::iter::once(PROTOCOL)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use wc_cell::{Cell, Command, Event, Fact};
+use wc_cell::Event;
 use wc_proto::api::{Cancel, Response};
 use wc_types::code::{Class, Code};
 use wc_types::manifest::Manifest;
@@ -34,14 +34,15 @@ pub(crate) async fn submit(
     }
     let cid = manifest.cid();
     let job = manifest.job_id(&cid);
+    // What the cell refuses leaves no trace, so that nobody fills the journal or the archive with jobs that never were.
+    let manifest = manifest.witnessed();
+    let found = manifest.clone();
+    let refusals = coordinator.brain.peek(move |cell| cell.submission_refusals(&found, clock::now())).await?;
+    if !refusals.is_empty() {
+        return Ok(Response::Refused(refusals));
+    }
     if dry_run {
-        let found = manifest.clone();
-        let refusals = coordinator.brain.query(move |cell, facts| trial(cell, facts, found)).await?;
-        return Ok(if refusals.is_empty() {
-            Response::Submitted { job, manifest: cid }
-        } else {
-            Response::Refused(refusals)
-        });
+        return Ok(Response::Submitted { job, manifest: cid });
     }
     // A job's manifest is kept before the cell hears of it: whatever the cell then commands can find it.
     if let Err(error) = coordinator.archive.put_manifest(&job, &manifest) {
@@ -58,26 +59,11 @@ pub(crate) async fn submit(
         stage::pin(&coordinator.store, &job, &manifest);
     }
     let then = if here { vec![Event::JobStaged { job }] } else { Vec::new() };
-    let answer = coordinator.brain.ask(Event::JobSubmitted(manifest.witnessed()), then).await?;
+    let answer = coordinator.brain.ask(Event::JobSubmitted(manifest), then).await?;
     Ok(match answer {
         Ok(_) => Response::Submitted { job, manifest: cid },
         Err(refusals) => Response::Refused(refusals),
     })
-}
-
-/// Returns what the cell would refuse about a manifest, found out on a copy of it.
-fn trial(cell: &Cell, facts: u64, manifest: Signed<Manifest>) -> Vec<Refusal> {
-    let mut copy = cell.clone();
-    let mut commands = Vec::new();
-    let event = Event::JobSubmitted(manifest.witnessed());
-    copy.apply(&Fact { seq: facts, at: clock::now(), seed: clock::random(), event }, &mut commands);
-    commands
-        .into_iter()
-        .find_map(|command| match command {
-            Command::Answer { refusals, .. } => Some(refusals),
-            _ => None,
-        })
-        .unwrap_or_default()
 }
 
 /// Cancels a job on behalf of its submitter.
@@ -90,6 +76,10 @@ pub(crate) async fn cancel(
             Refusal::new(NOT_THE_SUBMITTER, "the cancellation is not signed by the submitter that it names")
                 .field("submitter"),
         ]));
+    }
+    let (job, by) = (cancel.job, cancel.submitter);
+    if let Some(refusal) = coordinator.brain.peek(move |cell| cell.cancellation_refusal(&job, by)).await? {
+        return Ok(Response::Refused(vec![refusal]));
     }
     let event = Event::JobCancelled { job: cancel.job, by: cancel.submitter };
     Ok(match coordinator.brain.ask(event, Vec::new()).await? {

@@ -22,6 +22,7 @@ pub(crate) fn send(hands: &Hands, seq: u64, grant: Grant) {
         None
     };
     let grant = Box::new(Signed::seal(grant, &hands.key));
+    hands.sessions.pace.granted(node, leases);
     let sent = hands.sessions.send(node, CoordinatorMessage::Grant { grant, manifest });
     tracing::debug!(%job, %node, seq, leases, sent, "granted");
 }

@@ -10,7 +10,7 @@ use wc_proto::limit::{INLINE_BYTES_MAX, REPORTS_MAX, STDERR_BYTES_MAX};
 use wc_proto::peer::session::Report;
 use wc_store::{BlobError, Store};
 use wc_types::code::{Class, Code};
-use wc_types::outcome::{Ending, Outcome, ResultRecord};
+use wc_types::outcome::{Ending, FAILURE_BYTES_MAX, Outcome, ResultRecord};
 use wc_types::{Cid, JobId, LeaseId, NodeId, Refusal, Signed, TaskId, from_canonical};
 
 use crate::archive::LogRow;
@@ -113,6 +113,11 @@ fn check(coordinator: &Coordinator, node: NodeId, report: &Report) -> Result<(),
         return Err(refused(FORGED, "an outcome is about another cell"));
     }
     let inline: usize = report.blobs.iter().map(|blob| blob.bytes.len()).sum();
+    if let Ending::Failed(failure) = &outcome.ending
+        && failure.text().is_some_and(|text| text.len() > FAILURE_BYTES_MAX)
+    {
+        return Err(refused(OVERSIZED, format!("a failure is told in more than {FAILURE_BYTES_MAX} bytes")));
+    }
     if inline > INLINE_BYTES_MAX || report.stderr.len() > STDERR_BYTES_MAX {
         return Err(refused(OVERSIZED, "a report carries more bytes than it may"));
     }
@@ -129,7 +134,7 @@ fn keep_log(coordinator: &Coordinator, node: NodeId, report: &Report) {
             .find(|blob| blob.cid == *record)
             .and_then(|blob| from_canonical::<ResultRecord>(&blob.bytes).ok())
             .map_or_else(|| "ended unsuccessfully".to_owned(), |record| record.exit.to_string()),
-        Ending::Failed(failure) => format!("{failure:?}"),
+        Ending::Failed(failure) => failure.to_string(),
     };
     let row = LogRow {
         at: clock::now(),

@@ -524,7 +524,7 @@ fn result_report(
 
 fn failure_report(agent: &Agent, assignment: &Assignment, failure: Failure, usage: Usage) -> Report {
     tracing::info!(lease = %assignment.lease, ?failure, "a replica failed here");
-    let outcome = outcome(agent, assignment, Ending::Failed(failure), usage);
+    let outcome = outcome(agent, assignment, Ending::Failed(failure.cut()), usage);
     Report { outcome, blobs: Vec::new(), stderr: Vec::new() }
 }
 

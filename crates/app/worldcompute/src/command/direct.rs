@@ -47,9 +47,10 @@ pub async fn run(
     };
     let request = Signed::seal(request, &key);
     let network = args.network.clone().unwrap_or_else(|| context.network());
+    let transport = context.transport(&args.transport)?;
     let begun = Instant::now();
     // What comes back is checked against the peer's signature before it is returned.
-    let run = node::dispatch(executor, &network, request, module).await?;
+    let run = node::dispatch(executor, &network, transport, request, module).await?;
     let took = Millis(u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX));
     let DirectRun { executor, outcome, exit, stdout, stderr } = run;
     if context.json {

@@ -211,19 +211,19 @@ async fn results(context: &Context, job: &str, output: &Path, stage: Option<&str
 
 async fn logs(context: &Context, job: &str) -> anyhow::Result<()> {
     let mut node = Node::connect(&context.dir).await?;
-    let mut after = 0;
+    let mut from = 0;
     let mut all = Vec::new();
     loop {
-        let rows = match node.cell(CellRequest::Logs { job: job.to_owned(), after }).await? {
+        let rows = match node.cell(CellRequest::Logs { job: job.to_owned(), from }).await? {
             Response::Logs(rows) => rows,
             other => return Err(unexpected("Logs", &other)),
         };
         let Some(last) = rows.iter().map(|row| row.position).max() else { break };
         // Positions grow; a page that does not would be asked for without end.
-        if !all.is_empty() && last <= after {
+        if last < from {
             break;
         }
-        after = last;
+        from = last.saturating_add(1);
         for row in &rows {
             if !context.json {
                 show_log(row)?;

@@ -27,6 +27,9 @@ pub async fn run(context: &Context, args: &NodeArgs, manner: Manner) -> anyhow::
         greet(context, &settings);
     }
     let config = NodeConfig {
+        transport: settings.transport(&context.dir)?,
+        bootstrap: settings.bootstrap,
+        wss_listen: settings.wss_listen,
         data_dir: context.dir.path().to_owned(),
         network: settings.network,
         listen: settings.listen,

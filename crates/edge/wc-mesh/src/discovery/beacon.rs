@@ -43,9 +43,9 @@ const HEARD_MAX: usize = 1024;
 /// Returns the loopback port behind a listen address, if it is one on 127.0.0.1.
 pub(crate) fn port_of(addr: &Multiaddr) -> Option<Port> {
     let mut parts = addr.iter();
-    match (parts.next()?, parts.next()?) {
-        (Protocol::Ip4(Ipv4Addr::LOCALHOST), Protocol::Tcp(port)) => Some(Port::Tcp(port)),
-        (Protocol::Ip4(Ipv4Addr::LOCALHOST), Protocol::Udp(port)) => Some(Port::Quic(port)),
+    match (parts.next()?, parts.next()?, parts.next()) {
+        (Protocol::Ip4(Ipv4Addr::LOCALHOST), Protocol::Tcp(port), None) => Some(Port::Tcp(port)),
+        (Protocol::Ip4(Ipv4Addr::LOCALHOST), Protocol::Udp(port), Some(_)) => Some(Port::Quic(port)),
         _ => None,
     }
 }

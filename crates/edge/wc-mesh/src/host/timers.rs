@@ -26,6 +26,11 @@ impl<T: PartialEq> Timers<T> {
         self.by_time.values().any(|other| other == what)
     }
 
+    /// Forgets something that was to fall due.
+    pub(crate) fn cancel(&mut self, what: &T) {
+        self.by_time.retain(|_, other| other != what);
+    }
+
     /// Returns when the next thing falls due.
     pub(crate) fn next(&self) -> Option<Instant> {
         self.by_time.keys().next().map(|(at, _)| *at)
@@ -50,5 +55,7 @@ mod tests {
         timers.after(Duration::ZERO, "second");
         assert_eq!(timers.take_due(Instant::now()), ["first", "second"]);
         assert!(timers.contains(&"late") && timers.next().is_some());
+        timers.cancel(&"late");
+        assert!(timers.next().is_none());
     }
 }

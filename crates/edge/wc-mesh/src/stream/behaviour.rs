@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::MeshStream;
 use super::registry::{LinkError, OpenRequest, Registry};
+use crate::address::{Transport, transport_of};
 use crate::event::StreamRefusal;
 
 /// Inbound streams of a peer that is not yet identified, held per connection; one round trip later it is. As many as the
@@ -84,21 +85,21 @@ impl NetworkBehaviour for Behaviour {
         &mut self,
         id: ConnectionId,
         peer: PeerId,
-        _: &Multiaddr,
+        local: &Multiaddr,
         _: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(Handler::new(self.registry.clone(), peer, id))
+        Ok(Handler::new(self.registry.clone(), peer, id, cost(local)))
     }
 
     fn handle_established_outbound_connection(
         &mut self,
         id: ConnectionId,
         peer: PeerId,
-        _: &Multiaddr,
+        addr: &Multiaddr,
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(Handler::new(self.registry.clone(), peer, id))
+        Ok(Handler::new(self.registry.clone(), peer, id, cost(addr)))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
@@ -117,6 +118,17 @@ impl NetworkBehaviour for Behaviour {
     }
 }
 
+/// Returns what a connection over `addr` costs: direct ones nothing, a WebSocket some copying, a circuit somebody else's
+/// bandwidth.
+fn cost(addr: &Multiaddr) -> u8 {
+    match transport_of(addr) {
+        Some(Transport::Quic | Transport::Tcp) => 0,
+        Some(Transport::Wss) => 1,
+        Some(Transport::Relay) => 2,
+        None => 3,
+    }
+}
+
 /// Negotiates the streams of one connection.
 pub(crate) struct Handler {
     registry: Registry,
@@ -130,8 +142,8 @@ pub(crate) struct Handler {
 }
 
 impl Handler {
-    fn new(registry: Registry, peer: PeerId, id: ConnectionId) -> Self {
-        let (requests, load) = registry.link(peer, id);
+    fn new(registry: Registry, peer: PeerId, id: ConnectionId, cost: u8) -> Self {
+        let (requests, load) = registry.link(peer, id, cost);
         Self { registry, peer, id, requests, load, parked: Vec::new(), refusals: VecDeque::new(), keep: true }
     }
 

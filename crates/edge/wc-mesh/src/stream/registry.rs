@@ -96,6 +96,8 @@ struct Link {
     id: ConnectionId,
     requests: mpsc::Sender<OpenRequest>,
     load: Arc<AtomicU32>,
+    /// Lower is better: whatever costs others less, and is faster, comes first.
+    cost: u8,
 }
 
 impl Registry {
@@ -143,10 +145,16 @@ impl Registry {
         &self,
         peer: PeerId,
         id: ConnectionId,
+        cost: u8,
     ) -> (mpsc::Receiver<OpenRequest>, Arc<AtomicU32>) {
         let (requests, queue) = mpsc::channel(OPENS_QUEUED_MAX);
         let load = Arc::new(AtomicU32::new(0));
-        self.lock().peers.entry(peer).or_default().links.push(Link { id, requests, load: load.clone() });
+        self.lock().peers.entry(peer).or_default().links.push(Link {
+            id,
+            requests,
+            load: load.clone(),
+            cost,
+        });
         (queue, load)
     }
 
@@ -171,7 +179,7 @@ impl Registry {
         self.lock().stopped
     }
 
-    /// Opens a stream on the least busy admitted connection to `peer`. May be dropped at any await.
+    /// Opens a stream on the best admitted connection to `peer`, the least busy among equals. May be dropped at any await.
     pub(crate) async fn open(
         &self,
         peer: &PeerId,
@@ -184,7 +192,7 @@ impl Registry {
             links
                 .iter()
                 .filter(|link| !link.requests.is_closed())
-                .min_by_key(|link| link.load.load(Ordering::Relaxed))
+                .min_by_key(|link| (link.cost, link.load.load(Ordering::Relaxed)))
                 .map(|link| link.requests.clone())
                 .ok_or(LinkError::NoLink)?
         };

@@ -1,6 +1,8 @@
 //! Nodes on 127.0.0.1 for tests, and waiting for what they tell.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub mod web;
+
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;

@@ -1,0 +1,165 @@
+//! Who may connect at all: so many connections of one network at the same time, and so many new ones per minute.
+//!
+//! One machine with a thousand keys still has one address (NET-32), so what is counted is the prefix, not the peer.
+//! Connections from this machine and circuits are not counted: the first are our user's own, the second are counted by
+//! their relay, and here by the connection limits.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::fmt;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use libp2p::core::Endpoint;
+use libp2p::core::transport::PortUse;
+use libp2p::swarm::{
+    ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent, THandlerOutEvent,
+    ToSwarm, dummy,
+};
+use libp2p::{Multiaddr, PeerId};
+
+use crate::address::is_loopback;
+use crate::path::Prefix;
+use crate::relay::Rates;
+
+/// The gate.
+pub(crate) struct Behaviour {
+    per_prefix_max: u32,
+    rates: Rates,
+    inbound: HashMap<ConnectionId, Prefix>,
+    counts: HashMap<Prefix, u32>,
+}
+
+/// A connection that the gate refused.
+#[derive(Debug)]
+pub(crate) enum Refused {
+    /// Its network has as many connections as it may.
+    TooMany,
+    /// Its network makes new ones faster than it may.
+    TooFast,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TooMany => "too many connections from one network",
+            Self::TooFast => "new connections from one network come too fast",
+        })
+    }
+}
+
+impl std::error::Error for Refused {}
+
+impl Behaviour {
+    pub(crate) fn new(per_prefix_max: u32, burst: u32, per_minute: u32) -> Self {
+        let rates = Rates::new(burst, per_minute);
+        Self { per_prefix_max, rates, inbound: HashMap::new(), counts: HashMap::new() }
+    }
+
+    fn check(&mut self, addr: &Multiaddr, now: Instant) -> Result<(), Refused> {
+        let Some(prefix) = Prefix::of(addr).filter(|_| !is_loopback(addr)) else { return Ok(()) };
+        if self.counts.get(&prefix).is_some_and(|count| *count >= self.per_prefix_max) {
+            return Err(Refused::TooMany);
+        }
+        if self.rates.spend(prefix, now) { Ok(()) } else { Err(Refused::TooFast) }
+    }
+
+    fn enter(&mut self, id: ConnectionId, addr: &Multiaddr) {
+        if let Some(prefix) = Prefix::of(addr).filter(|_| !is_loopback(addr)) {
+            self.inbound.insert(id, prefix);
+            *self.counts.entry(prefix).or_default() += 1;
+        }
+    }
+
+    fn leave(&mut self, id: ConnectionId) {
+        let Some(prefix) = self.inbound.remove(&id) else { return };
+        if let Some(count) = self.counts.get_mut(&prefix) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&prefix);
+            }
+        }
+    }
+}
+
+impl NetworkBehaviour for Behaviour {
+    type ConnectionHandler = dummy::ConnectionHandler;
+    type ToSwarm = Infallible;
+
+    fn handle_pending_inbound_connection(
+        &mut self,
+        _: ConnectionId,
+        _: &Multiaddr,
+        remote: &Multiaddr,
+    ) -> Result<(), ConnectionDenied> {
+        self.check(remote, Instant::now()).map_err(ConnectionDenied::new)
+    }
+
+    fn handle_established_inbound_connection(
+        &mut self,
+        _: ConnectionId,
+        _: PeerId,
+        _: &Multiaddr,
+        _: &Multiaddr,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        Ok(dummy::ConnectionHandler)
+    }
+
+    fn handle_established_outbound_connection(
+        &mut self,
+        _: ConnectionId,
+        _: PeerId,
+        _: &Multiaddr,
+        _: Endpoint,
+        _: PortUse,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        Ok(dummy::ConnectionHandler)
+    }
+
+    fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
+        match event {
+            // Counted once nobody can deny it any more; what is shaking hands is bounded by the connection limits.
+            FromSwarm::ConnectionEstablished(event) if event.endpoint.is_listener() => {
+                self.enter(event.connection_id, event.endpoint.get_remote_address());
+            }
+            FromSwarm::ConnectionClosed(event) => self.leave(event.connection_id),
+            _ => {}
+        }
+    }
+
+    fn on_connection_handler_event(&mut self, _: PeerId, _: ConnectionId, event: THandlerOutEvent<Self>) {
+        match event {}
+    }
+
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
+        Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_network_cannot_take_every_place() {
+        let mut gate = Behaviour::new(2, 10, 60);
+        let crowd: Multiaddr = "/ip4/198.51.100.7/tcp/1".parse().unwrap();
+        let other: Multiaddr = "/ip4/203.0.113.7/tcp/1".parse().unwrap();
+        let now = Instant::now();
+        let ids = [1, 2].map(ConnectionId::new_unchecked);
+        for id in ids {
+            assert!(gate.check(&crowd, now).is_ok());
+            gate.enter(id, &crowd);
+        }
+        assert!(matches!(gate.check(&crowd, now), Err(Refused::TooMany)));
+        assert!(gate.check(&other, now).is_ok());
+        gate.leave(ids[0]);
+        assert!(gate.check(&crowd, now).is_ok());
+        gate.leave(ids[1]);
+        assert!(gate.counts.is_empty() && gate.inbound.is_empty());
+        let fast = (0..100).filter(|_| gate.check(&crowd, now).is_ok()).count();
+        assert!(fast <= 10, "{fast}");
+        let local: Multiaddr = "/ip4/127.0.0.1/tcp/1".parse().unwrap();
+        assert!((0..100).all(|_| gate.check(&local, now).is_ok()));
+    }
+}

@@ -1,0 +1,237 @@
+//! What we tell of ourselves, what we hear of others, and whom of them we meet.
+
+use std::collections::HashSet;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use libp2p::{Multiaddr, PeerId};
+use wc_proto::limit::{ADDRESS_BYTES_MAX, ADDRESSES_MAX};
+use wc_proto::peer::announce::Announcement;
+use wc_types::{Millis, NodeId, Signed, Timestamp};
+
+use super::{Due, Host};
+use crate::address::{is_circuit, node_of, peer_of, split_node};
+use crate::event::{MeshEvent, Via};
+use crate::exchange::table::Learned;
+use crate::exchange::{self, Heard};
+use crate::path::is_near;
+
+/// Life of our own announcement, renewed at its half.
+const LIFE: Millis = Millis(2 * 60 * 60 * 1000);
+/// Pause between a change of our addresses and the announcement of it: they come in groups.
+const ANNOUNCE_AFTER: Duration = Duration::from_millis(300);
+/// Pause between two exchanges with some peer, so that what was missed is heard in the end.
+const ASK_PAUSE: Duration = Duration::from_secs(15 * 60);
+/// News is passed on in groups, this long after the first.
+const SPREAD_AFTER: Duration = Duration::from_secs(1);
+/// Peers that news is passed on to: in a network of n nodes everybody has heard after about log n rounds.
+const SPREAD_PEERS_MAX: usize = 8;
+/// News that waits to be passed on; more than that is heard by asking.
+const NEWS_MAX: usize = 24;
+/// Peers that a node seeks by itself; one that is sought by others may have more.
+const FRIENDS: usize = 8;
+
+fn now() -> Timestamp {
+    let micros = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros());
+    Timestamp(i64::try_from(micros).unwrap_or(i64::MAX))
+}
+
+impl Host {
+    /// Takes up what was known at an earlier start.
+    pub(super) fn start_peers(&mut self) {
+        for announcement in std::mem::take(&mut self.config.known) {
+            // What is over by now, or was tampered with, is no loss.
+            let _ = self.learn(announcement);
+        }
+        if let Some(incoming) = exchange::accept(&self.registry) {
+            tokio::spawn(exchange::answer(incoming, self.window.clone(), self.heard_sender.clone()));
+        }
+        self.timers.after(ANNOUNCE_AFTER, Due::Announce);
+        self.timers.after(ASK_PAUSE, Due::Ask);
+    }
+
+    /// Returns what is worth remembering over a restart.
+    pub(super) fn remembered(&self) -> Vec<Signed<Announcement>> {
+        self.table.remembered()
+    }
+
+    pub(super) fn announce_soon(&mut self) {
+        if !self.timers.contains(&Due::Announce) {
+            self.timers.after(ANNOUNCE_AFTER, Due::Announce);
+        }
+    }
+
+    /// Says where we are, if that has changed or was said long ago.
+    pub(super) fn announce(&mut self) {
+        let now = now();
+        let listening = self.swarm.listeners().filter(|addr| !is_circuit(addr) && !is_near(addr)).cloned();
+        let mut addrs: Vec<Multiaddr> = self.external.clone();
+        addrs.extend(self.keeper.circuits());
+        addrs.extend(listening);
+        let mut seen = HashSet::new();
+        let addresses: Vec<String> = addrs
+            .iter()
+            .map(|addr| split_node(addr).0.to_string())
+            .filter(|text| text.len() <= ADDRESS_BYTES_MAX && seen.insert(text.clone()))
+            .take(ADDRESSES_MAX)
+            .collect();
+        let relay = self.config.reach.relay.as_ref().filter(|_| !self.external.is_empty());
+        let relay = relay.map(|limits| limits.offer());
+        let due = self.own.as_ref().is_none_or(|own| own.at.plus(Millis(LIFE.0 / 2)) <= now);
+        let changed = match &self.own {
+            Some(own) => own.addresses != addresses || own.relay != relay,
+            None => !addresses.is_empty(),
+        };
+        if changed || (due && !addresses.is_empty()) {
+            let record = Announcement {
+                network: self.config.network.clone(),
+                node: self.node,
+                addresses,
+                relay,
+                at: now,
+                until: now.plus(LIFE),
+            };
+            let own = Signed::seal(record, &self.key);
+            tracing::debug!(addresses = ?own.addresses, relay = own.relay.is_some(), "announced");
+            self.own = Some(own.clone());
+            self.show();
+            let everybody: Vec<NodeId> = self.admitted().collect();
+            // Peers are told in person: they are who is going to look for us.
+            for peer in everybody {
+                self.tell(peer, vec![own.clone()], false);
+            }
+        }
+        if !self.timers.contains(&Due::Announce) {
+            self.timers.after(Duration::from_millis(LIFE.0 / 4), Due::Announce);
+        }
+    }
+
+    /// Changes what we tell those who ask.
+    fn show(&mut self) {
+        let told = self.table.told(self.own.as_ref(), now());
+        self.window.show(told);
+    }
+
+    fn admitted(&self) -> impl Iterator<Item = NodeId> {
+        self.peers.iter().filter(|(_, state)| state.admitted).filter_map(|(peer, _)| node_of(peer))
+    }
+
+    fn tell(&self, peer: NodeId, announcements: Vec<Signed<Announcement>>, asks: bool) {
+        let (registry, heard) = (self.registry.clone(), self.heard_sender.clone());
+        tokio::spawn(exchange::tell(registry, peer, announcements, asks, heard));
+    }
+
+    /// Greets a peer that has just shown that it is of our network.
+    pub(super) fn greet(&mut self, peer: NodeId) {
+        let told = self.table.told(self.own.as_ref(), now());
+        self.tell(peer, told, true);
+    }
+
+    /// Asks some peer what it knows, once in a while.
+    pub(super) fn ask_around(&mut self) {
+        let turn = self.asked;
+        self.asked = self.asked.wrapping_add(1);
+        let peers: Vec<NodeId> = self.admitted().collect();
+        if !peers.is_empty() {
+            self.greet(peers[turn % peers.len()]);
+        }
+        self.timers.after(ASK_PAUSE, Due::Ask);
+    }
+
+    pub(super) fn on_heard(&mut self, heard: Heard) {
+        let Heard { from, said } = heard;
+        let announcements = match said {
+            Ok(announcements) => announcements,
+            Err(error) => return self.on_fault(from, &error.to_string()),
+        };
+        for announcement in announcements {
+            let node = announcement.node;
+            match self.learn(announcement) {
+                Ok(Learned::News) => {
+                    if self.fresh.len() < NEWS_MAX {
+                        self.fresh.push((node, from));
+                    }
+                    if !self.timers.contains(&Due::Spread) {
+                        self.timers.after(SPREAD_AFTER, Due::Spread);
+                    }
+                }
+                Ok(Learned::Nothing) => {}
+                Err(flaw) if flaw.is_misbehaviour() => return self.on_fault(from, &flaw.to_string()),
+                Err(_) => {}
+            }
+        }
+        self.show();
+    }
+
+    fn on_fault(&mut self, from: NodeId, what: &str) {
+        tracing::warn!(node_id = %from, what, "bad announcements");
+        self.events
+            .send(MeshEvent::PeerMisbehaved { node: from, what: format!("bad announcements: {what}") });
+        if self.faults.count(from) {
+            let peer = peer_of(from);
+            self.avoid(peer);
+            self.part(peer, "bad announcements");
+        }
+    }
+
+    fn learn(
+        &mut self,
+        announcement: Signed<Announcement>,
+    ) -> Result<Learned, wc_proto::peer::announce::AnnouncementFlaw> {
+        let (node, relays) = (announcement.node, announcement.relay.is_some());
+        let learned = self.table.learn(announcement, now())?;
+        if learned == Learned::News {
+            let addrs = self.table.get(&node).map(|known| known.addrs.clone()).unwrap_or_default();
+            self.meet(peer_of(node), addrs, relays);
+        }
+        Ok(learned)
+    }
+
+    /// Uses new addresses of a node: for whoever waits for it, and to know enough nodes.
+    fn meet(&mut self, peer: PeerId, addrs: Vec<Multiaddr>, relays: bool) {
+        if self.is_avoided(&peer) {
+            return;
+        }
+        self.book.add(peer, addrs.iter().rev().cloned());
+        if self.peers.contains_key(&peer) {
+            return;
+        }
+        if let Some(plan) = self.plans.get_mut(&peer) {
+            plan.extend(addrs);
+            if plan.in_flight.is_empty() {
+                self.dial_next(peer);
+            }
+        } else if self.kept.contains_key(&peer) {
+            self.seek(peer, None);
+        } else if self.wants_friend(relays) {
+            self.on_discovered(peer, addrs, Via::Exchange);
+        }
+        if relays {
+            self.reach_soon();
+        }
+    }
+
+    fn wants_friend(&self, relays: bool) -> bool {
+        // Whoever everybody comes to need not go out, but relays should know each other.
+        (relays || self.config.reach.relay.is_none()) && self.peers.len() + self.plans.len() < FRIENDS
+    }
+
+    /// Passes news on.
+    pub(super) fn spread(&mut self) {
+        let fresh = std::mem::take(&mut self.fresh);
+        let peers: Vec<NodeId> = self.admitted().collect();
+        let turn = self.asked;
+        self.asked = self.asked.wrapping_add(SPREAD_PEERS_MAX);
+        for peer in
+            peers.iter().cycle().skip(turn % peers.len().max(1)).take(SPREAD_PEERS_MAX.min(peers.len()))
+        {
+            let news: Vec<Signed<Announcement>> = fresh
+                .iter()
+                .filter(|(node, from)| node != peer && from != peer)
+                .filter_map(|(node, _)| Some(self.table.get(node)?.announcement.clone()))
+                .collect();
+            if !news.is_empty() {
+                self.tell(*peer, news, false);
+            }
+        }
+    }
+}

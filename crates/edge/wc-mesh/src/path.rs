@@ -1,0 +1,144 @@
+//! Where an address leads: to which host, on which network, through which relay.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use libp2p::multiaddr::Protocol;
+use libp2p::{Multiaddr, PeerId};
+
+use crate::address::is_circuit;
+
+/// The network that a host is in, as far as an address tells: /24 of IPv4, /48 of IPv6, which is about what one customer
+/// of a provider has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Prefix {
+    V4([u8; 3]),
+    V6([u8; 6]),
+}
+
+impl Prefix {
+    /// Returns the network of the first host in `addr`; `None` for names and for circuits without their relay.
+    pub(crate) fn of(addr: &Multiaddr) -> Option<Self> {
+        Some(Self::of_ip(ip_of(addr)?))
+    }
+
+    fn of_ip(ip: IpAddr) -> Self {
+        match ip.to_canonical() {
+            IpAddr::V4(ip) => {
+                let [a, b, c, _] = ip.octets();
+                Self::V4([a, b, c])
+            }
+            IpAddr::V6(ip) => {
+                let [a, b, c, d, e, f, ..] = ip.octets();
+                Self::V6([a, b, c, d, e, f])
+            }
+        }
+    }
+}
+
+/// The larger network that a public host is in: /16 of IPv4, /32 of IPv6 (NET-32).
+pub(crate) fn region_of(addr: &Multiaddr) -> Option<[u8; 4]> {
+    let ip = ip_of(addr).filter(|ip| is_public(*ip))?;
+    Some(match ip.to_canonical() {
+        IpAddr::V4(ip) => {
+            let [a, b, ..] = ip.octets();
+            [0, 0, a, b]
+        }
+        IpAddr::V6(ip) => {
+            let [a, b, c, d, ..] = ip.octets();
+            [a, b, c, d]
+        }
+    })
+}
+
+fn ip_of(addr: &Multiaddr) -> Option<IpAddr> {
+    match addr.iter().next()? {
+        Protocol::Ip4(ip) => Some(ip.into()),
+        Protocol::Ip6(ip) => Some(ip.into()),
+        _ => None,
+    }
+}
+
+/// Returns the host and port at the beginning of `addr`.
+pub(crate) fn socket_of(addr: &Multiaddr) -> Option<SocketAddr> {
+    let ip = ip_of(addr)?;
+    match addr.iter().nth(1)? {
+        Protocol::Tcp(port) | Protocol::Udp(port) => Some(SocketAddr::new(ip, port)),
+        _ => None,
+    }
+}
+
+/// Returns whether the host of `addr` is this machine, or one of a private network.
+pub(crate) fn is_near(addr: &Multiaddr) -> bool {
+    ip_of(addr).is_some_and(|ip| !is_public(ip))
+}
+
+/// Returns whether hosts everywhere may reach `ip`. Documentation ranges count as public: tests build internets of them.
+fn is_public(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => {
+            let shared = Ipv4Addr::new(100, 64, 0, 0).to_bits() == ip.to_bits() & 0xffc0_0000;
+            !(ip.is_private() || ip.is_loopback() || ip.is_link_local() || ip.is_unspecified() || shared)
+        }
+        IpAddr::V6(ip) => {
+            !(ip.is_loopback() || ip.is_unspecified() || ip.is_unique_local() || ip.is_unicast_link_local())
+                && ip != Ipv6Addr::UNSPECIFIED
+        }
+    }
+}
+
+/// Returns the relay that `addr` leads through, if it is an address through exactly one relay (NET-14).
+pub(crate) fn relay_of(addr: &Multiaddr) -> Option<PeerId> {
+    let mut relay = None;
+    let mut circuits = 0;
+    for part in addr {
+        match part {
+            Protocol::P2p(peer) if circuits == 0 => relay = Some(peer),
+            Protocol::P2pCircuit => circuits += 1,
+            _ => {}
+        }
+    }
+    relay.filter(|_| circuits == 1)
+}
+
+/// Returns whether `addr` is one that a node may be dialled at by a stranger's word: direct, or through one relay that is
+/// not `local` itself.
+pub(crate) fn is_dialable(addr: &Multiaddr, local: &PeerId) -> bool {
+    !is_circuit(addr) || relay_of(addr).is_some_and(|relay| relay != *local)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addr(text: &str) -> Multiaddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_prefix_is_what_one_customer_has() {
+        let prefix = |text: &str| Prefix::of(&addr(text));
+        assert_eq!(prefix("/ip4/192.0.2.1/tcp/1"), prefix("/ip4/192.0.2.200/udp/9/quic-v1"));
+        assert_ne!(prefix("/ip4/192.0.2.1/tcp/1"), prefix("/ip4/192.0.3.1/tcp/1"));
+        assert_eq!(prefix("/ip6/2001:db8:1::1/tcp/1"), prefix("/ip6/2001:db8:1:ffff::2/tcp/1"));
+        assert_eq!(prefix("/ip6/::ffff:192.0.2.1/tcp/1"), prefix("/ip4/192.0.2.1/tcp/1"));
+        assert_eq!(prefix("/dns4/example.org/tcp/1"), None);
+        assert_eq!(region_of(&addr("/ip4/8.8.1.1/tcp/1")), region_of(&addr("/ip4/8.8.2.2/tcp/1")));
+        for near in
+            ["/ip4/10.1.1.1/tcp/1", "/ip4/127.0.0.1/tcp/1", "/ip4/100.64.0.1/tcp/1", "/ip6/fd00::1/tcp/1"]
+        {
+            assert!(is_near(&addr(near)) && region_of(&addr(near)).is_none(), "{near}");
+        }
+    }
+
+    #[test]
+    fn a_circuit_has_exactly_one_relay_and_it_is_not_us() {
+        let [relay, local] = [PeerId::random(), PeerId::random()];
+        let circuit = addr(&format!("/ip4/192.0.2.1/tcp/1/p2p/{relay}/p2p-circuit"));
+        assert_eq!(relay_of(&circuit), Some(relay));
+        assert_eq!(relay_of(&circuit.clone().with(Protocol::P2p(local))), Some(relay));
+        assert_eq!(relay_of(&circuit.clone().with(Protocol::P2p(local)).with(Protocol::P2pCircuit)), None);
+        assert_eq!(relay_of(&addr("/p2p-circuit")), None);
+        assert!(is_dialable(&circuit, &local) && !is_dialable(&circuit, &relay));
+        assert!(is_dialable(&addr("/ip4/192.0.2.1/tcp/1"), &local));
+    }
+}
