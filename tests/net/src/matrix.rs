@@ -291,15 +291,16 @@ impl<'lab> Run<'lab> {
     }
 
     fn words(&self, more: &[&str]) -> Vec<String> {
-        let mut words = vec!["node", "run", "--until-stdin-closes", "--network", "lab"];
-        if self.cell.family == Family::V6 {
-            words.extend(["--listen", "/ip6/::/udp/19999/quic-v1", "--listen", "/ip6/::/tcp/19999"]);
-        }
+        let words = ["node", "run", "--until-stdin-closes", "--network", "lab"];
         words.iter().chain(more).map(|word| (*word).to_owned()).collect()
     }
 
     fn go(&mut self, bulk: bool) -> Result<Row, String> {
         let mut words = self.words(&["--coordinate", "always", "--trusted", "--slots", "0", "--wss-listen"]);
+        if self.cell.family == Family::V6 {
+            let listen = ["--listen", "/ip6/::/udp/19999/quic-v1", "--listen", "/ip6/::/tcp/19999"];
+            words.extend(listen.map(str::to_owned));
+        }
         words.extend(self.coordinator.words.clone());
         self.coordinator.node.start(&words, &self.coordinator.variables);
         self.coordinator.node.id()?;
@@ -428,9 +429,12 @@ impl<'lab> Run<'lab> {
             }
         }
         let joined = begun.elapsed();
-        let status = self.coordinator.node.ask(&["cluster", "status"])?;
-        if status["cluster"]["online"] != 0 {
-            return Err(format!("donors joined although somebody reads along: {status}"));
+        // The cell may be younger than the refusal.
+        let online = self.coordinator.node.until(&["cluster", "status"], self.cell.patience, |status| {
+            status["cluster"]["online"].as_u64()
+        })?;
+        if online > 0 {
+            return Err("donors joined although somebody reads along".to_owned());
         }
         Ok(Row { joined, job: Duration::ZERO, path: format!("refused: {READER}"), bulk: None })
     }

@@ -83,9 +83,11 @@ impl Machine {
         let failed = |error: io::Error| format!("machine {name}: {error}");
         fs::write(&resolv, "").map_err(failed)?;
         fs::write(&switch, "passwd: files\ngroup: files\nhosts: files dns\n").map_err(failed)?;
-        // An IPv6 address is there at once: nobody else can have it. Names are looked up where the test says, not at a caching service of the host.
-        let script = "ip link set lo up && \
-            { [ ! -e /proc/sys/net/ipv6 ] || echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad; } && mount --bind \"$1\" /etc/resolv.conf && \
+        // TCP shall not depend on what the host prefers; Cubic may be reserved to the host, and Reno does much the same
+        // on paths that lose at random. An IPv6 address is there at once: nobody else can have it. Names are looked up where the test says, not at a caching service of the host.
+        let script = "tcp=/proc/sys/net/ipv4/tcp_congestion_control; ip link set lo up && \
+            { [ ! -e /proc/sys/net/ipv6 ] || echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad; } && \
+            { echo cubic >$tcp || echo reno >$tcp; } 2>/dev/null && mount --bind \"$1\" /etc/resolv.conf && \
             { [ ! -e /etc/nsswitch.conf ] || mount --bind \"$2\" /etc/nsswitch.conf; } && echo ready && exec cat";
         let mut holder = unshare
             .args(["sh", "-c", script, "sh"])
