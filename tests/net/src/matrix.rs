@@ -238,6 +238,9 @@ impl Cell {
         let Some(lab) = Lab::open(self.family) else { return Ok(None) };
         let mut run = Run::new(self, &lab);
         let row = run.go(bulk);
+        if let Some(keep) = std::env::var_os("WC_NET_LOGS") {
+            run.nodes().for_each(|node| node.keep_log(Path::new(&keep)));
+        }
         row.map(Some).map_err(|error| {
             let ends: Vec<String> =
                 run.nodes().map(|node| format!("--- {}\n{}", node.name, node.last_words(12))).collect();

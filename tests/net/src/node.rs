@@ -132,6 +132,15 @@ impl Node {
         })
     }
 
+    /// Copies what the node logged into a directory.
+    pub fn keep_log(&self, keep: &Path) {
+        let copied = fs::create_dir_all(keep)
+            .and_then(|()| fs::copy(&self.log, keep.join(format!("{}.log", self.name))));
+        if let Err(error) = copied {
+            eprintln!("{}: {error}", keep.display());
+        }
+    }
+
     /// Returns the last lines that the node logged.
     pub fn last_words(&self, lines: usize) -> String {
         let text = fs::read_to_string(&self.log).unwrap_or_default();

@@ -1,6 +1,7 @@
 //! Runs the network matrix and prints its table as Markdown: `matrix [--no-bulk] [PART OF A NAME]...`.
 //!
-//! `WC_BIN` names the binary to measure.
+//! `WC_BIN` names the binary to measure; the nodes' logs of the last cell are left in `WC_NET_LOGS`, if that names a
+//! directory.
 #![forbid(unsafe_code)]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
