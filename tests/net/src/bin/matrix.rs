@@ -6,6 +6,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use wc_tests_net::matrix::{self, Cell, Row};
 
@@ -16,9 +17,9 @@ fn main() -> ExitCode {
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     println!("Load before: {}\n", load.split(' ').next().unwrap_or_default());
     println!(
-        "| network | completes | s to both donors joined | s to first job | path | MB/s | TCP alone, MB/s |"
+        "| network | completes | s to a reservation | s to both donors joined | s to first job | path at the end | s to direct | MB/s | TCP alone, MB/s |"
     );
-    println!("|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|");
     let mut broken = 0;
     for cell in matrix::cells() {
         if !wanted.is_empty() && !wanted.iter().any(|part| cell.name.contains(part.as_str())) {
@@ -26,11 +27,12 @@ fn main() -> ExitCode {
         }
         match attempt(&cell, bulk) {
             Ok(Some(row)) => println!("{}", line(&cell, &row)),
-            Ok(None) => return ExitCode::SUCCESS,
+            // The reason was printed.
+            Ok(None) => {}
             Err(error) => {
                 broken += 1;
                 eprintln!("{error}");
-                println!("| {} | no | | | | | |", cell.name);
+                println!("| {} | no | | | | | | | |", cell.name);
             }
         }
     }
@@ -46,11 +48,15 @@ fn line(cell: &Cell, row: &Row) -> String {
     let rate = |bytes: Option<f64>| bytes.map_or_else(String::new, |bytes| format!("{:.2}", bytes / 1e6));
     let job = rate(row.bulk.map(|bulk| bulk.job));
     let tcp = rate(row.bulk.and_then(|bulk| bulk.tcp));
+    let seconds =
+        |time: Option<Duration>| time.map_or_else(String::new, |time| format!("{:.1}", time.as_secs_f64()));
     format!(
-        "| {} | yes | {:.1} | {:.1} | {} | {job} | {tcp} |",
+        "| {} | yes | {} | {:.1} | {:.1} | {} | {} | {job} | {tcp} |",
         cell.name,
+        seconds(row.reserved),
         row.joined.as_secs_f64(),
         row.job.as_secs_f64(),
-        row.path
+        row.path,
+        seconds(row.direct),
     )
 }
