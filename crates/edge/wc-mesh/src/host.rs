@@ -1171,17 +1171,22 @@ impl Host {
 
 impl Peer {
     fn info(&self, peer: &PeerId) -> Option<PeerInfo> {
-        let oldest = self.links.first().filter(|_| self.admitted)?;
+        // Streams leave a circuit as soon as there is a straight path; it only stays for those that began there.
+        let used = self
+            .links
+            .iter()
+            .filter(|_| self.admitted)
+            .min_by_key(|link| link.transport == Transport::Relay)?;
         Some(PeerInfo {
             node: node_of(peer)?,
             addrs: self.links.iter().map(|link| link.addr.clone()).collect(),
-            transport: oldest.transport,
-            direction: oldest.direction,
+            transport: used.transport,
+            direction: used.direction,
             rtt_micros: self.rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
             agent_version: self.agent_version.clone(),
             since: self.since,
-            inspected: oldest.inspected.clone(),
-            fallback: oldest.fallback.clone(),
+            inspected: used.inspected.clone(),
+            fallback: used.fallback.clone(),
         })
     }
 }

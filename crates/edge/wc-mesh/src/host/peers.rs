@@ -55,9 +55,9 @@ impl Host {
     }
 
     pub(super) fn announce_soon(&mut self) {
-        if !self.timers.contains(&Due::Announce) {
-            self.timers.after(ANNOUNCE_AFTER, Due::Announce);
-        }
+        // What waits may be the repetition, hours away, of an announcement that had nothing to say yet.
+        self.timers.cancel(&Due::Announce);
+        self.timers.after(ANNOUNCE_AFTER, Due::Announce);
     }
 
     /// Says where we are, if that has changed or was said long ago.
