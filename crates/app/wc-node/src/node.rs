@@ -638,6 +638,7 @@ impl Starter<'_> {
             log_positions: Mutex::default(),
             anchors: Shelf::open(&self.store)?,
             anchoring: self.anchoring.clone(),
+            state_hash: tokio::sync::Mutex::default(),
         });
         tokio::spawn(stage::run(coordinator.clone(), jobs));
         Ok(Begun::Coordinating(coordinator, threads, failed))
