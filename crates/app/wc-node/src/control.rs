@@ -511,8 +511,11 @@ impl Messenger {
             request,
             CellRequest::Submit { .. } | CellRequest::Cancel(_) | CellRequest::Cosign { .. }
         );
-        let patience =
-            if matches!(request, CellRequest::WatchJob { .. }) { WATCH_MAX * 2 } else { ANSWER_MAX };
+        // A watcher is kept waiting, and so is who submits more than is taken in at once.
+        let patience = match request {
+            CellRequest::WatchJob { .. } | CellRequest::Submit { .. } => WATCH_MAX * 2,
+            _ => ANSWER_MAX,
+        };
         if let Some(stream) = looks.then(|| self.waiting(coordinator)).flatten()
             && let Ok(Ok(response)) =
                 tokio::time::timeout(patience, self.converse(coordinator, stream, request)).await
