@@ -12,6 +12,7 @@ use wc_proto::api::view::{AnchoringView, ClusterView, JobView, LogView, NodeView
 use wc_proto::api::{CellRequest, Response, ResultRow};
 use wc_proto::limit::{FRAME_BYTES_MAX, PAGE_ROWS_MAX};
 use wc_proto::version;
+use wc_types::canonical::RECORD_BYTES_MAX;
 use wc_types::code::{Class, Code};
 use wc_types::{Cid, JobId, NodeId, Refusal, TaskId, from_canonical};
 
@@ -40,6 +41,9 @@ const HANDOVER_BYTES_MAX: usize = 2 << 10;
 /// Share of the deciding thread's time that digests of the whole state may take, however often somebody asks: one in so
 /// many.
 const STATE_HASH_SHARE: u32 = 20;
+
+/// Longest request: a manifest, and who holds its blobs.
+const REQUEST_BYTES_MAX: usize = RECORD_BYTES_MAX + (64 << 10);
 
 const UNKNOWN_JOB: Code = Code::new("WC-NODE-030", Class::Caller);
 const AMBIGUOUS_JOB: Code = Code::new("WC-NODE-031", Class::Caller);
@@ -368,14 +372,17 @@ async fn cluster(coordinator: &Arc<Coordinator>) -> Result<ClusterView, Refused>
     let (cell, node, online) = (coordinator.cell, coordinator.node(), coordinator.sessions.count());
     let anchoring = anchoring(coordinator)?;
     let commits = coordinator.brain.commits();
-    let (facts, state_hash) = state_hash(coordinator).await?;
+    // Nobody else asks for a digest while this one is made.
+    let mut kept = coordinator.state_hash.lock().await;
+    let known = kept.clone().filter(|kept| Instant::now() < kept.until);
     let (published_size, witnesses, mut log_alarms) = coordinator.publication.view();
     log_alarms.extend(coordinator.notary.alarms());
-    Ok(coordinator
+    let (view, digest) = coordinator
         .brain
-        .query(move |state, _| {
+        .query(move |state, facts| {
             let counts = state.counts();
-            ClusterView {
+            let digest = known.unwrap_or_else(|| StateHash::of(state, facts));
+            let view = ClusterView {
                 cell,
                 network: founding.network.clone(),
                 coordinator: node,
@@ -387,41 +394,38 @@ async fn cluster(coordinator: &Arc<Coordinator>) -> Result<ClusterView, Refused>
                 jobs_ended: counts.jobs - counts.jobs_open,
                 ledger_size: state.ledger_size(),
                 ledger_root: view::hex(&state.ledger_root()),
-                facts,
+                facts: digest.facts,
                 commits,
-                state_hash,
+                state_hash: digest.text.clone(),
                 founded_at: founding.founded_at,
                 anchoring,
                 signers,
                 published_size,
                 witnesses,
                 log_alarms,
-            }
+            };
+            (view, digest)
         })
-        .await?)
+        .await?;
+    *kept = Some(digest);
+    Ok(view)
 }
 
-/// A digest of the whole state, and until when it is good enough.
+/// A digest of the whole state after so many facts, and until when it is good enough. Its computing takes as long as the
+/// state is large, and keeps everybody else waiting; so nobody makes us do it again and again.
+#[derive(Clone)]
 pub(crate) struct StateHash {
     facts: u64,
     text: String,
     until: Instant,
 }
 
-/// Returns the digest of the whole state after so many facts. Its computing takes as long as the state is large, and
-/// keeps everybody else waiting; so nobody makes us do it again and again.
-async fn state_hash(coordinator: &Arc<Coordinator>) -> Result<(u64, String), BrainError> {
-    let mut kept = coordinator.state_hash.lock().await;
-    if let Some(kept) = kept.as_ref().filter(|kept| Instant::now() < kept.until) {
-        return Ok((kept.facts, kept.text.clone()));
-    }
-    let query = coordinator.brain.query(|state, facts| {
+impl StateHash {
+    fn of(state: &Cell, facts: u64) -> Self {
         let begun = Instant::now();
-        (facts, view::hex(&state.state_hash()), begun.elapsed())
-    });
-    let (facts, text, took) = query.await?;
-    *kept = Some(StateHash { facts, text: text.clone(), until: Instant::now() + took * STATE_HASH_SHARE });
-    Ok((facts, text))
+        let text = view::hex(&state.state_hash());
+        Self { facts, text, until: Instant::now() + begun.elapsed() * STATE_HASH_SHARE }
+    }
 }
 
 /// Returns how anchoring stands, if this cell anchors.
@@ -459,7 +463,7 @@ pub(crate) async fn serve(mesh: Mesh, coordinator: Arc<Coordinator>) {
 
 async fn serve_one(coordinator: &Arc<Coordinator>, node: NodeId, mut stream: MeshStream) {
     loop {
-        let request = match link::read(&mut stream, FRAME_BYTES_MAX).await {
+        let request = match link::read(&mut stream, REQUEST_BYTES_MAX).await {
             Ok(request) => request,
             Err(error) => {
                 if error.is_misbehaviour() {

@@ -115,6 +115,11 @@ pub struct Book {
     economy: Option<Economy>,
     /// Machines that joined, each with every owner that it joined for.
     machines: BTreeSet<(NodeId, AccountId)>,
+    /// Owners of the machines that have not left.
+    #[serde(with = "pairs")]
+    owners: BTreeMap<NodeId, AccountId>,
+    /// The same, by owner.
+    owned: BTreeSet<(AccountId, NodeId)>,
     /// Machines that were convicted and not forgiven.
     quarantined: BTreeSet<NodeId>,
     /// Donors without a machine, and when their credit ends.
@@ -166,6 +171,10 @@ impl Book {
         match kind {
             EntryKind::NodeJoined { node, owner, .. } => {
                 self.machines.insert((*node, *owner));
+                if let Some(before) = self.owners.insert(*node, *owner) {
+                    self.owned.remove(&(before, *node));
+                }
+                self.owned.insert((*owner, *node));
                 self.leaving.remove(owner);
             }
             EntryKind::NodeStanding { node, standing: Standing::Quarantined } => {
@@ -174,8 +183,12 @@ impl Book {
             EntryKind::NodeStanding { node, standing: Standing::Good } => {
                 self.quarantined.remove(node);
             }
-            EntryKind::NodeLeft { owner, expires_at: Some(at), .. } => {
-                self.leaving.insert(*owner, *at);
+            EntryKind::NodeLeft { node, owner, expires_at } => {
+                self.owners.remove(node);
+                self.owned.remove(&(*owner, *node));
+                if let Some(at) = expires_at {
+                    self.leaving.insert(*owner, *at);
+                }
             }
             EntryKind::JobAdmitted { job, .. } => {
                 let submitter = changes.iter().find_map(|(holder, _)| match holder {
@@ -201,8 +214,7 @@ impl Book {
             }
             EntryKind::CellFounded { .. }
             | EntryKind::SignersChanged { .. }
-            | EntryKind::CreditReversed { .. }
-            | EntryKind::NodeLeft { expires_at: None, .. } => {}
+            | EntryKind::CreditReversed { .. } => {}
         }
     }
 
@@ -369,7 +381,13 @@ impl Known for Book {
 
     fn machine(&self, node: &NodeId, owner: &AccountId) -> Option<Machine> {
         let joined = self.machines.contains(&(*node, *owner));
-        Some(Machine { joined, quarantined: self.quarantined.contains(node) })
+        let mut owned = self.owned.range((*owner, NodeId([0; 32]))..).take_while(|(of, _)| of == owner);
+        Some(Machine {
+            joined,
+            here: self.owned.contains(&(*owner, *node)),
+            last: owned.all(|(_, other)| other == node),
+            quarantined: self.quarantined.contains(node),
+        })
     }
 
     fn expires_at(&self, account: &AccountId) -> Option<Option<Timestamp>> {

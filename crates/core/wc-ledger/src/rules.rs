@@ -141,6 +141,10 @@ pub struct OpenJob {
 pub struct Machine {
     /// Whether it ever joined for that owner.
     pub joined: bool,
+    /// Whether it has not left since, nor joined for another owner.
+    pub here: bool,
+    /// Whether that owner has no other machine that is here.
+    pub last: bool,
     /// Whether it is quarantined.
     pub quarantined: bool,
 }
@@ -490,8 +494,13 @@ fn check_leaving(
         return Err(RuleFault::NoEconomy { kind: "a machine that leaves" });
     };
     let fault = |what| Err(RuleFault::Leaving { node: *node, what });
-    if known.machine(node, owner).is_some_and(|machine| !machine.joined) {
-        return fault("it never joined for this owner");
+    if let Some(machine) = known.machine(node, owner) {
+        if !machine.here {
+            return fault("it never joined for this owner, or has left it");
+        }
+        if machine.last != expires_at.is_some() {
+            return fault("its owner's credit ends when the last of its machines has left, and only then");
+        }
     }
     let due = at.plus(Millis(u64::from(economy.expiry_days) * DAY_MS));
     if expires_at.is_some_and(|at| at != due) {

@@ -575,6 +575,26 @@ fn credit_expires_whole_half_a_year_after_its_owner_left_and_goes_to_the_public_
     let wrong = log.next(DAY + 40, wrong, vec![]);
     assert_eq!(log.book.clone().apply(&wrong).expect_err("too soon").code().name, "WC-LEDGER-186");
     let expires_at = Some(Timestamp::of_day(DAY + 220));
+    // With another machine there, the owner has not left; with none, it has; and nobody leaves twice.
+    let (mut two, second) = (log.clone(), NodeId([7; 32]));
+    two.note(
+        DAY + 40,
+        EntryKind::NodeJoined { node: second, owner: ME, enrolment: cid_of(CODEC_DAG_CBOR, b"e") },
+    );
+    let refused = |log: &Log, node, expires_at| {
+        let entry = log.next(DAY + 40, EntryKind::NodeLeft { node, owner: ME, expires_at }, vec![]);
+        log.book.clone().apply(&entry).err().map(|fault| fault.code().name)
+    };
+    assert_eq!(refused(&two, node, expires_at), Some("WC-LEDGER-186"));
+    assert_eq!(refused(&two, node, None), None);
+    two.note(DAY + 40, EntryKind::NodeLeft { node, owner: ME, expires_at: None });
+    assert_eq!(refused(&two, node, None), Some("WC-LEDGER-186"));
+    assert_eq!(refused(&two, second, None), Some("WC-LEDGER-186"));
+    two.note(
+        DAY + 40,
+        EntryKind::NodeJoined { node: second, owner: OTHER, enrolment: cid_of(CODEC_DAG_CBOR, b"e") },
+    );
+    assert_eq!(refused(&two, second, expires_at), Some("WC-LEDGER-186"), "it is another's now");
     log.note(DAY + 40, EntryKind::NodeLeft { node, owner: ME, expires_at });
     let refused = |day, at, postings: &[(Holder, i64)]| log.and(day, expired(at), postings).refused();
     assert_eq!(refused(DAY + 220, gone, &whole), (None, None));
