@@ -1171,17 +1171,18 @@ impl Host {
 
 impl Peer {
     fn info(&self, peer: &PeerId) -> Option<PeerInfo> {
-        let oldest = self.links.first().filter(|_| self.admitted)?;
+        let direct = self.links.iter().find(|link| link.transport != Transport::Relay);
+        let best = direct.or(self.links.first()).filter(|_| self.admitted)?;
         Some(PeerInfo {
             node: node_of(peer)?,
-            addrs: self.links.iter().map(|link| link.addr.clone()).collect(),
-            transport: oldest.transport,
-            direction: oldest.direction,
+            addr: best.addr.clone(),
+            transport: best.transport,
+            direction: best.direction,
             rtt_micros: self.rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
             agent_version: self.agent_version.clone(),
             since: self.since,
-            inspected: oldest.inspected.clone(),
-            fallback: oldest.fallback.clone(),
+            inspected: best.inspected.clone(),
+            fallback: best.fallback.clone(),
         })
     }
 }

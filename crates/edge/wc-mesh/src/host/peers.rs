@@ -13,7 +13,7 @@ use crate::address::{is_circuit, node_of, peer_of, split_node};
 use crate::event::{MeshEvent, Via};
 use crate::exchange::table::Learned;
 use crate::exchange::{self, Heard};
-use crate::path::is_near;
+use crate::path::{is_dialable, is_near};
 
 /// Life of our own announcement, renewed at its half.
 const LIFE: Millis = Millis(2 * 60 * 60 * 1000);
@@ -180,7 +180,8 @@ impl Host {
         let (node, relays) = (announcement.node, announcement.relay.is_some());
         let learned = self.table.learn(announcement, now())?;
         if learned == Learned::News {
-            let addrs = self.table.get(&node).map(|known| known.addrs.clone()).unwrap_or_default();
+            let addrs = self.table.get(&node).map(|known| known.addrs.iter()).into_iter().flatten();
+            let addrs = addrs.filter(|addr| is_dialable(addr, &self.local)).cloned().collect();
             self.meet(peer_of(node), addrs, relays);
         }
         Ok(learned)
@@ -202,7 +203,7 @@ impl Host {
             }
         } else if self.kept.contains_key(&peer) {
             self.seek(peer, None);
-        } else if self.wants_friend(relays) {
+        } else if !addrs.is_empty() && self.wants_friend(relays) {
             self.on_discovered(peer, addrs, Via::Exchange);
         }
         if relays {
