@@ -199,6 +199,16 @@ async fn set_signers(
              for good; name more nodes, or lower --threshold"
         ));
     }
+    // Two groups of `threshold` that have only the coordinator in common can each be shown a history of their own.
+    if threshold > 1 && usize::from(threshold) * 2 < order.members.len() + 2 {
+        say::talk(format!(
+            "note: {threshold} of {} protect against the loss of a machine, but a coordinator that means harm can show \
+             different histories to different signers; {} of {} would exclude that",
+            order.members.len(),
+            order.members.len() / 2 + 1 + order.members.len() % 2,
+            order.members.len()
+        ));
+    }
     let order = Box::new(Signed::seal(order, &owner));
     node.tell(Request::Cell(CellRequest::ChangeSigners(order))).await?;
     signers(context, node).await

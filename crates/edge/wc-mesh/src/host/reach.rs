@@ -104,10 +104,8 @@ impl Host {
             self.keeper.asked(candidate, listener, now);
         }
         let mut next = self.keeper.due();
-        if self.wants_relays() && self.keeper.missing() > 0 {
-            if self.court_relays(now) {
-                next = Some(next.map_or(now + LOOK_PAUSE, |due| due.min(now + LOOK_PAUSE)));
-            }
+        if self.wants_relays() && self.keeper.missing() > 0 && self.court_relays(now) {
+            next = Some(next.map_or(now + LOOK_PAUSE, |due| due.min(now + LOOK_PAUSE)));
         }
         if let Some(next) = next
             && !self.timers.contains(&Due::Reach)
@@ -217,24 +215,24 @@ impl Host {
     pub(super) fn on_relay(&mut self, event: relay::Event) {
         let counters = &mut self.relayed;
         match event {
-            relay::Event::ReservationReqAccepted { src_peer_id, renewed } => {
-                if !renewed {
-                    counters.reservations_accepted += 1;
-                    self.reserved.insert(src_peer_id);
-                    tracing::info!(peer = %src_peer_id, "reservation granted");
-                }
+            relay::Event::ReservationReqAccepted { renewed: true, .. } => {}
+            relay::Event::ReservationReqAccepted { src_peer_id, renewed: false } => {
+                counters.reservations_accepted += 1;
+                self.reserved.insert(src_peer_id);
+                tracing::info!(peer = %src_peer_id, "reservation granted");
             }
             relay::Event::ReservationReqDenied { src_peer_id, status } => {
                 counters.reservations_denied += 1;
                 tracing::info!(peer = %src_peer_id, ?status, "reservation refused");
             }
+            // The library says so for every closed connection; another one may still hold the reservation.
             relay::Event::ReservationClosed { src_peer_id }
-            | relay::Event::ReservationTimedOut { src_peer_id } => {
-                // The library says so for every closed connection; another one may still hold the reservation.
-                if !self.peers.contains_key(&src_peer_id) {
-                    self.reserved.remove(&src_peer_id);
-                }
+            | relay::Event::ReservationTimedOut { src_peer_id }
+                if !self.peers.contains_key(&src_peer_id) =>
+            {
+                self.reserved.remove(&src_peer_id);
             }
+            relay::Event::ReservationClosed { .. } | relay::Event::ReservationTimedOut { .. } => {}
             relay::Event::CircuitReqDenied { src_peer_id, dst_peer_id, status } => {
                 counters.circuits_denied += 1;
                 tracing::debug!(from = %src_peer_id, to = %dst_peer_id, ?status, "circuit refused");
