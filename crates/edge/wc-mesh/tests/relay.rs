@@ -9,7 +9,8 @@ use support::{PATIENCE, config, network, start};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 use wc_mesh::{
-    Direction, Mesh, MeshConfig, MeshEvents, MeshStatus, Multiaddr, ReachConfig, RelayLimits, Reservations, Transport,
+    Direction, Mesh, MeshConfig, MeshEvents, MeshStatus, Multiaddr, ReachConfig, RelayLimits, Reservations,
+    Transport,
 };
 
 const ECHO: &str = "/test/echo/1.0.0";
@@ -35,8 +36,7 @@ fn free_port() -> u16 {
 /// Starts a relay and returns the address under which everybody knows it.
 async fn relay(network: &str, limits: RelayLimits) -> (Mesh, MeshEvents, Multiaddr) {
     let addr: Multiaddr = format!("/ip4/127.0.0.1/tcp/{}", free_port()).parse().unwrap();
-    let reach =
-        ReachConfig { external: vec![addr.clone()], relay: Some(limits), ..ReachConfig::default() };
+    let reach = ReachConfig { external: vec![addr.clone()], relay: Some(limits), ..ReachConfig::default() };
     let (mesh, events) = start(MeshConfig { listen: vec![addr], reach, ..config(network) }).await;
     let addr = mesh.listen_addrs().await.remove(0);
     (mesh, events, addr)
@@ -119,7 +119,10 @@ async fn two_nodes_that_listen_nowhere_meet_through_a_relay_of_which_they_know_t
         (!status.reachable_via.is_empty()).then(|| status.clone())
     })
     .await;
-    assert!(status.reachable_via.iter().any(|addr| addr.to_string().ends_with("/p2p-circuit")), "{status:#?}");
+    assert!(
+        status.reachable_via.iter().any(|addr| addr.to_string().ends_with("/p2p-circuit")),
+        "{status:#?}"
+    );
     assert!(!status.open, "strangers do not get through");
 }
 
@@ -139,10 +142,8 @@ async fn a_relay_that_goes_away_is_replaced_by_one_that_was_only_heard_of() {
         let active = status.reservations.iter().filter(|reservation| reservation.state == "active");
         active.map(|reservation| reservation.relay).collect()
     };
-    let before = eventually(&node, "two reservations", |status| {
-        (active(status) == 2).then(|| held(status))
-    })
-    .await;
+    let before =
+        eventually(&node, "two reservations", |status| (active(status) == 2).then(|| held(status))).await;
     let (lost, lost_id) = [(&first, first.node_id()), (&second, second.node_id()), (&third, third.node_id())]
         .into_iter()
         .find(|(_, id)| before.contains(id))

@@ -205,6 +205,7 @@ mod tests {
     use wc_types::{Millis, SigningKey};
 
     use super::*;
+    use crate::address::peer_of;
 
     const NOW: Timestamp = Timestamp(1_800_000_000_000_000);
 
@@ -297,16 +298,16 @@ mod tests {
     }
 
     #[test]
-    fn a_circuit_through_ourselves_or_through_two_relays_is_no_address() {
+    fn a_circuit_through_two_relays_is_no_address_and_one_through_ourselves_is_told_to_others() {
         let mut table = table();
-        let us = peer_of(key(0).node_id());
-        let own = format!("/ip4/192.0.2.1/tcp/1/p2p/{us}/p2p-circuit");
-        assert_eq!(table.learn(announcement(1, &own, false, NOW), NOW), Ok(Learned::Nothing));
-        let other = peer_of(key(5).node_id());
+        let [us, other] = [0, 5].map(|number| peer_of(key(number).node_id()));
         let once = format!("/ip4/192.0.2.1/tcp/1/p2p/{other}/p2p-circuit");
         let twice = format!("{once}/p2p/{us}/p2p-circuit");
         assert_eq!(table.learn(announcement(1, &twice, false, NOW), NOW), Ok(Learned::Nothing));
         assert_eq!(table.learn(announcement(1, &once, false, NOW), NOW), Ok(Learned::News));
+        let own = format!("/ip4/192.0.2.1/tcp/1/p2p/{us}/p2p-circuit");
+        assert_eq!(table.learn(announcement(2, &own, false, NOW), NOW), Ok(Learned::News));
+        assert_eq!(table.told(None, NOW).len(), 2);
     }
 
     #[test]

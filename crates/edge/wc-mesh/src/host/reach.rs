@@ -404,10 +404,8 @@ impl Host {
         }
         let ours: Vec<Prefix> = self.swarm.listeners().filter_map(Prefix::of).collect();
         // Whoever comes over a relay on this machine may be on it, too.
-        let beside = self
-            .peers
-            .get(&peer)
-            .is_some_and(|state| state.links.iter().any(|link| is_loopback(&link.addr)));
+        let beside =
+            self.peers.get(&peer).is_some_and(|state| state.links.iter().any(|link| is_loopback(&link.addr)));
         // Private addresses mean something else here than there, unless we share the network.
         let sensible = |addr: &Multiaddr| {
             let shared = if is_loopback(addr) {
