@@ -91,6 +91,8 @@ enum Due {
     Reach,
     /// Our own announcement may have to change.
     Announce,
+    /// Our own announcement may have become old.
+    Renew,
     /// News waits to be passed on.
     Spread,
     /// Time to ask some peer what it knows.
@@ -810,7 +812,7 @@ impl Host {
             }
             Due::Seed(index) => self.dial_seed(index),
             Due::Reach => self.reach_turn(),
-            Due::Announce => self.announce(),
+            Due::Announce | Due::Renew => self.announce(),
             Due::Spread => self.spread(),
             Due::Ask => self.ask_around(),
             Due::Improve(peer) => self.improve(peer),

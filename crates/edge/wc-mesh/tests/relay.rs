@@ -93,7 +93,10 @@ async fn two_nodes_that_listen_nowhere_meet_through_a_relay_of_which_they_know_t
     let (relay, _relay_events, addr) = relay(&network, RelayLimits::default()).await;
     let started = Instant::now();
     let (one, _one_events) = start(hidden(&network, &[&addr])).await;
-    let (two, _two_events) = start(hidden(&network, &[&addr])).await;
+    // The other is late: it has been there for a while when it first has anything to say of itself.
+    let (two, _two_events) = start(hidden(&network, &[])).await;
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    timeout(PATIENCE, two.dial(addr)).await.unwrap().unwrap();
     echo(&two);
     for mesh in [&one, &two] {
         eventually(mesh, "a reservation", |status| (active(status) == 1).then_some(())).await;

@@ -100,8 +100,8 @@ impl Host {
                 self.tell(peer, vec![own.clone()], false);
             }
         }
-        if !self.timers.contains(&Due::Announce) {
-            self.timers.after(Duration::from_millis(LIFE.0 / 4), Due::Announce);
+        if !self.timers.contains(&Due::Renew) {
+            self.timers.after(Duration::from_millis(LIFE.0 / 4), Due::Renew);
         }
     }
 
