@@ -110,7 +110,7 @@ async fn nodes_that_listen_nowhere_work_together_through_a_relay() {
 
     let [coordinator, donor] = [&federation.nodes[0], &federation.nodes[1]];
     for node in [coordinator, donor] {
-        assert_eq!(reservations(node), [address.clone()]);
+        assert_eq!(reservations(node), std::slice::from_ref(address));
         for peer in node.json(&["cluster", "peers"]).as_array().expect("a list") {
             let transports: Vec<&str> = peer["paths"]
                 .as_array()
@@ -204,7 +204,7 @@ async fn a_relay_that_is_lost_is_replaced_and_work_goes_on() {
     assert!(lost.elapsed() < SOON);
     large_job(&federation, "after-the-loss").await;
     for node in &federation.nodes {
-        assert_eq!(reservations(node), [other.clone()]);
+        assert_eq!(reservations(node), std::slice::from_ref(&other));
     }
 
     // What the donor knows lies on its disk: it comes back without a seed.
@@ -217,7 +217,7 @@ async fn a_relay_that_is_lost_is_replaced_and_work_goes_on() {
     federation
         .until("the donor is back", async || {
             federation.nodes[1].json(&["donor", "status"])["state"] != "searching"
-                && reservations(&federation.nodes[1]) == [other.clone()]
+                && reservations(&federation.nodes[1]) == std::slice::from_ref(&other)
         })
         .await;
     met(&federation).await;

@@ -93,6 +93,8 @@ enum Due {
     Announce,
     /// Our own announcement may have become old.
     Renew,
+    /// Time to look for somebody to meet.
+    Mingle,
     /// News waits to be passed on.
     Spread,
     /// Time to ask some peer what it knows.
@@ -203,6 +205,7 @@ pub(crate) struct Host {
     heard_sender: mpsc::Sender<Heard>,
     fresh: Vec<(NodeId, NodeId)>,
     asked: usize,
+    mingle_pause: Duration,
 }
 
 impl Host {
@@ -272,6 +275,7 @@ impl Host {
             heard_sender,
             fresh: Vec::new(),
             asked: usize::from(node.0[0]),
+            mingle_pause: peers::MINGLE.0,
             config,
         };
         host.listen()?;
@@ -813,6 +817,7 @@ impl Host {
             Due::Seed(index) => self.dial_seed(index),
             Due::Reach => self.reach_turn(),
             Due::Announce | Due::Renew => self.announce(),
+            Due::Mingle => self.mingle(),
             Due::Spread => self.spread(),
             Due::Ask => self.ask_around(),
             Due::Improve(peer) => self.improve(peer),
@@ -998,6 +1003,7 @@ impl Host {
             answer(plan.waiters, &Err(DialError::Unidentified { node, cause }));
         }
         self.retry_later(peer);
+        self.mingle_soon();
     }
 
     fn on_behaviour(&mut self, event: BehaviourEvent) {
@@ -1137,6 +1143,7 @@ impl Host {
         self.on_observed(peer, id, &observed);
         if newly {
             self.greet(node);
+            self.mingle_soon();
         }
         if circuit {
             self.improve_soon(peer);

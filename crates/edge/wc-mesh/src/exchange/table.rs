@@ -133,6 +133,11 @@ impl Table {
         self.nodes.get(node)
     }
 
+    /// Returns every believed announcement.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&NodeId, &Known)> {
+        self.nodes.iter()
+    }
+
     /// Returns the relays that are known.
     pub(crate) fn relays(&self) -> impl Iterator<Item = (&NodeId, &Known)> {
         self.nodes.iter().filter(|(_, known)| known.announcement.relay.is_some())
