@@ -276,7 +276,12 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
     let server = Server::bind(dir.path())?;
     let key = Arc::new(KeyFile::load_or_create(&dir.node_key())?);
     let owner_path = config.owner_key.clone().unwrap_or_else(|| dir.owner_key());
+    let owner_is_new = !owner_path.exists();
     let owner = KeyFile::load_or_create(&owner_path)?;
+    if owner_is_new && config.owner_key.is_some() {
+        let (account, path) = (owner.account_id(), owner_path.display());
+        tracing::warn!(%account, "there was no owner's key at {path}: a new one was made, with an account of its own");
+    }
     let anchoring = config
         .anchoring
         .as_ref()
@@ -663,6 +668,7 @@ impl Starter<'_> {
             log_positions: Mutex::default(),
             anchors: Shelf::open(&self.store)?,
             anchoring: self.anchoring.clone(),
+            state_hash: tokio::sync::Mutex::default(),
         });
         tokio::spawn(stage::run(coordinator.clone(), jobs));
         Ok(Begun::Coordinating(coordinator, threads, failed))

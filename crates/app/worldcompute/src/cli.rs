@@ -421,7 +421,7 @@ pub enum JobCommand {
         after_help = "Examples:\n  \
             worldcompute job submit job.yaml --watch\n  \
             worldcompute job submit job.toml --dry-run\n  \
-            worldcompute job submit --executor /ip4/192.168.1.7/tcp/7441/p2p/12D3KooW… --workload hello.wasm -- 3 8"
+            worldcompute job submit --executor /ip4/192.168.1.7/tcp/7441/p2p/12D3KooW… --workload hello.wasm"
     )]
     Submit(SubmitArgs),
     /// Where a job stands
@@ -448,7 +448,7 @@ pub enum JobCommand {
         #[arg(long, value_name = "NAME")]
         stage: Option<String>,
     },
-    /// What replicas wrote to standard error, and how they ended
+    /// What replicas wrote to standard error, and how those ended that found no result
     Logs {
         /// Id of the job, or an unambiguous beginning of it
         #[arg(value_name = "ID")]

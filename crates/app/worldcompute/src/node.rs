@@ -41,7 +41,15 @@ pub async fn dispatch(
     request: Signed<DispatchRequest>,
     module: Vec<u8>,
 ) -> anyhow::Result<DirectRun> {
-    Ok(wc_node::dispatch(executor, network, transport, request, module).await?)
+    wc_node::dispatch(executor, network, transport, request, module).await.map_err(|error| match error {
+        DirectError::Address { .. } => Usage {
+            message: error.to_string(),
+            hint: "--executor takes a multiaddr: /ip4/192.168.1.7/tcp/19999/p2p/12D3KooW…, as the node's log has it"
+                .to_owned(),
+        }
+        .into(),
+        error => error.into(),
+    })
 }
 
 /// Tries what a node of `network` would try towards `targets`, and says what this machine's network lets through.

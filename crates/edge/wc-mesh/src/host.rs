@@ -1180,18 +1180,22 @@ impl Host {
 
 impl Peer {
     fn info(&self, peer: &PeerId) -> Option<PeerInfo> {
-        let direct = self.links.iter().find(|link| link.transport != Transport::Relay);
-        let best = direct.or(self.links.first()).filter(|_| self.admitted)?;
+        // Streams leave a circuit as soon as there is a straight path; it only stays for those that began there.
+        let used = self
+            .links
+            .iter()
+            .filter(|_| self.admitted)
+            .min_by_key(|link| link.transport == Transport::Relay)?;
         Some(PeerInfo {
             node: node_of(peer)?,
-            addr: best.addr.clone(),
-            transport: best.transport,
-            direction: best.direction,
+            addr: used.addr.clone(),
+            transport: used.transport,
+            direction: used.direction,
             rtt_micros: self.rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
             agent_version: self.agent_version.clone(),
             since: self.since,
-            inspected: best.inspected.clone(),
-            fallback: best.fallback.clone(),
+            inspected: used.inspected.clone(),
+            fallback: used.fallback.clone(),
         })
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use wc_types::manifest::{Placement, WorkClass};
-use wc_types::{Bytes, Millis, Signed};
+use wc_types::{Bytes, Millis, Refusal, Signed};
 
 use crate::amount;
 use crate::cli::MapArgs;
@@ -16,7 +16,7 @@ use crate::manifest::{
     self, Draft, EACH_NAME_DEFAULT, InputDraft, InputFrom, Source, StageDraft, list_files,
 };
 use crate::progress::Progress;
-use crate::{identity, json, say};
+use crate::{fields, identity, json, say};
 
 /// Does what the command says.
 pub async fn run(context: &Context, args: &MapArgs) -> anyhow::Result<()> {
@@ -83,9 +83,9 @@ fn draft(args: &MapArgs) -> anyhow::Result<Draft> {
     };
     let mut files = Vec::new();
     for input in &args.inputs {
-        let listed = list_files(input).map_err(|reason| Usage {
-            message: format!("the input {reason}"),
-            hint: "name files, a directory, or a pattern in quotes".to_owned(),
+        let listed = list_files(input).map_err(|reason| {
+            Refusal::new(fields::FILE, format!("the input {reason}"))
+                .hint("name files, a directory, or a pattern in quotes")
         })?;
         files.extend(listed.into_iter().map(|(name, path)| (name, Source::File(path))));
     }
@@ -96,7 +96,7 @@ fn draft(args: &MapArgs) -> anyhow::Result<Draft> {
     }
     if !args.module.is_file() {
         let message = format!("the module {} is not a file", args.module.display());
-        return Err(Usage { message, hint: "name a WebAssembly module".to_owned() }.into());
+        return Err(Refusal::new(fields::FILE, message).hint("name a WebAssembly module").into());
     }
 
     let mut stage = StageDraft::new("map", Source::File(args.module.clone()));
