@@ -9,7 +9,7 @@ use crate::exit::Usage;
 
 pub use wc_node::{
     AnchoringConfig, Coordinate, DirectError, DirectRun, DohUpstream, Examination, Finding, Inspection,
-    NodeConfig, Proxy, TransportConfig, WssCertificate,
+    NodeConfig, Proxy, ReachSettings, RelayLimits, Reservations, TransportConfig, WssCertificate,
 };
 
 /// Runs a node until `shutdown` completes.
@@ -23,7 +23,7 @@ pub async fn run(
     wc_node::run(config, shutdown).await.map_err(|error| match error {
         wc_node::NodeError::Address { .. } => Usage {
             message: error.to_string(),
-            hint: "--listen, --join and --bootstrap-seed take multiaddrs: /ip4/0.0.0.0/tcp/19999, or /ip4/0.0.0.0/udp/19999/quic-v1".to_owned(),
+            hint: "--listen, --join, --bootstrap-seed and --external-address take multiaddrs: /ip4/0.0.0.0/tcp/19999, or /ip4/0.0.0.0/udp/19999/quic-v1".to_owned(),
         }
         .into(),
         error => error.into(),
