@@ -175,7 +175,7 @@ fn exit_codes_are_those_that_are_documented() {
         (&["node", "run", "--listen", "127.0.0.1:9999"], 2),
         (&["node", "run", "--join", "example.org"], 2),
         (&["node", "run", "--consent", "mining"], 2),
-        (&["map", "missing.wasm", "missing/", "--output", "x"], 2),
+        (&["map", "missing.wasm", "missing/", "--output", "x"], 1),
         (&["--log", "=[", "job", "list"], 2),
         (&["job", "list"], 1),
         (&["receipt", "verify", "/does/not/exist"], 1),
