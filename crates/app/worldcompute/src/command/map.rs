@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use wc_types::manifest::{Placement, WorkClass};
-use wc_types::{Bytes, Millis, Signed};
+use wc_types::{Bytes, Millis, Refusal, Signed};
 
 use crate::amount;
 use crate::cli::MapArgs;
@@ -16,7 +16,7 @@ use crate::manifest::{
     self, Draft, EACH_NAME_DEFAULT, InputDraft, InputFrom, Source, StageDraft, list_files,
 };
 use crate::progress::Progress;
-use crate::{identity, json, say};
+use crate::{fields, identity, json, say};
 
 /// Does what the command says.
 pub async fn run(context: &Context, args: &MapArgs) -> anyhow::Result<()> {
@@ -24,6 +24,15 @@ pub async fn run(context: &Context, args: &MapArgs) -> anyhow::Result<()> {
     let faults = manifest::check(&draft, "map");
     if !faults.is_empty() {
         return Err(Failure(faults).into());
+    }
+    // Before anything is charged: a result that has nowhere to go is paid for all the same.
+    if !args.detach {
+        std::fs::create_dir_all(&args.output).map_err(|error| {
+            let message = format!("--output {} is no directory: {error}", args.output.display());
+            Failure(vec![
+                Refusal::new(fields::FILE, message).hint("name a directory, or one that can be made"),
+            ])
+        })?;
     }
     let names = names(&draft);
     let key = identity::owner_key(context)?;
