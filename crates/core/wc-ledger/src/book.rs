@@ -8,9 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use wc_types::charter::Economy;
 use wc_types::entry::{Decay, Entry, EntryKind, Holder, Posting, Standing};
-use wc_types::{AccountId, Class, Code, JobId, MicroNcu, NodeId, PartsPerMillion, TaskId, Timestamp};
+use wc_types::{AccountId, Class, Code, JobId, MicroNcu, NodeId, PartsPerMillion, Timestamp};
 
-use crate::accepted::Accepted;
 use crate::earnings::Earnings;
 use crate::fade::Retained;
 use crate::pairs;
@@ -106,9 +105,6 @@ pub struct Book {
     /// Jobs that were admitted and have not ended, with what is left of their reserves.
     #[serde(with = "pairs")]
     jobs: BTreeMap<JobId, OpenJob>,
-    /// Which tasks of those were accepted.
-    #[serde(with = "pairs")]
-    accepted: BTreeMap<JobId, Accepted>,
     /// The rules of credit in the founding record, if it has any.
     economy: Option<Economy>,
     /// Machines that joined, each with every owner that it joined for.
@@ -182,15 +178,13 @@ impl Book {
                 });
                 self.jobs.entry(*job).or_default().submitter = submitter;
             }
-            EntryKind::TaskAccepted { job, stage, index, .. } => {
-                self.accepted.entry(*job).or_default().add(*stage, *index);
+            EntryKind::TaskAccepted { job, .. } => {
                 let paid = changes.iter().find(|(holder, _)| *holder == Holder::Reserve(*job));
                 let paid = paid.map_or(0, |&(_, amount)| u64::try_from(-amount).unwrap_or(0));
                 self.redeemed.add(day, paid);
             }
             EntryKind::JobEnded { job, .. } => {
                 self.jobs.remove(job);
-                self.accepted.remove(job);
             }
             EntryKind::CreditDecayed { day, acceleration, .. } => self.pace = Some((*day, *acceleration)),
             EntryKind::CreditExpired { account, .. } => {
@@ -354,10 +348,6 @@ impl Known for Book {
 
     fn job(&self, job: &JobId, _submitter: Option<&AccountId>) -> Option<Option<OpenJob>> {
         Some(self.jobs.get(job).copied())
-    }
-
-    fn has_accepted(&self, task: &TaskId) -> bool {
-        self.accepted.get(&task.job).is_some_and(|accepted| accepted.has(task.stage, task.index))
     }
 
     fn machine(&self, node: &NodeId, owner: &AccountId) -> Option<Machine> {

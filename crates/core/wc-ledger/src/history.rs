@@ -9,15 +9,14 @@
 //! right. It would have to be kept back from the beginning, since what was seen once is remembered; and the receipt of a
 //! submitter, or anybody who reads the whole log, shows it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
 use wc_types::charter::Economy;
 use wc_types::entry::{Entry, EntryKind, Holder};
 use wc_types::receipt::Verdict;
-use wc_types::{AccountId, CellId, Class, Code, JobId, MicroNcu, NodeId, PartsPerMillion, TaskId, Timestamp};
+use wc_types::{AccountId, CellId, Class, Code, JobId, MicroNcu, NodeId, PartsPerMillion, Timestamp};
 
-use crate::accepted::Accepted;
 use crate::chain::leaf_hash;
 use crate::earnings::Earnings;
 use crate::issue::{VerdictFault, check_entry, check_verdict};
@@ -199,10 +198,6 @@ pub struct Audit {
     latest: Timestamp,
     /// My open jobs.
     jobs: BTreeMap<JobId, OpenJob>,
-    /// My jobs that have ended.
-    ended: BTreeSet<JobId>,
-    /// Tasks that were accepted, of jobs whose end this history does not have: others' jobs stay.
-    accepted: BTreeMap<JobId, Accepted>,
     balance: i128,
     earned: u64,
     earnings: Earnings,
@@ -243,8 +238,6 @@ impl Audit {
             remembered,
             last: None,
             jobs: BTreeMap::new(),
-            ended: BTreeSet::new(),
-            accepted: BTreeMap::new(),
             balance: 0,
             earned: 0,
             earnings: Earnings::default(),
@@ -296,7 +289,7 @@ impl Audit {
         }
         let amount = own.unwrap_or(0);
         match &entry.kind {
-            EntryKind::TaskAccepted { job, stage, index: place, .. } => {
+            EntryKind::TaskAccepted { job, .. } => {
                 let verdict = verdict.ok_or(HistoryFault::VerdictMissing { index })?;
                 check_verdict(verdict)
                     .and_then(|()| check_entry(&self.cell, verdict, entry))
@@ -308,7 +301,6 @@ impl Audit {
                 if let Some(open) = self.jobs.get_mut(job) {
                     open.left = open.left.saturating_sub(verdict.charged.0);
                 }
-                self.accepted.entry(*job).or_default().add(*stage, *place);
                 self.note_votes(verdict, entry.at);
             }
             EntryKind::JobAdmitted { job, .. } => {
@@ -317,8 +309,6 @@ impl Audit {
             }
             EntryKind::JobEnded { job, .. } => {
                 self.jobs.remove(job);
-                self.accepted.remove(job);
-                self.ended.insert(*job);
             }
             EntryKind::CreditDecayed { day, acceleration, .. } => {
                 self.faded_on = Some(*day);
@@ -417,12 +407,8 @@ impl Known for Audit {
     fn job(&self, job: &JobId, submitter: Option<&AccountId>) -> Option<Option<OpenJob>> {
         match self.jobs.get(job) {
             Some(open) => Some(Some(*open)),
-            None => (submitter == Some(&self.account) || self.ended.contains(job)).then_some(None),
+            None => (submitter == Some(&self.account)).then_some(None),
         }
-    }
-
-    fn has_accepted(&self, task: &TaskId) -> bool {
-        self.accepted.get(&task.job).is_some_and(|accepted| accepted.has(task.stage, task.index))
     }
 
     /// Who joined is not told to a donor.

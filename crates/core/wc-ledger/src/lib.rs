@@ -19,7 +19,6 @@
 //! with any of its bytes changed.
 #![forbid(unsafe_code)]
 
-mod accepted;
 pub mod anchor;
 pub mod audit;
 pub mod book;

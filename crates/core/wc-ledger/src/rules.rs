@@ -11,7 +11,7 @@
 use serde::{Deserialize, Serialize};
 use wc_types::charter::Economy;
 use wc_types::entry::{Decay, Entry, EntryKind, Holder};
-use wc_types::{AccountId, Class, Code, JobId, MicroNcu, Millis, NodeId, PartsPerMillion, TaskId, Timestamp};
+use wc_types::{AccountId, Class, Code, JobId, MicroNcu, Millis, NodeId, PartsPerMillion, Timestamp};
 
 use crate::book::net;
 use crate::fade::Retained;
@@ -166,8 +166,6 @@ pub trait Known {
     ///
     /// - `submitter`: who sets credit aside for it or gets it back, where the entry says so
     fn job(&self, job: &JobId, submitter: Option<&AccountId>) -> Option<Option<OpenJob>>;
-    /// Whether this reader has read the acceptance of a task of an open job.
-    fn has_accepted(&self, task: &TaskId) -> bool;
     /// The machine under this owner.
     fn machine(&self, node: &NodeId, owner: &AccountId) -> Option<Machine>;
     /// When the credit of a withdrawn donor ends, if it is one.
@@ -202,9 +200,7 @@ pub fn check_postings(entry: &Entry, known: &impl Known) -> Result<Vec<(Holder, 
             check_leaving(entry.at, node, owner, *expires_at, known)?;
         }
         EntryKind::JobAdmitted { job, .. } => check_admission(job, &changes, known)?,
-        EntryKind::TaskAccepted { job, stage, index, .. } => {
-            check_payment(&TaskId { job: *job, stage: *stage, index: *index }, &changes, known)?;
-        }
+        EntryKind::TaskAccepted { job, .. } => check_payment(job, &changes, known)?,
         EntryKind::JobEnded { job, .. } => check_refund(job, &changes, known)?,
         EntryKind::CreditDecayed { day, acceleration, accounts } => {
             Fade { day: *day, acceleration: *acceleration }.check(entry, accounts, known)?;
@@ -239,9 +235,9 @@ fn check_admission(job: &JobId, changes: &[(Holder, i128)], known: &impl Known) 
     }
 }
 
-/// An accepted task is paid out of its job's reserve and the issuance, to accounts, once.
-fn check_payment(task: &TaskId, changes: &[(Holder, i128)], known: &impl Known) -> Result<(), RuleFault> {
-    let (job, mut charged) = (&task.job, 0);
+/// An accepted task is paid out of its job's reserve and the issuance, to accounts.
+fn check_payment(job: &JobId, changes: &[(Holder, i128)], known: &impl Known) -> Result<(), RuleFault> {
+    let mut charged = 0;
     for (holder, amount) in changes {
         let allowed = match holder {
             Holder::Account(_) => *amount > 0,
@@ -262,9 +258,6 @@ fn check_payment(task: &TaskId, changes: &[(Holder, i128)], known: &impl Known) 
         Some(None) => fault("it accepts a task, and was not admitted or has ended".to_owned()),
         Some(Some(open)) if charged > i128::from(open.left) => {
             fault(format!("{charged} µNCU are taken from its reserve of {}", open.left))
-        }
-        Some(Some(_)) | None if known.has_accepted(task) => {
-            fault(format!("task {} of stage {} was accepted before", task.index, task.stage))
         }
         Some(Some(_)) | None => Ok(()),
     }
