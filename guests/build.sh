@@ -63,6 +63,7 @@ build_into() {
     compile O2 kmer/kmer.c "$1/kmer.wasm"
     compile Os noop/noop.c "$1/noop.wasm" -nostdlib
     compile Os hello/hello.c "$1/hello.wasm"
+    compile Os invert/invert.c "$1/invert.wasm"
     for source in kernels/*.c; do
         compile O2 "$source" "$1/${source%.c}.wasm"
     done

@@ -67,6 +67,13 @@ impl Node {
         self.child = Some(child);
     }
 
+    /// Leaves an argument and its value out from the next start on.
+    pub fn forget(&mut self, argument: &str) {
+        while let Some(at) = self.args.iter().position(|arg| arg == argument) {
+            self.args.drain(at..(at + 2).min(self.args.len()));
+        }
+    }
+
     /// Returns the id of the running process.
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
@@ -223,26 +230,60 @@ impl Federation {
 
     /// Adds and starts a node with further variables in its environment.
     pub fn add_with(&mut self, args: &[&str], env: Vec<(String, String)>) -> &mut Node {
-        let name = format!("node-{}", self.nodes.len());
-        let mut all: Vec<String> =
-            ["node", "run", "--until-stdin-closes", "--network"].map(str::to_owned).into();
-        all.push(self.network.clone());
-        for listen in ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"] {
-            all.extend(["--listen".to_owned(), listen.to_owned()]);
+        let listen = ["--listen", "/ip4/127.0.0.1/tcp/0", "--listen", "/ip4/127.0.0.1/udp/0/quic-v1"];
+        let node = self.process(
+            &format!("node-{}", self.nodes.len()),
+            &["node", "run"],
+            &[&listen[..], args].concat(),
+            env,
+        );
+        self.nodes.push(node);
+        self.nodes.last_mut().expect("just pushed")
+    }
+
+    /// Adds and starts a node that listens nowhere, finds nobody by itself, and knows the addresses of some seeds.
+    pub fn add_hidden(&mut self, seeds: &[&str], args: &[&str]) -> &mut Node {
+        let mut all = vec!["--listen", "none", "--no-lan"];
+        for seed in seeds {
+            all.extend(["--join", seed]);
         }
-        all.extend(args.iter().map(|arg| (*arg).to_owned()));
+        all.extend(args);
+        let node = self.process(&format!("node-{}", self.nodes.len()), &["node", "run"], &all, Vec::new());
+        self.nodes.push(node);
+        self.nodes.last_mut().expect("just pushed")
+    }
+
+    /// Starts a relay of the federation's network, and returns it with its address. It is none of the nodes.
+    ///
+    /// # Panics
+    /// When loopback has no free port.
+    pub fn relay(&self, number: usize, args: &[&str]) -> (Node, String) {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = format!("/ip4/127.0.0.1/tcp/{}", free.local_addr().expect("bound").port());
+        drop(free);
+        let here = ["--no-lan", "--listen", &address, "--external-address", &address];
+        let node = self.process(
+            &format!("relay-{number}"),
+            &["relay", "run"],
+            &[&here[..], args].concat(),
+            Vec::new(),
+        );
+        (node, address)
+    }
+
+    fn process(&self, name: &str, command: &[&str], args: &[&str], env: Vec<(String, String)>) -> Node {
+        let common = ["--until-stdin-closes", "--network", &self.network];
         let path = self.dir.path();
         let mut node = Node {
-            dir: path.join(&name),
+            dir: path.join(name),
             binary: self.binary.clone(),
             log: path.join(format!("{name}.log")),
-            args: all,
+            args: [command, &common, args].concat().into_iter().map(str::to_owned).collect(),
             env,
             child: None,
         };
         node.start();
-        self.nodes.push(node);
-        self.nodes.last_mut().expect("just pushed")
+        node
     }
 
     /// Returns the name of the federation's network.

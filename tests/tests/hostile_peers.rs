@@ -32,6 +32,13 @@ fn peak_kib(process: u32) -> u64 {
     line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number")
 }
 
+/// Returns how much memory a process has now, in KiB.
+fn resident_kib(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("our own child");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("Linux says so");
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number")
+}
+
 /// Waits until the other side has closed or reset a stream.
 async fn hung_up(stream: &mut MeshStream) {
     let mut rest = Vec::new();
@@ -94,6 +101,34 @@ async fn an_oversized_frame_is_refused_before_room_is_made_for_it() {
     let grown = peak_kib(process) - before;
     assert!(grown < 1 << 20, "the coordinator made room for {grown} KiB");
     federation.cluster().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_begin_and_never_end_hold_no_more_memory_than_the_longest_manifest_each() {
+    let federation = Federation::start(0).await;
+    let peer = Peer::connect(&federation, 1).await;
+    let process = federation.coordinator().process();
+    drop(peer.open(version::CONTROL).await);
+    let before = resident_kib(process);
+    // As long as any request may be, on as many streams as one peer may hold, each but for its last byte.
+    let mut held = Vec::new();
+    for size in [FRAME_BYTES_MAX, (1 << 20) + (64 << 10)] {
+        for _ in 0..60 {
+            let mut stream = peer.open(version::CONTROL).await;
+            let bytes = [&u32::try_from(size).expect("fits").to_be_bytes()[..], &vec![7; size - 1]].concat();
+            let sent = async {
+                stream.write_all(&bytes).await?;
+                stream.flush().await
+            };
+            if matches!(tokio::time::timeout(Duration::from_secs(5), sent).await, Ok(Ok(()))) {
+                held.push(stream);
+            }
+        }
+    }
+    federation.cluster().await;
+    let grown = resident_kib(process).saturating_sub(before);
+    println!("{} streams hold {} MiB", held.len(), grown >> 10);
+    assert!(grown < 160 << 10, "the coordinator holds {grown} KiB of one stranger's requests");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

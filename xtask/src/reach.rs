@@ -75,7 +75,15 @@ fn read_package(workspace: &Workspace, package: &Package, graph: &mut Graph) -> 
         let mut reader = Reader { workspace, krate, counts, test_features, seen, graph };
         reader.read(&target.src_path, false, true)?;
     }
-    let files = files_below(package.folder(), "rs")?;
+    // A package may stand in the folder of another; its files are its own.
+    let nested: Vec<&Path> = workspace
+        .packages
+        .values()
+        .map(|other| other.folder())
+        .filter(|other| *other != package.folder() && other.starts_with(package.folder()))
+        .collect();
+    let mut files = files_below(package.folder(), "rs")?;
+    files.retain(|file| !nested.iter().any(|other| file.starts_with(other)));
     let missing = files.into_iter().filter(|file| !seen.contains(file)).map(|file| workspace.shown(&file));
     Ok(missing.collect())
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use wc_ledger::TrustedRoot;
 use wc_ledger::rekor::Api;
-use wc_mesh::TransportConfig;
+use wc_mesh::{RelayLimits, Reservations, TransportConfig};
 use wc_types::manifest::WorkClass;
 use wc_types::{Bytes, Millis};
 
@@ -27,16 +27,20 @@ pub struct NodeConfig {
     pub data_dir: PathBuf,
     /// Name of the network; nodes of other networks are ignored.
     pub network: String,
-    /// Multiaddrs to listen on; empty for the default ports of every interface.
-    pub listen: Vec<String>,
+    /// Multiaddrs to listen on; none for the default ports of every interface.
+    pub listen: Option<Vec<String>>,
     /// Multiaddrs of nodes to join through; empty to find them on the LAN.
     pub join: Vec<String>,
     /// Multiaddrs of the network's seeds: where to look for it first. That nobody is there is no failure.
     pub bootstrap: Vec<String>,
     /// Multiaddrs to listen on for WebSockets, beside `listen`.
     pub wss_listen: Vec<String>,
+    /// How others reach this node.
+    pub reach: ReachSettings,
     /// Proxy, name servers, certificates.
     pub transport: TransportConfig,
+    /// Whether this node looks for a cell at all: one that only relays does not.
+    pub joins_cell: bool,
     /// Whether this node may found a cell.
     pub coordinate: Coordinate,
     /// Declares the nodes of a cell that this node founds trusted.
@@ -61,6 +65,21 @@ pub struct NodeConfig {
     pub owner_key: Option<PathBuf>,
     /// Whether, and where, the checkpoints of a cell that this node coordinates are anchored.
     pub anchoring: Option<AnchoringConfig>,
+}
+
+/// How others reach a node.
+#[derive(Clone, Debug)]
+pub struct ReachSettings {
+    /// Multiaddrs at which everybody can dial it, by its operator's word.
+    pub external: Vec<String>,
+    /// What it gives away as a relay, if it is one.
+    pub relay: Option<RelayLimits>,
+    /// When it holds reservations on relays of others.
+    pub reservations: Reservations,
+    /// Whether it asks the router to forward its ports (UPnP).
+    pub port_mapping: bool,
+    /// Whether it looks for nodes on this machine and its LAN, and shows itself there.
+    pub lan: bool,
 }
 
 /// Where checkpoints are anchored, and whom to believe about it.

@@ -3,7 +3,7 @@
 
 use std::error::Error;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use wc_cell::Cell;
@@ -12,6 +12,7 @@ use wc_proto::api::view::{AnchoringView, ClusterView, JobView, LogView, NodeView
 use wc_proto::api::{CellRequest, Response, ResultRow};
 use wc_proto::limit::{FRAME_BYTES_MAX, PAGE_ROWS_MAX};
 use wc_proto::version;
+use wc_types::canonical::RECORD_BYTES_MAX;
 use wc_types::code::{Class, Code};
 use wc_types::{Cid, JobId, NodeId, Refusal, TaskId, from_canonical};
 
@@ -26,6 +27,8 @@ use crate::view;
 
 /// Longest that a watcher is kept waiting before it is answered with the state as it is.
 const WATCH_MAX: Duration = Duration::from_secs(20);
+/// Longest that a coordinator may take to answer what it does not wait with.
+const ANSWER_MAX: Duration = Duration::from_secs(15);
 /// Bytes of results or receipts in one page; leaves room in a frame.
 const PAGE_BYTES_MAX: usize = FRAME_BYTES_MAX / 2;
 /// Receipts in one page: each has a founding record, outcomes and proofs, together below 16 KiB.
@@ -35,6 +38,13 @@ const RECEIPT_BYTES: usize = 16 << 10;
 /// Bytes of one hand-over with the most members.
 const HANDOVER_BYTES_MAX: usize = 2 << 10;
 
+/// Share of the deciding thread's time that digests of the whole state may take, however often somebody asks: one in so
+/// many.
+const STATE_HASH_SHARE: u32 = 20;
+
+/// Longest request: a manifest, and who holds its blobs.
+const REQUEST_BYTES_MAX: usize = RECORD_BYTES_MAX + (64 << 10);
+
 const UNKNOWN_JOB: Code = Code::new("WC-NODE-030", Class::Caller);
 const AMBIGUOUS_JOB: Code = Code::new("WC-NODE-031", Class::Caller);
 const UNKNOWN_STAGE: Code = Code::new("WC-NODE-032", Class::Caller);
@@ -43,6 +53,7 @@ const STOPPED: Code = Code::new("WC-NODE-034", Class::Ours);
 const UNPUBLISHED: Code = Code::new("WC-NODE-036", Class::Host);
 const NOT_COSIGNED: Code = Code::new("WC-NODE-037", Class::Caller);
 const FORGOTTEN: Code = Code::new("WC-NODE-038", Class::Caller);
+const TOO_MUCH: Code = Code::new("WC-NODE-039", Class::Exhausted);
 const UNREACHABLE: Code = Code::new("WC-NODE-035", Class::Host);
 
 /// Either an answer or the refusal that takes its place.
@@ -361,13 +372,17 @@ async fn cluster(coordinator: &Arc<Coordinator>) -> Result<ClusterView, Refused>
     let (cell, node, online) = (coordinator.cell, coordinator.node(), coordinator.sessions.count());
     let anchoring = anchoring(coordinator)?;
     let commits = coordinator.brain.commits();
+    // Nobody else asks for a digest while this one is made.
+    let mut kept = coordinator.state_hash.lock().await;
+    let known = kept.clone().filter(|kept| Instant::now() < kept.until);
     let (published_size, witnesses, mut log_alarms) = coordinator.publication.view();
     log_alarms.extend(coordinator.notary.alarms());
-    Ok(coordinator
+    let (view, digest) = coordinator
         .brain
         .query(move |state, facts| {
             let counts = state.counts();
-            ClusterView {
+            let digest = known.unwrap_or_else(|| StateHash::of(state, facts));
+            let view = ClusterView {
                 cell,
                 network: founding.network.clone(),
                 coordinator: node,
@@ -379,18 +394,38 @@ async fn cluster(coordinator: &Arc<Coordinator>) -> Result<ClusterView, Refused>
                 jobs_ended: counts.jobs - counts.jobs_open,
                 ledger_size: state.ledger_size(),
                 ledger_root: view::hex(&state.ledger_root()),
-                facts,
+                facts: digest.facts,
                 commits,
-                state_hash: view::hex(&state.state_hash()),
+                state_hash: digest.text.clone(),
                 founded_at: founding.founded_at,
                 anchoring,
                 signers,
                 published_size,
                 witnesses,
                 log_alarms,
-            }
+            };
+            (view, digest)
         })
-        .await?)
+        .await?;
+    *kept = Some(digest);
+    Ok(view)
+}
+
+/// A digest of the whole state after so many facts, and until when it is good enough. Its computing takes as long as the
+/// state is large, and keeps everybody else waiting; so nobody makes us do it again and again.
+#[derive(Clone)]
+pub(crate) struct StateHash {
+    facts: u64,
+    text: String,
+    until: Instant,
+}
+
+impl StateHash {
+    fn of(state: &Cell, facts: u64) -> Self {
+        let begun = Instant::now();
+        let text = view::hex(&state.state_hash());
+        Self { facts, text, until: Instant::now() + begun.elapsed() * STATE_HASH_SHARE }
+    }
 }
 
 /// Returns how anchoring stands, if this cell anchors.
@@ -428,7 +463,7 @@ pub(crate) async fn serve(mesh: Mesh, coordinator: Arc<Coordinator>) {
 
 async fn serve_one(coordinator: &Arc<Coordinator>, node: NodeId, mut stream: MeshStream) {
     loop {
-        let request = match link::read(&mut stream, FRAME_BYTES_MAX).await {
+        let request = match link::read(&mut stream, REQUEST_BYTES_MAX).await {
             Ok(request) => request,
             Err(error) => {
                 if error.is_misbehaviour() {
@@ -437,7 +472,21 @@ async fn serve_one(coordinator: &Arc<Coordinator>, node: NodeId, mut stream: Mes
                 return;
             }
         };
-        let response = answer(coordinator, submit::pass_on(request, node)).await;
+        let response = if let CellRequest::Submit { manifest, dry_run: false, .. } = &request {
+            let bytes = manifest.sealed().record.len();
+            match coordinator.sessions.pace.submitted(node, bytes, Instant::now()) {
+                Ok(wait) => {
+                    tokio::time::sleep(wait).await;
+                    answer(coordinator, submit::pass_on(request, node)).await
+                }
+                Err(wait) => Response::Refused(vec![
+                    Refusal::new(TOO_MUCH, "this machine submits more than the cell can write down")
+                        .hint(format!("try again in {} s", wait.as_secs().max(1))),
+                ]),
+            }
+        } else {
+            answer(coordinator, submit::pass_on(request, node)).await
+        };
         if link::write(&mut stream, &response, FRAME_BYTES_MAX).await.is_err() {
             return;
         }
@@ -466,9 +515,14 @@ impl Messenger {
             request,
             CellRequest::Submit { .. } | CellRequest::Cancel(_) | CellRequest::Cosign { .. }
         );
+        // A watcher is kept waiting, and so is who submits more than is taken in at once.
+        let patience = match request {
+            CellRequest::WatchJob { .. } | CellRequest::Submit { .. } => WATCH_MAX * 2,
+            _ => ANSWER_MAX,
+        };
         if let Some(stream) = looks.then(|| self.waiting(coordinator)).flatten()
             && let Ok(Ok(response)) =
-                tokio::time::timeout(WATCH_MAX * 2, self.converse(coordinator, stream, request)).await
+                tokio::time::timeout(patience, self.converse(coordinator, stream, request)).await
         {
             return response;
         }
@@ -477,7 +531,7 @@ impl Messenger {
                 self.mesh.open(coordinator, version::CONTROL).await.map_err(|error| error.to_string())?;
             self.converse(coordinator, stream, request).await.map_err(|error| error.to_string())
         };
-        match tokio::time::timeout(WATCH_MAX * 2, asked).await {
+        match tokio::time::timeout(patience, asked).await {
             Ok(Ok(response)) => response,
             Ok(Err(cause)) => unreachable_coordinator(coordinator, &cause),
             Err(_) => unreachable_coordinator(coordinator, "no answer in time"),

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::sync::mpsc;
 use wc_cell::{Command, Event};
 use wc_mesh::Mesh;
@@ -22,6 +22,7 @@ use wc_types::{CellId, JobId, LeaseId, NodeId, Refusal, Signed, SigningKey};
 use crate::anchor::{Anchoring, Shelf};
 use crate::archive::Archive;
 use crate::brain::{Brain, BrainError, Performer};
+use crate::control::StateHash;
 use crate::flow::{agree, dispatch, post, report, stage};
 use crate::link::{self, LinkError};
 use crate::pace::{MEMBERSHIP_ROWS, Pace, RETURNED_ROWS};
@@ -186,6 +187,8 @@ pub(crate) struct Coordinator {
     pub anchors: Shelf,
     /// How they are made, if they are.
     pub anchoring: Option<Arc<Anchoring>>,
+    /// Digest of the state, as it was last asked for.
+    pub state_hash: tokio::sync::Mutex<Option<StateHash>>,
 }
 
 impl Coordinator {
@@ -242,7 +245,7 @@ impl Coordinator {
     async fn converse(
         self: Arc<Self>,
         node: NodeId,
-        reader: &mut (impl AsyncRead + Unpin),
+        reader: &mut (impl AsyncBufRead + Unpin),
         outbox: mpsc::Sender<CoordinatorMessage>,
     ) -> Result<(), SessionError> {
         let Ok(first) = tokio::time::timeout(ENROL_TIMEOUT, link::read(reader, FRAME_BYTES_MAX)).await else {
@@ -275,13 +278,18 @@ impl Coordinator {
         node: NodeId,
         enrolment: Signed<Enrolment>,
         held: Vec<LeaseId>,
-        reader: &mut (impl AsyncRead + Unpin),
+        reader: &mut (impl AsyncBufRead + Unpin),
         outbox: &mpsc::Sender<CoordinatorMessage>,
     ) -> Result<(), SessionError> {
         let known = self.brain.peek(move |cell| cell.node(&node).is_some()).await?;
         let now = Instant::now();
         let newcomer = if known { Duration::ZERO } else { self.sessions.pace.newcomer(now) };
-        self.hold_back(node, newcomer.max(self.sessions.pace.charge(node, MEMBERSHIP_ROWS, now))).await;
+        let wait = newcomer.max(self.sessions.pace.charge(node, MEMBERSHIP_ROWS, now));
+        tokio::select! {
+            () = self.hold_back(node, wait) => {}
+            // Its place is somebody else's, and nothing is written down for it.
+            () = hung_up(reader) => return Err(SessionError::Link(LinkError::Closed)),
+        }
         if let Err(refusals) = self.brain.ask(Event::NodeJoined(enrolment.witnessed()), Vec::new()).await? {
             let refusal = refusals
                 .into_iter()
@@ -372,6 +380,13 @@ impl Coordinator {
             let _ = outbox.send(CoordinatorMessage::Revoke { leases: unknown }).await;
         }
         Ok(())
+    }
+}
+
+/// Waits until the other side has hung up without saying more.
+async fn hung_up(reader: &mut (impl AsyncBufRead + Unpin)) {
+    if reader.fill_buf().await.is_ok_and(|bytes| !bytes.is_empty()) {
+        std::future::pending::<()>().await;
     }
 }
 
@@ -483,5 +498,27 @@ impl Performer for Hands {
 
     fn flush(&mut self, _live: bool) {
         post::publish(self);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_donor_that_hangs_up_while_it_waits_is_noticed_and_one_that_speaks_is_not_taken_for_it() {
+        let heard = |ours| async move {
+            let mut reader = BufReader::new(ours);
+            tokio::time::timeout(Duration::from_millis(200), hung_up(&mut reader)).await.is_ok()
+        };
+        let (ours, theirs) = tokio::io::duplex(64);
+        assert!(!heard(ours).await, "it waits");
+        drop(theirs);
+        let (ours, mut theirs) = tokio::io::duplex(64);
+        theirs.write_all(b"word").await.expect("writes");
+        assert!(!heard(ours).await, "it has said something");
+        let (ours, theirs) = tokio::io::duplex(64);
+        drop(theirs);
+        assert!(heard(ours).await, "it is gone");
     }
 }

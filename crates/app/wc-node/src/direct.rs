@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use wc_mesh::{DialError, LanDiscovery, Mesh, MeshConfig, MeshStream, OpenError, TransportConfig};
+use wc_mesh::{
+    DialError, LanDiscovery, Mesh, MeshConfig, MeshStream, OpenError, Reservations, TransportConfig,
+};
 use wc_proto::limit::{DISPATCH_BYTES_MAX, FRAME_BYTES_MAX, STDERR_BYTES_MAX};
 use wc_proto::peer::dispatch::{Dispatch, DispatchAnswer, DispatchRequest};
 use wc_proto::version;
@@ -263,6 +265,7 @@ pub async fn dispatch(
     let mut config = MeshConfig::new(clock::random(), network);
     config.listen = Vec::new();
     config.lan = LanDiscovery { mdns: false, loopback: false };
+    config.reach.reservations = Reservations::Never;
     config.agent_version = version::AGENT_VERSION.to_owned();
     config.transport = transport;
     let (mesh, _events) = Mesh::start(config).await?;

@@ -18,11 +18,13 @@ mod direct;
 mod doctor;
 mod finder;
 mod flow;
+mod known;
 mod link;
 mod logtree;
 mod node;
 mod pace;
 mod publish;
+mod reach;
 mod replay;
 mod retention;
 mod signers;
@@ -31,7 +33,7 @@ mod witness;
 
 pub use archive::ArchiveError;
 pub use brain::BrainError;
-pub use config::{AnchoringConfig, Coordinate, NodeConfig};
+pub use config::{AnchoringConfig, Coordinate, NodeConfig, ReachSettings};
 pub use direct::{DirectError, DirectRun, dispatch};
 pub use doctor::{DoctorError, examine};
 pub use link::LinkError;
@@ -39,4 +41,6 @@ pub use logtree::{LogSource, LogTree, LogTreeError};
 pub use node::{NodeError, run};
 pub use replay::{ReplayError, ReplayReport, replay};
 pub use wc_mesh::doctor::{Examination, Finding};
-pub use wc_mesh::{DohUpstream, Inspection, Proxy, TransportConfig, WssCertificate};
+pub use wc_mesh::{
+    DohUpstream, Inspection, Proxy, RelayLimits, Reservations, TransportConfig, WssCertificate,
+};

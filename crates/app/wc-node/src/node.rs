@@ -11,7 +11,7 @@ use wc_api::{ApiError, Server};
 use wc_host::{DataDir, KeyError, KeyFile, LoadSampler, Machine};
 use wc_ledger::AnchorKey;
 use wc_mesh::blob::ServeLimits;
-use wc_mesh::{Direction, Interception, LanDiscovery, Mesh, MeshConfig, MeshEvent, MeshEvents, Multiaddr};
+use wc_mesh::{Interception, LanDiscovery, Mesh, MeshConfig, MeshEvent, MeshEvents, Multiaddr, ReachConfig};
 use wc_proto::api::view::{DefenceView, DonorView, PeerView};
 use wc_proto::api::{CellRequest, Request, Response};
 use wc_proto::peer::hello::{CellBrief, Hello};
@@ -39,7 +39,7 @@ use crate::signers::cabinet::Cabinet;
 use crate::signers::notary::{self, Notary};
 use crate::signers::signer::{self, Signer};
 use crate::witness::{self, Witness};
-use crate::{blobs, clock, control, direct};
+use crate::{blobs, clock, control, direct, known, reach};
 
 /// Locked workers that wait for a guest while there is work: a job of one short task takes one, and a new one needs a
 /// few milliseconds. They go after a minute without work.
@@ -150,6 +150,15 @@ enum Ended {
     Yielded,
 }
 
+impl Ended {
+    fn wished(wish: Option<EndWish>) -> Self {
+        match wish {
+            Some(EndWish::Leave) => Self::Left,
+            Some(EndWish::Stop) | None => Self::Stopped,
+        }
+    }
+}
+
 /// What this node is to its cell.
 #[derive(Clone)]
 pub(crate) enum Role {
@@ -175,6 +184,7 @@ struct Desk {
     consents: Vec<wc_types::manifest::WorkClass>,
     storage_cap: wc_types::Bytes,
     started: Instant,
+    joins_cell: bool,
     ending: mpsc::Sender<EndWish>,
 }
 
@@ -221,6 +231,8 @@ fn forget_everything(data_dir: &Path) -> Result<(), NodeError> {
     let dir =
         DataDir::new(data_dir).map_err(|source| NodeError::DataDir { path: data_dir.to_owned(), source })?;
     forget_published(data_dir)?;
+    // Where others are is not this machine's to keep either; a file that is not there is as good.
+    let _ = std::fs::remove_file(dir.peers());
     for path in [dir.store(), dir.sandbox()] {
         match std::fs::remove_dir_all(&path) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
@@ -249,11 +261,14 @@ fn parse_addresses(texts: &[String]) -> Result<Vec<Multiaddr>, NodeError> {
 
 async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Result<Ended, NodeError> {
     // What was typed wrongly is said before anything is made.
-    let mut listen =
-        if config.listen.is_empty() { wc_mesh::listen_default() } else { parse_addresses(&config.listen)? };
+    let mut listen = match &config.listen {
+        Some(texts) => parse_addresses(texts)?,
+        None => wc_mesh::listen_default(),
+    };
     listen.extend(parse_addresses(&config.wss_listen)?);
     let mut seeds = parse_addresses(&config.join)?;
     seeds.extend(parse_addresses(&config.bootstrap)?);
+    let external = parse_addresses(&config.reach.external)?;
     let unusable = |source| NodeError::DataDir { path: config.data_dir.clone(), source };
     let dir = DataDir::new(&config.data_dir).map_err(unusable)?;
     dir.create().map_err(unusable)?;
@@ -261,7 +276,12 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
     let server = Server::bind(dir.path())?;
     let key = Arc::new(KeyFile::load_or_create(&dir.node_key())?);
     let owner_path = config.owner_key.clone().unwrap_or_else(|| dir.owner_key());
+    let owner_is_new = !owner_path.exists();
     let owner = KeyFile::load_or_create(&owner_path)?;
+    if owner_is_new && config.owner_key.is_some() {
+        let (account, path) = (owner.account_id(), owner_path.display());
+        tracing::warn!(%account, "there was no owner's key at {path}: a new one was made, with an account of its own");
+    }
     let anchoring = config
         .anchoring
         .as_ref()
@@ -290,12 +310,20 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
     mesh_config.listen = listen;
     mesh_config.seeds = seeds;
     mesh_config.transport = config.transport.clone();
-    mesh_config.lan = LanDiscovery { mdns: true, loopback: true };
+    mesh_config.lan = LanDiscovery { mdns: config.reach.lan, loopback: config.reach.lan };
+    mesh_config.reach = ReachConfig {
+        external,
+        relay: config.reach.relay.clone(),
+        reservations: config.reach.reservations,
+        port_mapping: config.reach.port_mapping,
+    };
+    mesh_config.known = known::load(&dir.peers());
     mesh_config.agent_version = version::AGENT_VERSION.to_owned();
     let (mesh, events) = Mesh::start(mesh_config).await?;
 
     let mut tasks = JoinSet::new();
     tasks.spawn(log_events(events));
+    tasks.spawn(known::Keeper::new(dir.peers()).run(mesh.clone()));
     let blocks = Arc::new(blobs::StoreBlocks(store.clone()));
     let _serving = wc_mesh::blob::serve(&mesh, blocks, ServeLimits::default())
         .inspect_err(|error| tracing::error!(%error, "blobs cannot be served"));
@@ -357,6 +385,7 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
         consents: config.consents.clone(),
         storage_cap: config.storage_cap,
         started: Instant::now(),
+        joins_cell: config.joins_cell,
         ending,
     });
     {
@@ -385,10 +414,17 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
     let mut coordinating = None;
     let mut journal_failed = None;
     let resumed = store.journal().next_seq().is_some();
+    let mut ended_early = None;
     let begun = tokio::select! {
-        begun = starter.begin(resumed) => Some(begun?),
-        _ = stopped.changed() => None,
-        _ = end_wishes.recv() => None,
+        begun = starter.begin(resumed), if config.joins_cell => Some(begun?),
+        _ = stopped.changed() => {
+            ended_early = Some(Ended::Stopped);
+            None
+        }
+        wish = end_wishes.recv() => {
+            ended_early = Some(Ended::wished(wish));
+            None
+        }
     };
     let mut yielded = None;
     match begun {
@@ -470,11 +506,9 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
     }
 
     let ended = tokio::select! {
+        ended = async { ended_early.take().unwrap_or(Ended::Stopped) }, if ended_early.is_some() => Ok(ended),
         _ = stopped.changed() => Ok(Ended::Stopped),
-        wish = end_wishes.recv() => Ok(match wish {
-            Some(EndWish::Leave) => Ended::Left,
-            Some(EndWish::Stop) | None => Ended::Stopped,
-        }),
+        wish = end_wishes.recv() => Ok(Ended::wished(wish)),
         error = wait(&mut journal_failed) => {
             Err(NodeError::JournalFailed { store: dir.store(), source: Box::new(error) })
         }
@@ -492,6 +526,7 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
         let _ = tokio::task::spawn_blocking(move || threads.join()).await;
     }
     tasks.shutdown().await;
+    known::Keeper::new(dir.peers()).keep(&mesh).await;
     mesh.stop().await;
     ended
 }
@@ -633,6 +668,7 @@ impl Starter<'_> {
             log_positions: Mutex::default(),
             anchors: Shelf::open(&self.store)?,
             anchoring: self.anchoring.clone(),
+            state_hash: tokio::sync::Mutex::default(),
         });
         tokio::spawn(stage::run(coordinator.clone(), jobs));
         Ok(Begun::Coordinating(coordinator, threads, failed))
@@ -900,20 +936,8 @@ impl Desk {
     }
 
     async fn peers(&self) -> Vec<PeerView> {
-        let peers = self.mesh.peers().await;
-        peers
-            .into_iter()
-            .map(|peer| PeerView {
-                node: peer.node,
-                address: peer.addrs.first().map(ToString::to_string).unwrap_or_default(),
-                transport: peer.transport.to_string(),
-                outbound: peer.direction == Direction::Outbound,
-                rtt_micros: peer.rtt_micros,
-                agent_version: peer.agent_version,
-                inspected: peer.inspected,
-                fallback: peer.fallback,
-            })
-            .collect()
+        let paths = self.mesh.status().await.map(|status| status.paths).unwrap_or_default();
+        reach::peers(self.mesh.peers().await, &paths)
     }
 
     async fn status(&self) -> DonorView {
@@ -926,7 +950,8 @@ impl Desk {
         let (paused, guests) = self.agent.as_ref().map_or((false, 0), |agent| agent.activity());
         let state = match (&role, paused, guests) {
             (_, true, _) => "paused",
-            (Role::Searching, ..) => "searching",
+            (Role::Searching, ..) if self.joins_cell => "searching",
+            (Role::Searching, ..) => "relaying",
             (_, false, 1..) => "working",
             (Role::Coordinating(_), false, 0) => "coordinating",
             (Role::Member { .. }, false, 0) => "idle",
@@ -952,6 +977,7 @@ impl Desk {
             cell,
             coordinator,
             addresses: self.mesh.listen_addrs().await.iter().map(ToString::to_string).collect(),
+            reach: self.mesh.status().await.map(reach::view).unwrap_or_default(),
             uptime_s: self.started.elapsed().as_secs(),
             guests,
             slots: if self.agent.is_some() { self.slots } else { 0 },

@@ -181,6 +181,7 @@ pub(crate) fn task(task: wc_cell::TaskView) -> TaskView {
 pub(crate) fn node(node: wc_cell::NodeView, cell: &Cell) -> NodeView {
     let state = match (node.standing, node.online, node.paused) {
         (Standing::Quarantined, ..) => "quarantined",
+        (Standing::Good, false, _) if node.left => "left",
         (Standing::Good, false, _) => "offline",
         (Standing::Good, true, true) => "paused",
         (Standing::Good, true, false) => "online",

@@ -345,7 +345,7 @@ fn words(finding: &Finding) -> String {
 }
 
 /// Writes a file so that it is there wholly or not at all, whatever happens.
-fn put(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn put(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let draft = path.with_extension("tmp");
     let mut file = File::create(&draft)?;
     file.write_all(bytes)?;

@@ -80,6 +80,9 @@ pub enum Command {
     /// Look at the cell that this node belongs to
     #[command(subcommand)]
     Cluster(ClusterCommand),
+    /// Pass on what nodes behind firewalls say to each other
+    #[command(subcommand)]
+    Relay(RelayCommand),
     /// Say what this network lets through, which path is in use, and why not a better one
     #[command(after_help = "Examples:\n  worldcompute doctor\n  worldcompute doctor --json\n  \
             worldcompute doctor --target /dns4/relay.example/tcp/443/tls/ws\n\n\
@@ -125,7 +128,7 @@ pub enum NodeCommand {
 /// Options of a running node.
 #[derive(Debug, Default, Args)]
 pub struct NodeArgs {
-    /// Address to listen on, as a multiaddr; may be repeated
+    /// Address to listen on, as a multiaddr, or none; may be repeated
     #[arg(long, value_name = "MULTIADDR")]
     pub listen: Vec<String>,
     /// Node to join through, as a multiaddr; may be repeated. Without it nodes of the LAN are found by themselves
@@ -186,6 +189,15 @@ pub struct NodeArgs {
     /// Logs and keys to believe, such as Sigstore's trusted_root.json [default: the logs that this binary pins]
     #[arg(long, value_name = "FILE")]
     pub trusted_root: Option<PathBuf>,
+    /// Also relay for nodes that others cannot dial (`relay run` does nothing else)
+    #[arg(long)]
+    pub relay: bool,
+    /// What a relay gives away
+    #[command(flatten)]
+    pub limits: RelayLimitArgs,
+    /// Where others reach this node
+    #[command(flatten)]
+    pub reach: ReachArgs,
     /// Ways to other nodes
     #[command(flatten)]
     pub transport: TransportArgs,
@@ -195,6 +207,111 @@ pub struct NodeArgs {
     /// Stop when standard input closes: for a program that starts nodes and must not leave them behind
     #[arg(long, hide = true)]
     pub until_stdin_closes: bool,
+}
+
+/// `relay`
+#[derive(Debug, Subcommand)]
+pub enum RelayCommand {
+    /// Relay until this command is stopped; lend nothing and coordinate nothing
+    #[command(after_help = "Examples:\n  \
+        worldcompute relay run --external-address /ip4/203.0.113.7/tcp/19999 --external-address /ip4/203.0.113.7/udp/19999/quic-v1\n  \
+        worldcompute relay run --wss-listen --wss-cert fullchain.pem --wss-key privkey.pem \\\n    \
+        --external-address /dns4/relay.example/tcp/443/tls/ws --relay-rate 20MiB\n\n\
+        What passes is encrypted between its ends: a relay sees who talks to whom, and how much.")]
+    Run(Box<RelayArgs>),
+    /// What this node's relay has done, and how the node itself is reached
+    Status,
+}
+
+/// `relay run`
+#[derive(Debug, Default, Args)]
+pub struct RelayArgs {
+    /// Address to listen on, as a multiaddr; may be repeated
+    #[arg(long, value_name = "MULTIADDR")]
+    pub listen: Vec<String>,
+    /// Node to learn the network from, as a multiaddr; may be repeated
+    #[arg(long, value_name = "MULTIADDR")]
+    pub join: Vec<String>,
+    /// Name of the network; nodes of other networks are ignored [default: worldcompute]
+    #[arg(long, value_name = "NAME")]
+    pub network: Option<String>,
+    /// What the relay gives away
+    #[command(flatten)]
+    pub limits: RelayLimitArgs,
+    /// Where others reach it
+    #[command(flatten)]
+    pub reach: ReachArgs,
+    /// Ways to other nodes
+    #[command(flatten)]
+    pub transport: TransportArgs,
+    /// How others find and reach this one
+    #[command(flatten)]
+    pub wss: WssArgs,
+    /// Stop when standard input closes: for a program that starts nodes and must not leave them behind
+    #[arg(long, hide = true)]
+    pub until_stdin_closes: bool,
+}
+
+impl From<RelayArgs> for NodeArgs {
+    /// A node that relays and does nothing else.
+    fn from(args: RelayArgs) -> Self {
+        Self {
+            relay: true,
+            slots: Some(0),
+            coordinate: Some("never".to_owned()),
+            consent: Some("none".to_owned()),
+            listen: args.listen,
+            join: args.join,
+            network: args.network,
+            limits: args.limits,
+            reach: args.reach,
+            transport: args.transport,
+            wss: args.wss,
+            until_stdin_closes: args.until_stdin_closes,
+            ..Self::default()
+        }
+    }
+}
+
+/// Where others reach a node.
+#[derive(Debug, Default, Args)]
+pub struct ReachArgs {
+    /// Address at which everybody can dial this node, as a multiaddr; may be repeated [default: what peers find out]
+    #[arg(long, value_name = "MULTIADDR")]
+    pub external_address: Vec<String>,
+    /// Whether to be reached through relays of others: auto (while nobody gets through otherwise), always or never
+    /// [default: auto]
+    #[arg(long, value_name = "WHEN")]
+    pub reservations: Option<String>,
+    /// Ask the router to forward our ports (UPnP)
+    #[arg(long)]
+    pub port_mapping: bool,
+    /// Neither look for nodes on this machine and its LAN, nor show this one there
+    #[arg(long)]
+    pub no_lan: bool,
+}
+
+/// What a relay gives away.
+#[derive(Debug, Default, Args)]
+pub struct RelayLimitArgs {
+    /// Nodes that it holds a place for [default: 1024]
+    #[arg(long, value_name = "N")]
+    pub relay_reservations: Option<String>,
+    /// Circuits at the same time [default: 1024]
+    #[arg(long, value_name = "N")]
+    pub relay_circuits: Option<String>,
+    /// Life of a circuit [default: 12h]
+    #[arg(long, value_name = "TIME")]
+    pub relay_circuit_time: Option<String>,
+    /// Bytes through one circuit, 0 for any number [default: 64GiB]
+    #[arg(long, value_name = "SIZE")]
+    pub relay_circuit_size: Option<String>,
+    /// Bytes per second from all peers together, 0 for any number [default: 128MiB]
+    #[arg(long, value_name = "SIZE")]
+    pub relay_rate: Option<String>,
+    /// Bytes per second from one peer, 0 for any number [default: 32MiB]
+    #[arg(long, value_name = "SIZE")]
+    pub relay_peer_rate: Option<String>,
 }
 
 /// `doctor`
@@ -305,7 +422,7 @@ pub enum JobCommand {
         after_help = "Examples:\n  \
             worldcompute job submit job.yaml --watch\n  \
             worldcompute job submit job.toml --dry-run\n  \
-            worldcompute job submit --executor /ip4/192.168.1.7/tcp/7441/p2p/12D3KooW… --workload hello.wasm -- 3 8"
+            worldcompute job submit --executor /ip4/192.168.1.7/tcp/7441/p2p/12D3KooW… --workload hello.wasm"
     )]
     Submit(SubmitArgs),
     /// Where a job stands
@@ -332,7 +449,7 @@ pub enum JobCommand {
         #[arg(long, value_name = "NAME")]
         stage: Option<String>,
     },
-    /// What replicas wrote to standard error, and how they ended
+    /// What replicas wrote to standard error, and how those ended that found no result
     Logs {
         /// Id of the job, or an unambiguous beginning of it
         #[arg(value_name = "ID")]

@@ -12,6 +12,7 @@ mod job;
 mod ledger;
 mod map;
 mod receipt;
+mod relay;
 mod replay;
 mod run;
 
@@ -20,7 +21,7 @@ use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
-use crate::cli::{Cli, Command, DonorCommand, NodeCommand};
+use crate::cli::{Cli, Command, DonorCommand, NodeCommand, RelayCommand};
 use crate::config::Context;
 use crate::exit::Usage;
 
@@ -35,8 +36,12 @@ const CLIENT_LOG: &str = "warn";
 /// Whatever kept it from being done.
 pub fn run(cli: Cli, variables: &BTreeMap<String, String>) -> anyhow::Result<()> {
     let context = Context::resolve(&cli.global, variables)?;
-    let is_node =
-        matches!(cli.command, Command::Node(NodeCommand::Run(_)) | Command::Donor(DonorCommand::Join(_)));
+    let is_node = matches!(
+        cli.command,
+        Command::Node(NodeCommand::Run(_))
+            | Command::Donor(DonorCommand::Join(_))
+            | Command::Relay(RelayCommand::Run(_))
+    );
     log(&context, variables, if is_node { NODE_LOG } else { CLIENT_LOG })?;
     let runtime = if is_node {
         tokio::runtime::Builder::new_multi_thread().enable_all().build()?
@@ -59,6 +64,10 @@ async fn dispatch(context: &Context, command: Command) -> anyhow::Result<()> {
         Command::Job(command) => job::run(context, command).await,
         Command::Map(args) => map::run(context, &args).await,
         Command::Cluster(command) => cluster::run(context, &command).await,
+        Command::Relay(RelayCommand::Run(args)) => {
+            run::run(context, &(*args).into(), run::Manner::Relay).await
+        }
+        Command::Relay(RelayCommand::Status) => relay::status(context).await,
         Command::Doctor(args) => doctor::run(context, &args).await,
         Command::Receipt(command) => receipt::run(context, &command).await,
         Command::Ledger(command) => ledger::run(context, &command).await,

@@ -3,6 +3,7 @@
 //! Every environment variable that this program reads is in [`VARIABLES`]; each but the first has a key of the same
 //! name in the file.
 
+mod reach;
 mod transport;
 
 use std::collections::BTreeMap;
@@ -24,7 +25,8 @@ use crate::client::Failure;
 use crate::document::{self, Format};
 use crate::exit::Usage;
 use crate::fields::{self, Faults, Fields, nearest, syntax_refusal};
-use crate::node::{AnchoringConfig, Coordinate, TransportConfig, WssCertificate};
+use crate::node::{AnchoringConfig, Coordinate, ReachSettings, TransportConfig, WssCertificate};
+use reach::ReachLayer;
 use transport::TransportLayer;
 
 /// Where the data directory is, unless `--data-dir` says so.
@@ -32,11 +34,11 @@ pub const HOME: &str = "WORLDCOMPUTE_HOME";
 const PREFIX: &str = "WORLDCOMPUTE_";
 
 /// Every environment variable and its meaning. Lists are separated by commas.
-pub const VARIABLES: [(&str, &str); 33] = [
+pub const VARIABLES: [(&str, &str); 44] = [
     (HOME, "data directory"),
     ("WORLDCOMPUTE_LOG", "what to log, as --log"),
     ("WORLDCOMPUTE_NETWORK", "name of the network"),
-    ("WORLDCOMPUTE_LISTEN", "multiaddrs to listen on"),
+    ("WORLDCOMPUTE_LISTEN", "multiaddrs to listen on, or none"),
     ("WORLDCOMPUTE_JOIN", "multiaddrs of nodes to join through"),
     ("WORLDCOMPUTE_SLOTS", "guests at the same time"),
     ("WORLDCOMPUTE_CONSENT", "classes of work to consent to"),
@@ -66,10 +68,21 @@ pub const VARIABLES: [(&str, &str); 33] = [
     ("WORLDCOMPUTE_WSS_LISTEN", "port for WebSocket over TLS"),
     ("WORLDCOMPUTE_WSS_CERT", "its certificate"),
     ("WORLDCOMPUTE_WSS_KEY", "the certificate's key"),
+    ("WORLDCOMPUTE_EXTERNAL_ADDRESSES", "multiaddrs at which everybody can dial this node"),
+    ("WORLDCOMPUTE_RESERVATIONS", "when to hold reservations on relays: auto, always or never"),
+    ("WORLDCOMPUTE_PORT_MAPPING", "true to ask the router to forward ports"),
+    ("WORLDCOMPUTE_LAN", "false to look for no nodes on this machine and its LAN"),
+    ("WORLDCOMPUTE_RELAY", "true to relay for others"),
+    ("WORLDCOMPUTE_RELAY_RESERVATIONS", "nodes that a relay holds a place for"),
+    ("WORLDCOMPUTE_RELAY_CIRCUITS", "circuits through a relay at the same time"),
+    ("WORLDCOMPUTE_RELAY_CIRCUIT_TIME", "life of a circuit"),
+    ("WORLDCOMPUTE_RELAY_CIRCUIT_SIZE", "bytes through one circuit"),
+    ("WORLDCOMPUTE_RELAY_RATE", "bytes per second through a relay"),
+    ("WORLDCOMPUTE_RELAY_PEER_RATE", "the same for one peer"),
 ];
 
 /// Keys of `config.toml`.
-const KEYS: [&str; 32] = [
+const KEYS: [&str; 43] = [
     "log",
     "network",
     "listen",
@@ -102,6 +115,17 @@ const KEYS: [&str; 32] = [
     "wss_listen",
     "wss_cert",
     "wss_key",
+    "external_addresses",
+    "reservations",
+    "port_mapping",
+    "lan",
+    "relay",
+    "relay_reservations",
+    "relay_circuits",
+    "relay_circuit_time",
+    "relay_circuit_size",
+    "relay_rate",
+    "relay_peer_rate",
 ];
 
 /// Network of everybody who did not choose another.
@@ -142,8 +166,8 @@ pub struct Context {
 pub struct Settings {
     /// Name of the network.
     pub network: String,
-    /// Multiaddrs to listen on; empty for the node's own choice.
-    pub listen: Vec<String>,
+    /// Multiaddrs to listen on; `None` for the node's own choice.
+    pub listen: Option<Vec<String>>,
     /// Multiaddrs of nodes to join through.
     pub join: Vec<String>,
     /// Guests at the same time; `None` for the node's own choice.
@@ -174,6 +198,7 @@ pub struct Settings {
     pub bootstrap: Vec<String>,
     /// Multiaddrs to listen on for WebSockets, beside `listen`.
     pub wss_listen: Vec<String>,
+    reach: ReachLayer,
     transport: TransportLayer,
 }
 
@@ -213,6 +238,7 @@ struct Layer {
     anchor_authorities: Option<PathBuf>,
     anchor_proxy: Option<String>,
     trusted_root: Option<PathBuf>,
+    reach: ReachLayer,
     transport: TransportLayer,
 }
 
@@ -241,6 +267,7 @@ impl Layer {
             anchor_authorities: self.anchor_authorities.or(below.anchor_authorities),
             anchor_proxy: self.anchor_proxy.or(below.anchor_proxy),
             trusted_root: self.trusted_root.or(below.trusted_root),
+            reach: self.reach.over(below.reach),
             transport: self.transport.over(below.transport),
         }
     }
@@ -292,7 +319,7 @@ impl Context {
             bootstrap: layer.transport.seeds(&network, joins),
             wss_listen: layer.transport.wss_listen(),
             network,
-            listen: layer.listen.unwrap_or_default(),
+            listen: layer.listen.map(|listen| if listen == ["none"] { Vec::new() } else { listen }),
             join: layer.join.unwrap_or_default(),
             slots: layer.slots,
             // A donor who says nothing lends its machine to everything that the acceptable-use rules allow.
@@ -314,6 +341,7 @@ impl Context {
                 proxy: layer.anchor_proxy,
                 trusted_root: layer.trusted_root,
             }),
+            reach: layer.reach,
             transport: layer.transport,
         })
     }
@@ -336,6 +364,11 @@ impl Context {
 }
 
 impl Settings {
+    /// Returns how others reach the node.
+    pub fn reach(&self) -> ReachSettings {
+        self.reach.settings()
+    }
+
     /// Returns how the node of `dir` reaches others, with the files that the settings name.
     ///
     /// # Errors
@@ -526,6 +559,7 @@ fn flags(args: &NodeArgs) -> Result<Layer, Usage> {
         anchor_authorities: args.anchor_authorities.clone(),
         anchor_proxy: args.anchor_proxy.clone(),
         trusted_root: args.trusted_root.clone(),
+        reach: reach::flags(&args.reach, &args.limits, args.relay)?,
         transport: transport::flags(&args.transport, Some(&args.wss))?,
     })
 }
@@ -578,6 +612,7 @@ fn environment(variables: &BTreeMap<String, String>) -> Result<Layer, Failure> {
         anchor_authorities: text("WORLDCOMPUTE_ANCHOR_AUTHORITIES").map(PathBuf::from),
         anchor_proxy: text("WORLDCOMPUTE_ANCHOR_PROXY"),
         trusted_root: text("WORLDCOMPUTE_TRUSTED_ROOT").map(PathBuf::from),
+        reach: reach::environment(variables, &mut wrong),
         transport: transport::environment(variables, &mut wrong),
     };
     if wrong.is_empty() { Ok(layer) } else { Err(Failure(wrong)) }
@@ -632,6 +667,7 @@ fn file(path: &Path) -> Result<Layer, Failure> {
             anchor_authorities: fields.text("anchor_authorities", &mut faults).map(PathBuf::from),
             anchor_proxy: fields.text("anchor_proxy", &mut faults).map(str::to_owned),
             trusted_root: fields.text("trusted_root", &mut faults).map(PathBuf::from),
+            reach: reach::file(&fields, &mut faults),
             transport: transport::file(&fields, &mut faults),
         }
     });

@@ -9,7 +9,7 @@ use crate::exit::Usage;
 
 pub use wc_node::{
     AnchoringConfig, Coordinate, DirectError, DirectRun, DohUpstream, Examination, Finding, Inspection,
-    NodeConfig, Proxy, TransportConfig, WssCertificate,
+    NodeConfig, Proxy, ReachSettings, RelayLimits, Reservations, TransportConfig, WssCertificate,
 };
 
 /// Runs a node until `shutdown` completes.
@@ -23,7 +23,7 @@ pub async fn run(
     wc_node::run(config, shutdown).await.map_err(|error| match error {
         wc_node::NodeError::Address { .. } => Usage {
             message: error.to_string(),
-            hint: "--listen, --join and --bootstrap-seed take multiaddrs: /ip4/0.0.0.0/tcp/19999, or /ip4/0.0.0.0/udp/19999/quic-v1".to_owned(),
+            hint: "--listen, --join, --bootstrap-seed and --external-address take multiaddrs: /ip4/0.0.0.0/tcp/19999, or /ip4/0.0.0.0/udp/19999/quic-v1".to_owned(),
         }
         .into(),
         error => error.into(),
@@ -41,7 +41,15 @@ pub async fn dispatch(
     request: Signed<DispatchRequest>,
     module: Vec<u8>,
 ) -> anyhow::Result<DirectRun> {
-    Ok(wc_node::dispatch(executor, network, transport, request, module).await?)
+    wc_node::dispatch(executor, network, transport, request, module).await.map_err(|error| match error {
+        DirectError::Address { .. } => Usage {
+            message: error.to_string(),
+            hint: "--executor takes a multiaddr: /ip4/192.168.1.7/tcp/19999/p2p/12D3KooW…, as the node's log has it"
+                .to_owned(),
+        }
+        .into(),
+        error => error.into(),
+    })
 }
 
 /// Tries what a node of `network` would try towards `targets`, and says what this machine's network lets through.

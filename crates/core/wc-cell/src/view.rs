@@ -161,6 +161,8 @@ pub struct NodeView {
     pub online: bool,
     /// Whether its owner paused it.
     pub paused: bool,
+    /// Whether its owner withdrew it.
+    pub left: bool,
     /// Whether the cell gives it work.
     pub standing: Standing,
     /// Its trust score.
@@ -409,6 +411,7 @@ impl Cell {
             joined_at: node.joined_at,
             online: node.online,
             paused: node.paused,
+            left: node.left,
             standing: node.trust.standing(),
             score: node.score(self.now),
             credit: node.credit,

@@ -8,8 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use wc_types::charter::Economy;
 use wc_types::entry::{Decay, Entry, EntryKind, Holder, Posting, Standing};
-use wc_types::{AccountId, Class, Code, JobId, MicroNcu, NodeId, PartsPerMillion, Timestamp};
+use wc_types::{AccountId, Class, Code, JobId, MicroNcu, NodeId, PartsPerMillion, TaskId, Timestamp};
 
+use crate::accepted::Accepted;
 use crate::earnings::Earnings;
 use crate::fade::Retained;
 use crate::pairs;
@@ -105,10 +106,20 @@ pub struct Book {
     /// Jobs that were admitted and have not ended, with what is left of their reserves.
     #[serde(with = "pairs")]
     jobs: BTreeMap<JobId, OpenJob>,
+    /// Tasks of those that were accepted.
+    #[serde(with = "pairs")]
+    accepted: BTreeMap<JobId, Accepted>,
+    /// Jobs that have ended.
+    ended: BTreeSet<JobId>,
     /// The rules of credit in the founding record, if it has any.
     economy: Option<Economy>,
     /// Machines that joined, each with every owner that it joined for.
     machines: BTreeSet<(NodeId, AccountId)>,
+    /// Owners of the machines that have not left.
+    #[serde(with = "pairs")]
+    owners: BTreeMap<NodeId, AccountId>,
+    /// The same, by owner.
+    owned: BTreeSet<(AccountId, NodeId)>,
     /// Machines that were convicted and not forgiven.
     quarantined: BTreeSet<NodeId>,
     /// Donors without a machine, and when their credit ends.
@@ -160,6 +171,10 @@ impl Book {
         match kind {
             EntryKind::NodeJoined { node, owner, .. } => {
                 self.machines.insert((*node, *owner));
+                if let Some(before) = self.owners.insert(*node, *owner) {
+                    self.owned.remove(&(before, *node));
+                }
+                self.owned.insert((*owner, *node));
                 self.leaving.remove(owner);
             }
             EntryKind::NodeStanding { node, standing: Standing::Quarantined } => {
@@ -168,8 +183,12 @@ impl Book {
             EntryKind::NodeStanding { node, standing: Standing::Good } => {
                 self.quarantined.remove(node);
             }
-            EntryKind::NodeLeft { owner, expires_at: Some(at), .. } => {
-                self.leaving.insert(*owner, *at);
+            EntryKind::NodeLeft { node, owner, expires_at } => {
+                self.owners.remove(node);
+                self.owned.remove(&(*owner, *node));
+                if let Some(at) = expires_at {
+                    self.leaving.insert(*owner, *at);
+                }
             }
             EntryKind::JobAdmitted { job, .. } => {
                 let submitter = changes.iter().find_map(|(holder, _)| match holder {
@@ -178,13 +197,16 @@ impl Book {
                 });
                 self.jobs.entry(*job).or_default().submitter = submitter;
             }
-            EntryKind::TaskAccepted { job, .. } => {
+            EntryKind::TaskAccepted { job, stage, index, .. } => {
+                self.accepted.entry(*job).or_default().insert(*stage, *index);
                 let paid = changes.iter().find(|(holder, _)| *holder == Holder::Reserve(*job));
                 let paid = paid.map_or(0, |&(_, amount)| u64::try_from(-amount).unwrap_or(0));
                 self.redeemed.add(day, paid);
             }
             EntryKind::JobEnded { job, .. } => {
                 self.jobs.remove(job);
+                self.accepted.remove(job);
+                self.ended.insert(*job);
             }
             EntryKind::CreditDecayed { day, acceleration, .. } => self.pace = Some((*day, *acceleration)),
             EntryKind::CreditExpired { account, .. } => {
@@ -192,8 +214,7 @@ impl Book {
             }
             EntryKind::CellFounded { .. }
             | EntryKind::SignersChanged { .. }
-            | EntryKind::CreditReversed { .. }
-            | EntryKind::NodeLeft { expires_at: None, .. } => {}
+            | EntryKind::CreditReversed { .. } => {}
         }
     }
 
@@ -350,9 +371,23 @@ impl Known for Book {
         Some(self.jobs.get(job).copied())
     }
 
+    fn has_ended(&self, job: &JobId) -> bool {
+        self.ended.contains(job)
+    }
+
+    fn is_accepted(&self, task: &TaskId) -> bool {
+        self.accepted.get(&task.job).is_some_and(|accepted| accepted.contains(task.stage, task.index))
+    }
+
     fn machine(&self, node: &NodeId, owner: &AccountId) -> Option<Machine> {
         let joined = self.machines.contains(&(*node, *owner));
-        Some(Machine { joined, quarantined: self.quarantined.contains(node) })
+        let mut owned = self.owned.range((*owner, NodeId([0; 32]))..).take_while(|(of, _)| of == owner);
+        Some(Machine {
+            joined,
+            here: self.owned.contains(&(*owner, *node)),
+            last: owned.all(|(_, other)| other == node),
+            quarantined: self.quarantined.contains(node),
+        })
     }
 
     fn expires_at(&self, account: &AccountId) -> Option<Option<Timestamp>> {

@@ -9,14 +9,15 @@
 //! right. It would have to be kept back from the beginning, since what was seen once is remembered; and the receipt of a
 //! submitter, or anybody who reads the whole log, shows it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sha2::{Digest, Sha256};
 use wc_types::charter::Economy;
 use wc_types::entry::{Entry, EntryKind, Holder};
 use wc_types::receipt::Verdict;
-use wc_types::{AccountId, CellId, Class, Code, JobId, MicroNcu, NodeId, PartsPerMillion, Timestamp};
+use wc_types::{AccountId, CellId, Class, Code, JobId, MicroNcu, NodeId, PartsPerMillion, TaskId, Timestamp};
 
+use crate::accepted::Accepted;
 use crate::chain::leaf_hash;
 use crate::earnings::Earnings;
 use crate::issue::{VerdictFault, check_entry, check_verdict};
@@ -198,6 +199,10 @@ pub struct Audit {
     latest: Timestamp,
     /// My open jobs.
     jobs: BTreeMap<JobId, OpenJob>,
+    /// Jobs of mine that have ended.
+    ended: BTreeSet<JobId>,
+    /// Tasks that paid me or that I paid for.
+    accepted: BTreeMap<JobId, Accepted>,
     balance: i128,
     earned: u64,
     earnings: Earnings,
@@ -238,6 +243,8 @@ impl Audit {
             remembered,
             last: None,
             jobs: BTreeMap::new(),
+            ended: BTreeSet::new(),
+            accepted: BTreeMap::new(),
             balance: 0,
             earned: 0,
             earnings: Earnings::default(),
@@ -289,12 +296,13 @@ impl Audit {
         }
         let amount = own.unwrap_or(0);
         match &entry.kind {
-            EntryKind::TaskAccepted { job, .. } => {
+            EntryKind::TaskAccepted { job, stage, index: task, .. } => {
                 let verdict = verdict.ok_or(HistoryFault::VerdictMissing { index })?;
                 check_verdict(verdict)
                     .and_then(|()| check_entry(&self.cell, verdict, entry))
                     .map_err(|source| HistoryFault::Verdict { index, source })?;
                 self.verdicts += 1;
+                self.accepted.entry(*job).or_default().insert(*stage, *task);
                 let earned = u64::try_from(amount).unwrap_or(0);
                 self.earnings.add(entry.at.day(), earned);
                 self.earned = self.earned.saturating_add(earned);
@@ -309,6 +317,7 @@ impl Audit {
             }
             EntryKind::JobEnded { job, .. } => {
                 self.jobs.remove(job);
+                self.ended.insert(*job);
             }
             EntryKind::CreditDecayed { day, acceleration, .. } => {
                 self.faded_on = Some(*day);
@@ -409,6 +418,14 @@ impl Known for Audit {
             Some(open) => Some(Some(*open)),
             None => (submitter == Some(&self.account)).then_some(None),
         }
+    }
+
+    fn has_ended(&self, job: &JobId) -> bool {
+        self.ended.contains(job)
+    }
+
+    fn is_accepted(&self, task: &TaskId) -> bool {
+        self.accepted.get(&task.job).is_some_and(|accepted| accepted.contains(task.stage, task.index))
     }
 
     /// Who joined is not told to a donor.

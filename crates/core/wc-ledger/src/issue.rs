@@ -46,6 +46,16 @@ pub enum VerdictFault {
         /// The lease of the vote.
         lease: LeaseId,
     },
+    /// Those who agreed are not paid alike.
+    #[error("{awarded} µNCU are awarded under {lease}, and {others} to others that agreed")]
+    Uneven {
+        /// The lease of the vote.
+        lease: LeaseId,
+        /// What it is awarded.
+        awarded: u64,
+        /// What another is.
+        others: u64,
+    },
     /// The verdict counts other owners than its votes name.
     #[error("verdict counts {claimed} owners among {actual} different ones that agreed")]
     SpreadWrong {
@@ -92,6 +102,7 @@ impl VerdictFault {
             Self::TooFew { .. } => Code::new("WC-LEDGER-051", Class::Ours),
             Self::VoteRepeated { .. } => Code::new("WC-LEDGER-052", Class::Ours),
             Self::DissentPaid { .. } => Code::new("WC-LEDGER-053", Class::Ours),
+            Self::Uneven { .. } => Code::new("WC-LEDGER-059", Class::Ours),
             Self::SpreadWrong { .. } => Code::new("WC-LEDGER-054", Class::Ours),
             Self::Overcharged { .. } => Code::new("WC-LEDGER-055", Class::Ours),
             Self::TooMuch { .. } => Code::new("WC-LEDGER-058", Class::Ours),
@@ -167,7 +178,7 @@ pub(crate) fn awarded(verdict: &Verdict) -> u128 {
     verdict.agreeing.iter().map(|vote| u128::from(vote.awarded.0)).sum()
 }
 
-/// Checks that a verdict is one: a majority of different nodes, each counted once, dissent unpaid.
+/// Checks that a verdict is one: a majority of different nodes, each counted once, dissent unpaid, agreement paid alike.
 pub(crate) fn check_verdict(verdict: &Verdict) -> Result<(), VerdictFault> {
     let Verdict { replicas, required, .. } = *verdict;
     // More than half (VER-01), as the cell's own quorum counts it.
@@ -199,6 +210,10 @@ pub(crate) fn check_verdict(verdict: &Verdict) -> Result<(), VerdictFault> {
     }
     if let Some(vote) = verdict.dissenting.iter().find(|vote| vote.awarded.0 != 0) {
         return Err(VerdictFault::DissentPaid { lease: vote.lease });
+    }
+    let others = verdict.agreeing.first().map_or(0, |vote| vote.awarded.0);
+    if let Some(vote) = verdict.agreeing.iter().find(|vote| vote.awarded.0 != others) {
+        return Err(VerdictFault::Uneven { lease: vote.lease, awarded: vote.awarded.0, others });
     }
     let owners = verdict.agreeing.iter().map(|vote| vote.owner).collect::<BTreeSet<_>>().len();
     if usize::from(verdict.spread.owners) != owners {

@@ -19,6 +19,7 @@
 //! with any of its bytes changed.
 #![forbid(unsafe_code)]
 
+mod accepted;
 pub mod anchor;
 pub mod audit;
 pub mod book;

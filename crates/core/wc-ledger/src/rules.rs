@@ -11,7 +11,7 @@
 use serde::{Deserialize, Serialize};
 use wc_types::charter::Economy;
 use wc_types::entry::{Decay, Entry, EntryKind, Holder};
-use wc_types::{AccountId, Class, Code, JobId, MicroNcu, Millis, NodeId, PartsPerMillion, Timestamp};
+use wc_types::{AccountId, Class, Code, JobId, MicroNcu, Millis, NodeId, PartsPerMillion, TaskId, Timestamp};
 
 use crate::book::net;
 use crate::fade::Retained;
@@ -141,6 +141,10 @@ pub struct OpenJob {
 pub struct Machine {
     /// Whether it ever joined for that owner.
     pub joined: bool,
+    /// Whether it has not left since, nor joined for another owner.
+    pub here: bool,
+    /// Whether that owner has no other machine that is here.
+    pub last: bool,
     /// Whether it is quarantined.
     pub quarantined: bool,
 }
@@ -166,6 +170,10 @@ pub trait Known {
     ///
     /// - `submitter`: who sets credit aside for it or gets it back, where the entry says so
     fn job(&self, job: &JobId, submitter: Option<&AccountId>) -> Option<Option<OpenJob>>;
+    /// Whether the job is known to have ended.
+    fn has_ended(&self, job: &JobId) -> bool;
+    /// Whether the task is known to have been accepted.
+    fn is_accepted(&self, task: &TaskId) -> bool;
     /// The machine under this owner.
     fn machine(&self, node: &NodeId, owner: &AccountId) -> Option<Machine>;
     /// When the credit of a withdrawn donor ends, if it is one.
@@ -200,7 +208,9 @@ pub fn check_postings(entry: &Entry, known: &impl Known) -> Result<Vec<(Holder, 
             check_leaving(entry.at, node, owner, *expires_at, known)?;
         }
         EntryKind::JobAdmitted { job, .. } => check_admission(job, &changes, known)?,
-        EntryKind::TaskAccepted { job, .. } => check_payment(job, &changes, known)?,
+        EntryKind::TaskAccepted { job, stage, index, .. } => {
+            check_payment(&TaskId { job: *job, stage: *stage, index: *index }, &changes, known)?;
+        }
         EntryKind::JobEnded { job, .. } => check_refund(job, &changes, known)?,
         EntryKind::CreditDecayed { day, acceleration, accounts } => {
             Fade { day: *day, acceleration: *acceleration }.check(entry, accounts, known)?;
@@ -229,14 +239,13 @@ fn check_admission(job: &JobId, changes: &[(Holder, i128)], known: &impl Known) 
             return Err(RuleFault::Holders { kind: "an admission", allowed });
         }
     };
-    match known.job(job, submitter) {
-        Some(Some(_)) => Err(RuleFault::Job { job: *job, what: "it was admitted before".to_owned() }),
-        Some(None) | None => Ok(()),
-    }
+    let before = known.has_ended(job) || matches!(known.job(job, submitter), Some(Some(_)));
+    if before { Err(RuleFault::Job { job: *job, what: "it was admitted before".to_owned() }) } else { Ok(()) }
 }
 
-/// An accepted task is paid out of its job's reserve and the issuance, to accounts.
-fn check_payment(job: &JobId, changes: &[(Holder, i128)], known: &impl Known) -> Result<(), RuleFault> {
+/// An accepted task is paid once, out of its job's reserve and the issuance, to accounts.
+fn check_payment(task: &TaskId, changes: &[(Holder, i128)], known: &impl Known) -> Result<(), RuleFault> {
+    let job = &task.job;
     let mut charged = 0;
     for (holder, amount) in changes {
         let allowed = match holder {
@@ -254,6 +263,9 @@ fn check_payment(job: &JobId, changes: &[(Holder, i128)], known: &impl Known) ->
         }
     }
     let fault = |what: String| Err(RuleFault::Job { job: *job, what });
+    if known.is_accepted(task) {
+        return fault(format!("task {}/{} was accepted before", task.stage, task.index));
+    }
     match known.job(job, None) {
         Some(None) => fault("it accepts a task, and was not admitted or has ended".to_owned()),
         Some(Some(open)) if charged > i128::from(open.left) => {
@@ -482,8 +494,13 @@ fn check_leaving(
         return Err(RuleFault::NoEconomy { kind: "a machine that leaves" });
     };
     let fault = |what| Err(RuleFault::Leaving { node: *node, what });
-    if known.machine(node, owner).is_some_and(|machine| !machine.joined) {
-        return fault("it never joined for this owner");
+    if let Some(machine) = known.machine(node, owner) {
+        if !machine.here {
+            return fault("it never joined for this owner, or has left it");
+        }
+        if machine.last != expires_at.is_some() {
+            return fault("its owner's credit ends when the last of its machines has left, and only then");
+        }
     }
     let due = at.plus(Millis(u64::from(economy.expiry_days) * DAY_MS));
     if expires_at.is_some_and(|at| at != due) {

@@ -18,7 +18,7 @@ use data_encoding::BASE64;
 use serde::Serialize;
 use wc_types::charter::cell_id;
 use wc_types::outcome::Ending;
-use wc_types::receipt::{Receipt, ReceiptFile, Vote};
+use wc_types::receipt::{Receipt, ReceiptFile, Verdict, Vote};
 use wc_types::{
     CanonicalError, CellId, Cid, Class, Code, LeaseId, MicroNcu, SignError, Signed, TaskId, Timestamp,
     from_canonical, record_cid,
@@ -30,6 +30,7 @@ use crate::cosign::{Cosignature, CosignatureError, cosignatures};
 use crate::issue::{VerdictFault, awarded, check_entry, check_verdict};
 use crate::merkle::Hash;
 use crate::note::{Note, NoteError};
+use crate::price::{Work, price};
 use crate::proof::{ProofError, verify_consistency, verify_inclusion};
 use crate::threshold::handover::{ChainFault, verify_chain};
 
@@ -157,6 +158,14 @@ pub enum ReceiptFault {
         /// What is different.
         what: &'static str,
     },
+    /// Those who agreed are paid more than the least that any of them reported is worth.
+    #[error("each is awarded {awarded} µNCU for work that is worth {worth}")]
+    Overpaid {
+        /// What each is awarded.
+        awarded: u64,
+        /// The price of that work by the charter.
+        worth: u64,
+    },
     /// The receipt names another ledger entry.
     #[error("receipt names another ledger entry than the file holds")]
     OtherEntry,
@@ -229,6 +238,7 @@ impl ReceiptFault {
             Self::VoteCount { .. } => Code::new("WC-LEDGER-065", Class::Peer),
             Self::OutcomeSigner { .. } => Code::new("WC-LEDGER-066", Class::Peer),
             Self::OtherOutcome { .. } => Code::new("WC-LEDGER-067", Class::Peer),
+            Self::Overpaid { .. } => Code::new("WC-LEDGER-076", Class::Peer),
             Self::OtherEntry => Code::new("WC-LEDGER-068", Class::Peer),
             Self::Signers(fault) => fault.code(),
             Self::Inclusion(_) => Code::new("WC-LEDGER-069", Class::Peer),
@@ -286,6 +296,7 @@ pub fn verify_receipt(file: &ReceiptFile, anchors: &Anchors) -> Result<ReceiptRe
     check_verdict(verdict).map_err(ReceiptFault::Verdict)?;
     let success = check_outcomes(receipt, file, &cell, task)? >= usize::from(verdict.required);
     let (agreeing, dissenting) = (verdict.agreeing.len(), verdict.dissenting.len());
+    check_price(file, verdict)?;
     proved(
         "votes",
         format!(
@@ -310,7 +321,8 @@ pub fn verify_receipt(file: &ReceiptFile, anchors: &Anchors) -> Result<ReceiptRe
     proved(
         "credit",
         format!(
-            "ledger entry {} names this verdict, sums to zero and pays {awarded} µNCU for it, {} of them the submitter's",
+            "ledger entry {} names this verdict, sums to zero and pays {awarded} µNCU for it, {} of them the submitter's: \
+             the same to all who agreed, and no more than the charter allows for the least that they reported",
             entry.index, verdict.charged.0
         ),
     );
@@ -354,6 +366,7 @@ pub fn verify_receipt(file: &ReceiptFile, anchors: &Anchors) -> Result<ReceiptRe
     proved("inclusion", format!("{} hashes lead from entry {} to that root", path.len(), entry.index));
 
     let mut assumed = vec![
+        "whose the machines are, and so whom the credit went to, is the coordinator's word",
         "how many replicas the manifest asked for, and how different their networks are, is the coordinator's word",
         "that the job is one of that manifest is the coordinator's word: the job's id is a digest of manifest, submitter \
          and moment, and the file names the first only",
@@ -441,6 +454,17 @@ fn check_outcomes(
         successes += usize::from(agrees && success);
     }
     Ok(successes)
+}
+
+/// Checks that nobody is paid more than the price of the least that any of those who agreed reported. It may be less: the
+/// manifest, which is not in the file, may allow less fuel.
+fn check_price(file: &ReceiptFile, verdict: &Verdict) -> Result<(), ReceiptFault> {
+    let usage = || file.outcomes.iter().take(verdict.agreeing.len()).map(|outcome| outcome.usage);
+    let fuel = usage().map(|usage| usage.fuel).min().unwrap_or_default();
+    let output = usage().map(|usage| usage.output.0).min().unwrap_or_default();
+    let worth = price(&Work::wasm(fuel, output), &file.founding.charter).0;
+    let awarded = verdict.agreeing.first().map_or(0, |vote| vote.awarded.0);
+    if awarded > worth { Err(ReceiptFault::Overpaid { awarded, worth }) } else { Ok(()) }
 }
 
 /// Checks that the log that was seen before and the log of the receipt are beginnings of one another.

@@ -479,6 +479,41 @@ fn a_reserve_comes_from_its_submitter_and_goes_back_whole_and_once() {
 }
 
 #[test]
+fn a_task_is_paid_once_and_a_job_that_has_ended_does_not_begin_anew() {
+    let job = JobId([9; 32]);
+    // The same verdict again, and another one about the same task.
+    for (index, changed) in [(0, false), (4, false), (2, true)] {
+        let mut log = life();
+        log.earn(DAY + 40, 9, job, 0);
+        let paid = |line: &&Line| matches!(line.entry.kind, EntryKind::TaskAccepted { job: of, stage: 0, index: at, .. } if of == job && at == index);
+        let mut verdict = log.all.iter().find(paid).and_then(|line| line.verdict.clone()).expect("one");
+        if changed {
+            verdict.agreeing[0].lease = LeaseId(77_777);
+            verdict.agreeing.swap(0, 1);
+        }
+        let kind = EntryKind::TaskAccepted { job, stage: 0, index, verdict: record_cid(&verdict) };
+        let entry = log.next(DAY + 40, kind, award_postings(&verdict).expect("small"));
+        log.push(Line { entry, verdict: Some(verdict), mine: true });
+        assert_eq!(log.refused(), (Some("WC-LEDGER-183"), Some("WC-LEDGER-183")), "task {index}, {changed}");
+    }
+    // A submitter is not charged twice for one task.
+    let (own, reserve) = (JobId([7; 32]), Holder::Reserve(JobId([7; 32])));
+    let mut log = life();
+    let set_aside = vec![Posting { holder: MINE, amount: -900 }, Posting { holder: reserve, amount: 900 }];
+    let admitted = |job| EntryKind::JobAdmitted { job, manifest: cid_of(CODEC_DAG_CBOR, b"m") };
+    log.post(DAY + 40, admitted(own), set_aside.clone(), None);
+    log.earn(DAY + 40, 0, own, 300);
+    let line = log.all.last().expect("one").clone();
+    let entry = log.next(DAY + 40, line.entry.kind, line.entry.postings);
+    log.push(Line { entry, ..line });
+    assert_eq!(log.refused(), (Some("WC-LEDGER-183"), Some("WC-LEDGER-183")), "charged twice");
+    // Nor does a job begin anew after its end, with its tasks to be paid again.
+    let again = [(MINE, -9), (Holder::Reserve(JobId([8; 32])), 9)];
+    let refused = life().and(DAY + 40, admitted(JobId([8; 32])), &again).refused();
+    assert_eq!(refused, (Some("WC-LEDGER-183"), Some("WC-LEDGER-183")));
+}
+
+#[test]
 fn a_conviction_takes_what_was_earned_unchecked_from_the_convicted_and_from_nobody_else() {
     let mut log = life();
     log.earn_alone(DAY + 50, 2, JobId([9; 32]));
@@ -540,6 +575,26 @@ fn credit_expires_whole_half_a_year_after_its_owner_left_and_goes_to_the_public_
     let wrong = log.next(DAY + 40, wrong, vec![]);
     assert_eq!(log.book.clone().apply(&wrong).expect_err("too soon").code().name, "WC-LEDGER-186");
     let expires_at = Some(Timestamp::of_day(DAY + 220));
+    // With another machine there, the owner has not left; with none, it has; and nobody leaves twice.
+    let (mut two, second) = (log.clone(), NodeId([7; 32]));
+    two.note(
+        DAY + 40,
+        EntryKind::NodeJoined { node: second, owner: ME, enrolment: cid_of(CODEC_DAG_CBOR, b"e") },
+    );
+    let refused = |log: &Log, node, expires_at| {
+        let entry = log.next(DAY + 40, EntryKind::NodeLeft { node, owner: ME, expires_at }, vec![]);
+        log.book.clone().apply(&entry).err().map(|fault| fault.code().name)
+    };
+    assert_eq!(refused(&two, node, expires_at), Some("WC-LEDGER-186"));
+    assert_eq!(refused(&two, node, None), None);
+    two.note(DAY + 40, EntryKind::NodeLeft { node, owner: ME, expires_at: None });
+    assert_eq!(refused(&two, node, None), Some("WC-LEDGER-186"));
+    assert_eq!(refused(&two, second, None), Some("WC-LEDGER-186"));
+    two.note(
+        DAY + 40,
+        EntryKind::NodeJoined { node: second, owner: OTHER, enrolment: cid_of(CODEC_DAG_CBOR, b"e") },
+    );
+    assert_eq!(refused(&two, second, expires_at), Some("WC-LEDGER-186"), "it is another's now");
     log.note(DAY + 40, EntryKind::NodeLeft { node, owner: ME, expires_at });
     let refused = |day, at, postings: &[(Holder, i64)]| log.and(day, expired(at), postings).refused();
     assert_eq!(refused(DAY + 220, gone, &whole), (None, None));

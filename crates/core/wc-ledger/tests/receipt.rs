@@ -92,11 +92,12 @@ fn an_issued_receipt_verifies_from_its_bytes_alone() {
     assert!(report.success);
     let names: Vec<&str> = report.steps.iter().map(|step| step.name).collect();
     assert_eq!(names, ["founding", "receipt", "votes", "quorum", "credit", "checkpoint", "inclusion"]);
-    assert_eq!(report.assumed.len(), 6);
+    assert_eq!(report.assumed.len(), 7);
     assert!(report.assumed.iter().any(|assumed| assumed.contains("that manifest is the coordinator's word")));
     assert_eq!(
         report.steps[4].proved,
-        "ledger entry 8 names this verdict, sums to zero and pays 40 µNCU for it, 15 of them the submitter's"
+        "ledger entry 8 names this verdict, sums to zero and pays 40 µNCU for it, 15 of them the submitter's: \
+         the same to all who agreed, and no more than the charter allows for the least that they reported"
     );
 }
 
@@ -133,7 +134,7 @@ fn a_known_cell_is_accepted_and_a_strange_one_is_not() {
     let (cell, file) = two_of_three();
     let known = Anchors { cells: [CellId([1; 32]), cell.id()].into(), seen: None };
     let report = verify_receipt(&file, &known).expect("verifies");
-    assert_eq!(report.assumed.len(), 5);
+    assert_eq!(report.assumed.len(), 6);
     let others = Anchors { cells: [CellId([1; 32])].into(), seen: None };
     let fault = verify_receipt(&file, &others).expect_err("refused");
     assert_eq!(fault, ReceiptFault::CellUnknown { cell: cell.id() });
@@ -279,7 +280,7 @@ fn a_lying_coordinator_cannot_change_what_nodes_signed() {
 
 #[test]
 fn a_lying_coordinator_cannot_bend_the_quorum_or_the_money() {
-    let table: [(&str, &str, ReceiptFile); 12] = [
+    let table: [(&str, &str, ReceiptFile); 14] = [
         ("a lower bar", "WC-LEDGER-050", forced(|_, verdict, _, _| verdict.required = 1)),
         ("more replicas than voted for it", "WC-LEDGER-051", {
             forced(|_, verdict, _, _| (verdict.replicas, verdict.required) = (5, 3))
@@ -316,7 +317,21 @@ fn a_lying_coordinator_cannot_bend_the_quorum_or_the_money() {
             forced(|_, verdict, _, _| verdict.charged = MicroNcu(41)),
         ),
         ("awards that the ledger does not have", "WC-LEDGER-057", {
-            forced(|_, verdict, _, _| verdict.agreeing[0].awarded = MicroNcu(21))
+            forced(|_, verdict, _, _| {
+                verdict.agreeing.iter_mut().for_each(|vote| vote.awarded = MicroNcu(19));
+            })
+        }),
+        ("nothing for one, and all for the other", "WC-LEDGER-059", {
+            forced(|_, verdict, _, postings| {
+                (verdict.agreeing[0].awarded, verdict.agreeing[1].awarded) = (MicroNcu(0), MicroNcu(40));
+                *postings = award_postings(verdict).expect("small amounts");
+            })
+        }),
+        ("more than the work is worth", "WC-LEDGER-076", {
+            forced(|cell, verdict, outcomes, postings| {
+                (*verdict, *outcomes) = cell.verdict(3, "ABA", 21, 0);
+                *postings = award_postings(verdict).expect("small amounts");
+            })
         }),
         ("credit for a friend", "WC-LEDGER-057", {
             forced(|_, _, _, postings| {
@@ -529,7 +544,7 @@ fn nothing_is_issued_for_a_verdict_whose_numbers_disagree() {
     );
 
     let mut generous = verdict.clone();
-    generous.agreeing[0].awarded = MicroNcu(19);
+    generous.agreeing.iter_mut().for_each(|vote| vote.awarded = MicroNcu(19));
     assert!(matches!(attempt(generous, &accepted.entry), Err(VerdictFault::OtherEntry { .. })));
     let mut short = verdict.clone();
     short.agreeing.pop();

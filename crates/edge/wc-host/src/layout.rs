@@ -94,6 +94,11 @@ impl DataDir {
         self.0.join("signers")
     }
 
+    /// Returns the file of what other nodes said of where they are.
+    pub fn peers(&self) -> PathBuf {
+        self.0.join("peers")
+    }
+
     /// Returns the file of the command line's settings.
     pub fn config(&self) -> PathBuf {
         self.0.join("config.toml")

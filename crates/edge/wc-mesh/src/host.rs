@@ -91,6 +91,10 @@ enum Due {
     Reach,
     /// Our own announcement may have to change.
     Announce,
+    /// Our own announcement may have become old.
+    Renew,
+    /// Time to look for somebody to meet.
+    Mingle,
     /// News waits to be passed on.
     Spread,
     /// Time to ask some peer what it knows.
@@ -201,6 +205,7 @@ pub(crate) struct Host {
     heard_sender: mpsc::Sender<Heard>,
     fresh: Vec<(NodeId, NodeId)>,
     asked: usize,
+    mingle_pause: Duration,
 }
 
 impl Host {
@@ -270,6 +275,7 @@ impl Host {
             heard_sender,
             fresh: Vec::new(),
             asked: usize::from(node.0[0]),
+            mingle_pause: peers::MINGLE.0,
             config,
         };
         host.listen()?;
@@ -810,7 +816,8 @@ impl Host {
             }
             Due::Seed(index) => self.dial_seed(index),
             Due::Reach => self.reach_turn(),
-            Due::Announce => self.announce(),
+            Due::Announce | Due::Renew => self.announce(),
+            Due::Mingle => self.mingle(),
             Due::Spread => self.spread(),
             Due::Ask => self.ask_around(),
             Due::Improve(peer) => self.improve(peer),
@@ -996,6 +1003,7 @@ impl Host {
             answer(plan.waiters, &Err(DialError::Unidentified { node, cause }));
         }
         self.retry_later(peer);
+        self.mingle_soon();
     }
 
     fn on_behaviour(&mut self, event: BehaviourEvent) {
@@ -1135,6 +1143,7 @@ impl Host {
         self.on_observed(peer, id, &observed);
         if newly {
             self.greet(node);
+            self.mingle_soon();
         }
         if circuit {
             self.improve_soon(peer);
@@ -1171,17 +1180,22 @@ impl Host {
 
 impl Peer {
     fn info(&self, peer: &PeerId) -> Option<PeerInfo> {
-        let oldest = self.links.first().filter(|_| self.admitted)?;
+        // Streams leave a circuit as soon as there is a straight path; it only stays for those that began there.
+        let used = self
+            .links
+            .iter()
+            .filter(|_| self.admitted)
+            .min_by_key(|link| link.transport == Transport::Relay)?;
         Some(PeerInfo {
             node: node_of(peer)?,
-            addrs: self.links.iter().map(|link| link.addr.clone()).collect(),
-            transport: oldest.transport,
-            direction: oldest.direction,
+            addr: used.addr.clone(),
+            transport: used.transport,
+            direction: used.direction,
             rtt_micros: self.rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
             agent_version: self.agent_version.clone(),
             since: self.since,
-            inspected: oldest.inspected.clone(),
-            fallback: oldest.fallback.clone(),
+            inspected: used.inspected.clone(),
+            fallback: used.fallback.clone(),
         })
     }
 }

@@ -52,9 +52,9 @@ pub(crate) enum Command {
 pub struct PeerInfo {
     /// The node.
     pub node: NodeId,
-    /// The addresses of its connections with us.
-    pub addrs: Vec<Multiaddr>,
-    /// What carries the oldest of them.
+    /// The address of the best connection with it: the oldest direct one, or the oldest through a relay.
+    pub addr: Multiaddr,
+    /// What carries it.
     pub transport: Transport,
     /// Who dialled it.
     pub direction: Direction,

@@ -1,7 +1,7 @@
 //! `cluster status|peers`.
 
 use serde_json::json;
-use wc_proto::api::view::{PendingSignersView, SignersView};
+use wc_proto::api::view::{PathView, PendingSignersView, SignersView};
 use wc_proto::api::{CellRequest, Request};
 use wc_types::signers::SignerOrder;
 use wc_types::{NodeId, Signed};
@@ -232,6 +232,11 @@ async fn peers(context: &Context, node: &mut Node) -> anyhow::Result<()> {
             say::harmless(&peer.agent_version),
             say::harmless(&peer.address),
         ]);
+        let others = peer.paths.iter().filter(|path| path.address != peer.address);
+        for PathView { address, transport, .. } in others {
+            let [also, transport, address] = ["  also by", transport, address].map(say::harmless);
+            table.add_row([also, transport, String::new(), String::new(), address]);
+        }
     }
     Ok(say::rows(&table, "nobody is connected")?)
 }

@@ -402,8 +402,10 @@ fn check_consistency(
         hashes(&statement.consistency).ok_or_else(|| Fault::new("the proof has a hash that is none"))?;
     verify_consistency(seen.size, checkpoint.size, &proof, &seen.root, &checkpoint.root).map_err(
         |error| {
-            let what =
-                format!("the history was rewritten since entry {} was the last: {error}", seen.size - 1);
+            let what = format!(
+                "the history was rewritten since entry {} was the last: {error}",
+                seen.size.saturating_sub(1)
+            );
             Fault { code: error.code(), ..Fault::new(what) }
         },
     )?;

@@ -15,6 +15,7 @@ use wc_types::{Class, Code, Millis, Refusal, Signed};
 
 use crate::amount::show_duration;
 use crate::cli::SubmitArgs;
+use crate::client::Node;
 use crate::config::{self, Context};
 use crate::exit::Usage;
 use crate::node::DirectRun;
@@ -46,7 +47,10 @@ pub async fn run(
         module: cid_of(CODEC_RAW, &module),
     };
     let request = Signed::seal(request, &key);
-    let network = args.network.clone().unwrap_or_else(|| context.network());
+    let network = match &args.network {
+        Some(network) => network.clone(),
+        None => network_here(context).await,
+    };
     let transport = context.transport(&args.transport)?;
     let begun = Instant::now();
     // What comes back is checked against the peer's signature before it is returned.
@@ -82,6 +86,14 @@ pub async fn run(
         return Ok(());
     }
     Err(Refusal::new(GUEST_FAILED, format!("the module did not succeed: {}", json::view(&exit))).into())
+}
+
+/// The network of this machine's node: of the one that runs, which a flag may have told, or the one in its settings.
+async fn network_here(context: &Context) -> String {
+    match Node::connect(&context.dir).await {
+        Ok(mut node) => node.cluster().await.map_or_else(|_| context.network(), |cluster| cluster.network),
+        Err(_) => context.network(),
+    }
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {

@@ -8,7 +8,7 @@ use wc_types::Millis;
 use crate::amount::{show_ago, show_duration, show_ncu, show_ppm, show_size};
 use crate::cli::DonorCommand;
 use crate::client::Node;
-use crate::command::credits;
+use crate::command::{credits, relay};
 use crate::config::Context;
 use crate::{identity, json, say};
 
@@ -44,6 +44,8 @@ async fn status(context: &Context, node: &mut Node) -> anyhow::Result<()> {
         return Ok(say::json(&json::view(&view))?);
     }
     show(&view)?;
+    say::data("")?;
+    relay::show(&view.reach)?;
     if let Some(witness) = &view.witness {
         show_witness(witness)?;
     }

@@ -9,6 +9,7 @@ use wc_types::Cid;
 use wc_types::outcome::Exit;
 
 use crate::client::Node;
+use crate::exit::Usage;
 use crate::progress::Bar;
 
 /// Where one task's results go.
@@ -64,6 +65,27 @@ pub async fn fetch(
     Ok(fetched)
 }
 
+/// File that says whose results, or receipts, a directory holds.
+const HOLDS: &str = ".worldcompute-job";
+
+/// Makes a directory for the results, or the receipts, of one job. Files of another job have the same names: the two
+/// would be mixed without a word.
+///
+/// # Errors
+/// When the directory holds what another job left, or cannot be made.
+pub fn directory(dir: &Path, holds: &str) -> anyhow::Result<()> {
+    let mark = dir.join(HOLDS);
+    if let Ok(held) = fs::read_to_string(&mark)
+        && held.trim_end() != holds
+    {
+        let message = format!("{} already holds {}", dir.display(), crate::say::harmless(held.trim_end()));
+        let hint = "name another directory with --output, or remove that one".to_owned();
+        return Err(Usage { message, hint }.into());
+    }
+    fs::create_dir_all(dir).with_context(|| format!("could not make {}", dir.display()))?;
+    fs::write(&mark, format!("{holds}\n")).with_context(|| format!("could not write {}", mark.display()))
+}
+
 async fn write(node: &mut Node, cid: Cid, path: &Path) -> anyhow::Result<()> {
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir).with_context(|| format!("could not make {}", dir.display()))?;
@@ -92,6 +114,17 @@ pub fn safe(name: &str) -> anyhow::Result<&Path> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_directory_holds_the_results_of_one_job() {
+        let dir = tempfile::tempdir().expect("room for a directory");
+        let results = dir.path().join("results");
+        directory(&results, "results of job a").expect("fresh");
+        directory(&results, "results of job a").expect("the same again");
+        let error = directory(&results, "results of job b").expect_err("mixed");
+        assert!(error.to_string().ends_with("already holds results of job a"), "{error}");
+        assert!(error.downcast_ref::<Usage>().is_some(), "{error:?}");
+    }
 
     #[test]
     fn a_result_cannot_write_outside_its_directory() {

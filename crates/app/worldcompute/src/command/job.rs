@@ -189,6 +189,8 @@ async fn results(context: &Context, job: &str, output: &Path, stage: Option<&str
             u16::try_from(found).unwrap_or(u16::MAX)
         }
     };
+    let name = view.stages.get(usize::from(stage)).map_or("", |stage| stage.name.as_str());
+    fetch::directory(output, &format!("results of stage {} of job {}", say::harmless(name), view.job))?;
     let total = view.stages.get(usize::from(stage)).map_or(0, |stage| u64::from(stage.accepted));
     let progress = Progress::new();
     let bar = progress.count("fetching", total);
@@ -240,7 +242,7 @@ async fn logs(context: &Context, job: &str) -> anyhow::Result<()> {
         return Ok(say::json(&json::view(&all))?);
     }
     if all.is_empty() {
-        say::talk("the log is empty: no replica has ended yet, or those that did had nothing to say");
+        say::talk("the log is empty: so far no replica has failed or written to standard error");
     }
     Ok(())
 }
@@ -276,6 +278,9 @@ async fn explain(context: &Context, job: &str) -> anyhow::Result<()> {
         say::harmless(&view.job.name),
         phase(&view.job)
     ))?;
+    if let Some(reason) = &view.job.reason {
+        say::data(format!("  {}", say::harmless(reason)))?;
+    }
     for reason in &view.reasons {
         say::data(format!("  {}", say::harmless(reason)))?;
     }
@@ -339,6 +344,7 @@ async fn cancel(context: &Context, job: &str) -> anyhow::Result<()> {
 async fn receipts(context: &Context, job: &str, output: &Path) -> anyhow::Result<()> {
     let mut node = Node::connect(&context.dir).await?;
     let view = node.job(job).await?;
+    fetch::directory(output, &format!("receipts of job {}", view.job))?;
     let progress = Progress::new();
     let bar = progress.count("receipts", 0);
     let fetched = receipt::fetch(&mut node, &view, output, &bar).await?;

@@ -92,9 +92,9 @@ fn draft(args: &MapArgs) -> anyhow::Result<Draft> {
     };
     let mut files = Vec::new();
     for input in &args.inputs {
-        let listed = list_files(input).map_err(|reason| Usage {
-            message: format!("the input {reason}"),
-            hint: "name files, a directory, or a pattern in quotes".to_owned(),
+        let listed = list_files(input).map_err(|reason| {
+            Refusal::new(fields::FILE, format!("the input {reason}"))
+                .hint("name files, a directory, or a pattern in quotes")
         })?;
         files.extend(listed.into_iter().map(|(name, path)| (name, Source::File(path))));
     }
@@ -105,7 +105,7 @@ fn draft(args: &MapArgs) -> anyhow::Result<Draft> {
     }
     if !args.module.is_file() {
         let message = format!("the module {} is not a file", args.module.display());
-        return Err(Usage { message, hint: "name a WebAssembly module".to_owned() }.into());
+        return Err(Refusal::new(fields::FILE, message).hint("name a WebAssembly module").into());
     }
 
     let mut stage = StageDraft::new("map", Source::File(args.module.clone()));

@@ -1,4 +1,4 @@
-//! `node run`, `node stop`, `donor join`.
+//! `node run`, `node stop`, `donor join`, `relay run`.
 
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{SignalKind, signal};
@@ -7,6 +7,7 @@ use wc_proto::api::Request;
 use crate::amount::show_size;
 use crate::cli::NodeArgs;
 use crate::client::Node;
+use crate::command::relay;
 use crate::config::{AnchorSettings, Context, Settings};
 use crate::node::{self, NodeConfig};
 use crate::say;
@@ -18,15 +19,22 @@ pub enum Manner {
     Plain,
     /// What is lent, to whom, and how to stop it.
     Friendly,
+    /// It relays and does nothing else.
+    Relay,
 }
 
 /// Runs the node of the data directory until it is told to stop.
 pub async fn run(context: &Context, args: &NodeArgs, manner: Manner) -> anyhow::Result<()> {
     let settings = context.settings(args)?;
-    if manner == Manner::Friendly {
-        greet(context, &settings);
+    match manner {
+        Manner::Plain => {}
+        Manner::Friendly => greet(context, &settings),
+        Manner::Relay => relay::greet(context, &settings),
     }
+    let relays_only = manner == Manner::Relay;
     let config = NodeConfig {
+        reach: settings.reach(),
+        joins_cell: !relays_only,
         transport: settings.transport(&context.dir)?,
         bootstrap: settings.bootstrap,
         wss_listen: settings.wss_listen,
@@ -37,7 +45,7 @@ pub async fn run(context: &Context, args: &NodeArgs, manner: Manner) -> anyhow::
         coordinate: settings.coordinate,
         trusted: settings.trusted,
         keep_results: settings.keep_results,
-        accept_direct: settings.accept_direct,
+        accept_direct: settings.accept_direct && !relays_only,
         cosigner: settings.cosigner,
         slots: settings.slots,
         consents: settings.consents,

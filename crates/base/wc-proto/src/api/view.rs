@@ -364,14 +364,16 @@ pub struct DonorView {
     pub node: NodeId,
     /// Its owner.
     pub owner: AccountId,
-    /// `searching`, `coordinating`, `idle`, `working`, `paused` or `leaving`.
+    /// `searching`, `relaying`, `coordinating`, `idle`, `working`, `paused` or `leaving`.
     pub state: String,
     /// The cell, once found.
     pub cell: Option<CellId>,
     /// The coordinator, once found.
     pub coordinator: Option<NodeId>,
-    /// Where it listens.
+    /// Where others can dial it.
     pub addresses: Vec<String>,
+    /// How it is reached.
+    pub reach: ReachView,
     /// Seconds since it started.
     pub uptime_s: u64,
     /// Guests running or frozen now.
@@ -462,4 +464,93 @@ pub struct PeerView {
     pub inspected: Option<String>,
     /// Why nothing better carries the connection (NET-20).
     pub fallback: Option<String>,
+    /// Every connection with it; what is above is said of the best one.
+    pub paths: Vec<PathView>,
+}
+
+/// One connection with a peer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathView {
+    /// Where it leads; a circuit's address names its relay.
+    pub address: String,
+    /// `quic`, `tcp`, `wss` or `relay`.
+    pub transport: String,
+    /// Whether we dialled it.
+    pub outbound: bool,
+    /// Milliseconds since its last round trip; `None` before the first.
+    pub round_trip_age_ms: Option<u64>,
+}
+
+/// How a node is reached (NET-16, NET-25).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReachView {
+    /// Whether another peer reached this node and completed a round trip on that path in the last minute.
+    pub reachable: bool,
+    /// This node's ends of those paths.
+    pub reachable_via: Vec<String>,
+    /// Whether strangers get through to it without a relay, as far as evidence goes.
+    pub open: bool,
+    /// What stands between it and the internet: `direct`, `full-cone`, …, `symmetric` or `unknown`.
+    pub nat: String,
+    /// Addresses that are its own by its operator's word, a router's, or because somebody dialled it back there.
+    pub external: Vec<String>,
+    /// Reservations on relays that are asked for or held, then those that ended last.
+    pub reservations: Vec<ReservationView>,
+    /// What it does as a relay, if it is one.
+    pub relay: Option<RelayView>,
+    /// Nodes known by their announcements.
+    pub known_nodes: u64,
+    /// Relays among them.
+    pub known_relays: u64,
+    /// Attempts to replace circuits by direct paths.
+    pub punches: Vec<PunchView>,
+}
+
+/// One reservation on a relay.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReservationView {
+    /// The relay.
+    pub relay: NodeId,
+    /// Where it was asked.
+    pub address: String,
+    /// `requesting`, `active`, `renewing`, `failed` or `lost`.
+    pub state: String,
+    /// Where others reach this node through it.
+    pub circuits: Vec<String>,
+    /// Seconds for which it has been held or asked for; `None` once it is over.
+    pub for_s: Option<u64>,
+    /// Why it ended.
+    pub cause: Option<String>,
+}
+
+/// A relay's own account since its start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayView {
+    /// Whether it offers itself: it does once it has an external address.
+    pub offered: bool,
+    /// Nodes that hold a reservation now.
+    pub reservations: u64,
+    /// Reservations that were made, renewals not counted.
+    pub reservations_accepted: u64,
+    /// Reservations that were refused.
+    pub reservations_denied: u64,
+    /// Circuits that are open now.
+    pub circuits: u64,
+    /// Circuits that were opened.
+    pub circuits_accepted: u64,
+    /// Circuits that were refused.
+    pub circuits_denied: u64,
+    /// Bytes read from peers.
+    pub carried_bytes: u64,
+}
+
+/// Attempts to punch holes from behind one kind of NAT.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PunchView {
+    /// The kind that this node was behind.
+    pub nat: String,
+    /// Attempts that ended.
+    pub attempts: u64,
+    /// Those that led to a direct path.
+    pub successes: u64,
 }

@@ -7,8 +7,8 @@ use wc_proto::limit::ANNOUNCEMENTS_MAX;
 use wc_proto::peer::announce::{Announcement, AnnouncementFlaw, check};
 use wc_types::{NodeId, Signed, Timestamp};
 
-use crate::address::{peer_of, split_node, transport_of};
-use crate::path::{Prefix, is_dialable, region_of};
+use crate::address::{is_circuit, split_node, transport_of};
+use crate::path::{Prefix, region_of, relay_of};
 
 /// Nodes that are remembered. One takes about a kilobyte.
 const NODES_MAX: usize = 512;
@@ -25,7 +25,7 @@ const RELAYS_TOLD_MAX: usize = 12;
 #[derive(Debug)]
 pub(crate) struct Known {
     pub(crate) announcement: Signed<Announcement>,
-    /// Its addresses, as far as this build can dial them.
+    /// Its addresses, as far as this build knows how to dial them.
     pub(crate) addrs: Vec<Multiaddr>,
 }
 
@@ -71,13 +71,13 @@ impl Table {
         if known.is_some_and(|known| known.announcement.at >= announcement.at) {
             return Ok(Learned::Nothing);
         }
-        let local = peer_of(self.local);
+        // A circuit through this node is of no use to it, but to those it passes the announcement on to.
         let addrs: Vec<Multiaddr> = announcement
             .addresses
             .iter()
             .filter_map(|text| text.parse::<Multiaddr>().ok())
             .map(|addr| split_node(&addr).0)
-            .filter(|addr| transport_of(addr).is_some() && is_dialable(addr, &local))
+            .filter(|addr| transport_of(addr).is_some() && (!is_circuit(addr) || relay_of(addr).is_some()))
             .collect();
         let changed = known.is_none_or(|known| {
             known.announcement.addresses != announcement.addresses
@@ -131,6 +131,11 @@ impl Table {
     /// Returns a believed announcement.
     pub(crate) fn get(&self, node: &NodeId) -> Option<&Known> {
         self.nodes.get(node)
+    }
+
+    /// Returns every believed announcement.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&NodeId, &Known)> {
+        self.nodes.iter()
     }
 
     /// Returns the relays that are known.
@@ -205,6 +210,7 @@ mod tests {
     use wc_types::{Millis, SigningKey};
 
     use super::*;
+    use crate::address::peer_of;
 
     const NOW: Timestamp = Timestamp(1_800_000_000_000_000);
 
@@ -297,16 +303,16 @@ mod tests {
     }
 
     #[test]
-    fn a_circuit_through_ourselves_or_through_two_relays_is_no_address() {
+    fn a_circuit_through_two_relays_is_no_address_and_one_through_ourselves_is_told_to_others() {
         let mut table = table();
-        let us = peer_of(key(0).node_id());
-        let own = format!("/ip4/192.0.2.1/tcp/1/p2p/{us}/p2p-circuit");
-        assert_eq!(table.learn(announcement(1, &own, false, NOW), NOW), Ok(Learned::Nothing));
-        let other = peer_of(key(5).node_id());
+        let [us, other] = [0, 5].map(|number| peer_of(key(number).node_id()));
         let once = format!("/ip4/192.0.2.1/tcp/1/p2p/{other}/p2p-circuit");
         let twice = format!("{once}/p2p/{us}/p2p-circuit");
         assert_eq!(table.learn(announcement(1, &twice, false, NOW), NOW), Ok(Learned::Nothing));
         assert_eq!(table.learn(announcement(1, &once, false, NOW), NOW), Ok(Learned::News));
+        let own = format!("/ip4/192.0.2.1/tcp/1/p2p/{us}/p2p-circuit");
+        assert_eq!(table.learn(announcement(2, &own, false, NOW), NOW), Ok(Learned::News));
+        assert_eq!(table.told(None, NOW).len(), 2);
     }
 
     #[test]

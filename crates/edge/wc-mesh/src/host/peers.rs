@@ -1,19 +1,20 @@
 //! What we tell of ourselves, what we hear of others, and whom of them we meet.
 
+use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use libp2p::{Multiaddr, PeerId};
 use wc_proto::limit::{ADDRESS_BYTES_MAX, ADDRESSES_MAX};
-use wc_proto::peer::announce::Announcement;
+use wc_proto::peer::announce::{Announcement, AnnouncementFlaw};
 use wc_types::{Millis, NodeId, Signed, Timestamp};
 
 use super::{Due, Host};
-use crate::address::{is_circuit, node_of, peer_of, split_node};
+use crate::address::{is_circuit, node_of, peer_of, split_node, transport_of};
 use crate::event::{MeshEvent, Via};
 use crate::exchange::table::Learned;
 use crate::exchange::{self, Heard};
-use crate::path::is_near;
+use crate::path::{is_dialable, is_near};
 
 /// Life of our own announcement, renewed at its half.
 const LIFE: Millis = Millis(2 * 60 * 60 * 1000);
@@ -27,6 +28,10 @@ const SPREAD_AFTER: Duration = Duration::from_secs(1);
 const SPREAD_PEERS_MAX: usize = 8;
 /// News that waits to be passed on; more than that is heard by asking.
 const NEWS_MAX: usize = 24;
+/// First and longest pause between two looks for somebody to meet.
+pub(super) const MINGLE: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(300));
+/// Nodes that one such look tries.
+const MINGLE_NODES: usize = 2;
 /// Peers that a node seeks by itself; one that is sought by others may have more.
 const FRIENDS: usize = 8;
 
@@ -38,15 +43,58 @@ fn now() -> Timestamp {
 impl Host {
     /// Takes up what was known at an earlier start.
     pub(super) fn start_peers(&mut self) {
-        for announcement in std::mem::take(&mut self.config.known) {
-            // What is over by now, or was tampered with, is no loss.
-            let _ = self.learn(announcement);
+        let mut known = std::mem::take(&mut self.config.known);
+        known.sort_by_key(|announcement| (announcement.relay.is_none(), Reverse(announcement.at)));
+        for announcement in known {
+            let (node, relays) = (announcement.node, announcement.relay.is_some());
+            let addrs: Vec<Multiaddr> =
+                announcement.addresses.iter().filter_map(|text| text.parse().ok()).collect();
+            if let Err(AnnouncementFlaw::Over) = self.learn(announcement) {
+                // Too old to be passed on, and often still true.
+                let addrs = addrs.into_iter().map(|addr| split_node(&addr).0);
+                let usable =
+                    |addr: &Multiaddr| transport_of(addr).is_some() && is_dialable(addr, &self.local);
+                self.meet(peer_of(node), addrs.filter(usable).collect(), relays);
+            }
         }
         if let Some(incoming) = exchange::accept(&self.registry) {
             tokio::spawn(exchange::answer(incoming, self.window.clone(), self.heard_sender.clone()));
         }
         self.timers.after(ANNOUNCE_AFTER, Due::Announce);
         self.timers.after(ASK_PAUSE, Due::Ask);
+        self.mingle_soon();
+    }
+
+    /// Looks for somebody to meet, if there is nobody or not much company: who was not there, or not reached, may be now.
+    pub(super) fn mingle(&mut self) {
+        let turn = self.asked;
+        self.asked = self.asked.wrapping_add(1);
+        let strangers: Vec<(NodeId, bool)> = self
+            .table
+            .iter()
+            .map(|(node, known)| (*node, known.announcement.relay.is_some()))
+            .filter(|(node, _)| !self.peers.contains_key(&peer_of(*node)))
+            .collect();
+        for (node, relays) in strangers.iter().cycle().skip(turn).take(MINGLE_NODES.min(strangers.len())) {
+            if self.wants_friend(*relays) {
+                self.meet_known(*node, *relays);
+            }
+        }
+        self.mingle_pause = (2 * self.mingle_pause).min(MINGLE.1);
+        self.timers.after(self.mingle_pause, Due::Mingle);
+    }
+
+    /// Looks for somebody to meet soon: something has changed.
+    pub(super) fn mingle_soon(&mut self) {
+        self.mingle_pause = MINGLE.0;
+        self.timers.cancel(&Due::Mingle);
+        self.timers.after(MINGLE.0, Due::Mingle);
+    }
+
+    fn meet_known(&mut self, node: NodeId, relays: bool) {
+        let addrs = self.table.get(&node).map(|known| known.addrs.iter()).into_iter().flatten();
+        let addrs = addrs.filter(|addr| is_dialable(addr, &self.local)).cloned().collect();
+        self.meet(peer_of(node), addrs, relays);
     }
 
     /// Returns what is worth remembering over a restart.
@@ -100,8 +148,8 @@ impl Host {
                 self.tell(peer, vec![own.clone()], false);
             }
         }
-        if !self.timers.contains(&Due::Announce) {
-            self.timers.after(Duration::from_millis(LIFE.0 / 4), Due::Announce);
+        if !self.timers.contains(&Due::Renew) {
+            self.timers.after(Duration::from_millis(LIFE.0 / 4), Due::Renew);
         }
     }
 
@@ -173,15 +221,11 @@ impl Host {
         }
     }
 
-    fn learn(
-        &mut self,
-        announcement: Signed<Announcement>,
-    ) -> Result<Learned, wc_proto::peer::announce::AnnouncementFlaw> {
+    fn learn(&mut self, announcement: Signed<Announcement>) -> Result<Learned, AnnouncementFlaw> {
         let (node, relays) = (announcement.node, announcement.relay.is_some());
         let learned = self.table.learn(announcement, now())?;
         if learned == Learned::News {
-            let addrs = self.table.get(&node).map(|known| known.addrs.clone()).unwrap_or_default();
-            self.meet(peer_of(node), addrs, relays);
+            self.meet_known(node, relays);
         }
         Ok(learned)
     }
@@ -202,7 +246,7 @@ impl Host {
             }
         } else if self.kept.contains_key(&peer) {
             self.seek(peer, None);
-        } else if self.wants_friend(relays) {
+        } else if !addrs.is_empty() && self.wants_friend(relays) {
             self.on_discovered(peer, addrs, Via::Exchange);
         }
         if relays {

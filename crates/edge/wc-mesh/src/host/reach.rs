@@ -403,10 +403,16 @@ impl Host {
             return;
         }
         let ours: Vec<Prefix> = self.swarm.listeners().filter_map(Prefix::of).collect();
+        // Whoever comes over a relay on this machine may be on it, too.
+        let beside =
+            self.peers.get(&peer).is_some_and(|state| state.links.iter().any(|link| is_loopback(&link.addr)));
         // Private addresses mean something else here than there, unless we share the network.
         let sensible = |addr: &Multiaddr| {
-            let shared =
-                is_near(addr) && !is_loopback(addr) && Prefix::of(addr).is_some_and(|it| ours.contains(&it));
+            let shared = if is_loopback(addr) {
+                beside
+            } else {
+                is_near(addr) && Prefix::of(addr).is_some_and(|it| ours.contains(&it))
+            };
             !is_circuit(addr) && transport_of(addr).is_some() && (!is_near(addr) || shared)
         };
         let mut addrs: Vec<Multiaddr> = self.book.addrs(&peer).into_iter().filter(sensible).collect();

@@ -1,0 +1,84 @@
+//! The cells of the network matrix that every change has to pass; `cargo run -p wc-tests-net --bin matrix` runs all.
+
+use wc_tests_net::matrix;
+
+/// Runs a cell and checks how its nodes were connected.
+fn check(name: &str, path: &str) {
+    let cells = matrix::cells();
+    let cell = cells.iter().find(|cell| cell.name == name).expect("a cell of that name");
+    match cell.run(false) {
+        Ok(Some(row)) => assert!(row.path.contains(path), "{name}: {row:?}"),
+        Ok(None) => {}
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn donors_behind_a_symmetric_nat_are_given_work() {
+    check("symmetric", "");
+}
+
+#[test]
+fn donors_behind_two_layers_of_nat_are_given_work() {
+    check("carrier-grade NAT", "");
+}
+
+#[test]
+fn donors_without_udp_are_given_work_over_tcp() {
+    check("UDP blocked", "");
+}
+
+#[test]
+fn three_hundred_milliseconds_are_no_obstacle() {
+    check("300 ms round trip", "");
+}
+
+#[test]
+fn an_uplink_of_a_megabit_brings_its_result_home() {
+    check("1 Mbit/s up, 20 down, 40 ms", "");
+}
+
+#[test]
+fn the_same_address_on_every_node_misleads_nobody() {
+    check("the same docker0 on every node", "");
+}
+
+#[test]
+fn ipv6_alone_is_enough() {
+    check("IPv6 only", "");
+}
+
+#[test]
+fn port_443_alone_is_enough() {
+    check("only TCP 443", "wss");
+}
+
+#[test]
+fn a_proxy_with_a_password_is_no_wall() {
+    check("only a proxy with a password", "wss");
+}
+
+#[test]
+fn whoever_reads_along_is_named_and_refused() {
+    check("443 read along, refused", "refused: Lab Security Appliance");
+}
+
+#[test]
+fn whoever_may_read_along_does_not_stop_work() {
+    check("443 read along, allowed", "wss");
+}
+
+#[test]
+fn a_name_server_that_lies_is_asked_past() {
+    check("DNS lies, DoH works", "");
+}
+
+#[test]
+fn a_coordinator_behind_a_home_router_has_donors_behind_others() {
+    check("port-restricted to port-restricted", "quic");
+}
+
+#[test]
+fn port_443_on_both_sides_is_enough_with_a_relay() {
+    check("only TCP 443 on both sides", "relay");
+}
