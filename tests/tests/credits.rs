@@ -83,16 +83,26 @@ fn damaged_copies_are_named(coordinator: &Node) {
         snapshots.flatten().map(|file| file.path()).max().expect("one at least")
     };
     let log = coordinator.dir.join("log");
-    let partial = |dir: &Path| {
+    let partials = |dir: &Path| {
         let files = std::fs::read_dir(dir).expect("partial tiles").flatten();
-        let width = |path: &PathBuf| path.file_name()?.to_str()?.parse::<u16>().ok();
-        files.map(|file| file.path()).max_by_key(width).expect("one at least")
+        let mut paths: Vec<PathBuf> = files.map(|file| file.path()).collect();
+        paths.sort_by_key(|path| path.file_name()?.to_str()?.parse::<u16>().ok());
+        paths
+    };
+    let partial = |dir: &Path| partials(dir).pop().expect("one at least");
+    let older = |dir: &Path| {
+        let paths = partials(dir);
+        assert!(paths.len() > 1, "checkpoints came one after the other: {paths:?}");
+        paths[0].clone()
     };
     let files = [
         (newest_snapshot(), "is damaged"),
         (coordinator.dir.join("store/journal.mark"), "journal.mark is damaged"),
         (partial(&log.join("tile/0/000.p")), "tile/0/000.p/"),
         (partial(&log.join("tile/entries/000.p")), "tile/entries/000.p/"),
+        // Older checkpoints need these, and they are served.
+        (older(&log.join("tile/0/000.p")), "tile/0/000.p/"),
+        (older(&log.join("tile/entries/000.p")), "tile/entries/000.p/"),
         (log.join("checkpoint"), "checkpoint of the published ledger"),
         (log.join("founding"), "founding of the published ledger"),
     ];
@@ -107,6 +117,16 @@ fn damaged_copies_are_named(coordinator: &Node) {
         assert_eq!(output.status.code(), Some(4), "{}: {told}", path.display());
         assert!(told.contains(named), "{}: {told}", path.display());
         std::fs::write(&path, bytes).expect("writes");
+    }
+    for (name, told) in [
+        ("tile/0/000.p/notes.txt", "tile/0/000.p/notes.txt does not belong"),
+        ("tile/0/007", "tile/0/007 of the published ledger"),
+    ] {
+        std::fs::write(log.join(name), [0; 256 * 32]).expect("writes");
+        let output = coordinator.command(&["ledger", "replay"]);
+        assert_eq!(output.status.code(), Some(4), "{name}");
+        assert!(text(&output.stderr).contains(told), "{}", text(&output.stderr));
+        std::fs::remove_file(log.join(name)).expect("removes");
     }
 }
 

@@ -128,6 +128,36 @@ async fn a_stranger_audits_the_published_ledger_and_ties_receipts_to_it() {
         run(&["receipt", "verify", text(&receipt), "--checkpoint", text(&seen), "--ledger", text(&log)]);
     assert!(full.status.success(), "{}", said(&full));
 
+    // A copy with a damaged tile is a damaged copy, and no word about the history.
+    let mirror = here.join("mirror");
+    copy(&log, &mirror);
+    let seen_arg = ["--checkpoint", text(&seen), "--ledger", text(&mirror)];
+    let proved = run(&[["receipt", "verify", text(&receipt)].as_slice(), &seen_arg].concat());
+    assert!(proved.status.success() && !said(&proved).contains("no earlier checkpoint"), "{}", said(&proved));
+    let mut named = Vec::new();
+    for name in ["tile/0/000".to_owned(), format!("tile/0/001.p/{}", size % 256)] {
+        let Ok(bytes) = fs::read(mirror.join(&name)) else { continue };
+        // Each hash in turn: a proof uses some of them and not others.
+        for place in (0..bytes.len()).step_by(32) {
+            let mut changed = bytes.clone();
+            changed[place] ^= 4;
+            fs::write(mirror.join(&name), changed).expect("writes");
+            let output = run(&[["receipt", "verify", text(&receipt)].as_slice(), &seen_arg].concat());
+            if !output.status.success() {
+                assert_eq!(output.status.code(), Some(4), "{}", said(&output));
+                assert!(!said(&output).contains("rewritten"), "{}", said(&output));
+                let told = said(&output);
+                assert!(told.contains(&name) && told.contains("nothing about the history"), "{name}: {told}");
+                named.push(name.clone());
+                break;
+            }
+        }
+        fs::write(mirror.join(&name), bytes).expect("writes");
+    }
+    assert!(named.iter().any(|name| name == "tile/0/000"), "the proof goes through it: {named:?}");
+    let bare = run(&["receipt", "verify", text(&receipt), "--checkpoint", text(&seen)]);
+    assert!(!said(&bare).contains("no earlier checkpoint"), "{}", said(&bare));
+
     // A published ledger that is behind the receipt says so, and by how much.
     let behind = here.join("behind");
     copy(&log, &behind);

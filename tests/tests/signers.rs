@@ -402,6 +402,18 @@ async fn an_old_receipt_is_tied_to_a_checkpoint_of_new_signers(federation: &Fede
     let output = node.command(&["ledger", "verify", &stripped(federation, &log, "mirror")]);
     assert_eq!(output.status.code(), Some(4), "{}", text(&output));
     assert!(text(&output).contains("not of one moment"), "{}", text(&output));
+    // One whose hand-overs are damaged says that: copied at another moment they would be right.
+    let copy = stripped(federation, &log, "damaged");
+    let signers = std::fs::read(Path::new(&log).join("signers")).expect("reads");
+    for place in (40..signers.len()).step_by(97) {
+        let mut changed = signers.clone();
+        changed[place] ^= 4;
+        std::fs::write(Path::new(&copy).join("signers"), changed).expect("writes");
+        let output = node.command(&["ledger", "verify", &copy]);
+        let told = text(&output);
+        assert_eq!(output.status.code(), Some(4), "byte {place}: {told}");
+        assert!(!told.contains("not of one moment") && told.contains("signers"), "byte {place}: {told}");
+    }
 }
 
 /// The founding key signs again, and the hand-overs are hidden: the log itself says that it was given away.

@@ -25,6 +25,11 @@ use crate::archive::ArchiveError;
 /// Longest checkpoint that is read back.
 const CHECKPOINT_BYTES_MAX: u64 = wc_ledger::note::NOTE_BYTES_MAX as u64;
 
+/// Files of the tree that are not cut from the log.
+const BESIDE_TILES: [&str; 3] = ["checkpoint", "signers", "founding"];
+/// How the name of a file ends while it is written.
+const DRAFT: &str = ".tmp";
+
 /// The tree cannot be written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -109,12 +114,7 @@ impl LogTree {
         let width = u64::from(TILE_WIDTH);
         let grown = (from / width..).map_while(|index| Bundle::of_log(index, to));
         for bundle in grown.take_while(|_| to > from) {
-            let mut bytes = Vec::new();
-            for index in bundle.leaves() {
-                let leaf = source.leaf(index)?.ok_or(LogTreeError::Missing { what: "entry", index })?;
-                Bundle::write_leaf(&mut bytes, &leaf)?;
-            }
-            batch.write(&self.dir, &bundle.to_string(), &bytes)?;
+            batch.write(&self.dir, &bundle.to_string(), &Tiled::Entries(bundle).bytes(source)?)?;
         }
         for level in 0..=TILE_LEVEL_MAX {
             let (had, has) = (from >> (level * 8), to >> (level * 8));
@@ -122,12 +122,7 @@ impl LogTree {
                 continue;
             }
             for tile in (had / width..).map_while(|index| Tile::of_log(level, index, to)) {
-                let mut bytes = Vec::with_capacity(usize::from(tile.width()) * 32);
-                for (level, index) in tile.hashes() {
-                    let hash = source.hash(level, index)?;
-                    bytes.extend_from_slice(&hash.ok_or(LogTreeError::Missing { what: "hash", index })?);
-                }
-                batch.write(&self.dir, &tile.to_string(), &bytes)?;
+                batch.write(&self.dir, &tile.to_string(), &Tiled::Hashes(tile).bytes(source)?)?;
             }
         }
         batch.sync()
@@ -187,7 +182,9 @@ impl LogTree {
         Ok(())
     }
 
-    /// Compares every file of a log of `size` entries with what `source` has, and tells which ones differ.
+    /// Compares every file under the directory with what `source` has, whichever checkpoint it was written for, and tells
+    /// which ones differ, do not belong there, or are missing under a checkpoint of `size` entries. Returns how many were
+    /// compared.
     ///
     /// # Errors
     /// When the disk refuses, or the source cannot be read.
@@ -196,58 +193,63 @@ impl LogTree {
         size: u64,
         source: &impl LogSource,
         mut differs: impl FnMut(String),
-    ) -> Result<(), LogTreeError> {
-        for bundle in (0..).map_while(|index| Bundle::of_log(index, size)) {
-            let mut bytes = Vec::new();
-            for index in bundle.leaves() {
-                let leaf = source.leaf(index)?.ok_or(LogTreeError::Missing { what: "entry", index })?;
-                Bundle::write_leaf(&mut bytes, &leaf)?;
+    ) -> Result<u64, LogTreeError> {
+        let bundles = (0..).map_while(|index| Bundle::of_log(index, size)).map(|bundle| bundle.to_string());
+        let row = |level| (0..).map_while(move |index| Tile::of_log(level, index, size));
+        let tiles = (0..=TILE_LEVEL_MAX).flat_map(row).map(|tile| tile.to_string());
+        for name in bundles.chain(tiles) {
+            // Where a partial one is gone, its full one stands for it.
+            let full = name.split_once(".p/").map_or(name.as_str(), |(full, _)| full);
+            if !self.dir.join(&name).is_file() && !self.dir.join(full).is_file() {
+                differs(format!("{name} of the published ledger is missing"));
             }
-            self.compare_file(&bundle.to_string(), &bytes, &mut differs)?;
         }
-        for level in 0..=TILE_LEVEL_MAX {
-            for tile in (0..).map_while(|index| Tile::of_log(level, index, size)) {
-                let mut bytes = Vec::with_capacity(usize::from(tile.width()) * 32);
-                for (level, index) in tile.hashes() {
-                    let hash = source.hash(level, index)?;
-                    bytes.extend_from_slice(&hash.ok_or(LogTreeError::Missing { what: "hash", index })?);
+        let mut compared = 0;
+        let mut dirs = vec![(self.dir.clone(), String::new())];
+        while let Some((dir, prefix)) = dirs.pop() {
+            for found in fs::read_dir(&dir).map_err(failed("read", &dir))? {
+                let found = found.map_err(failed("read", &dir))?;
+                let name = format!("{prefix}{}", found.file_name().to_string_lossy());
+                let kind = found.file_type().map_err(failed("look at", &found.path()))?;
+                if kind.is_dir() {
+                    dirs.push((found.path(), name + "/"));
+                    continue;
                 }
-                self.compare_file(&tile.to_string(), &bytes, &mut differs)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Compares a file with what it must be; where a partial one is gone, its full one must begin with it.
-    fn compare_file(
-        &self,
-        name: &str,
-        expected: &[u8],
-        differs: &mut impl FnMut(String),
-    ) -> Result<(), LogTreeError> {
-        let read = |name: &str| {
-            let path = self.dir.join(name);
-            match fs::read(&path) {
-                Ok(bytes) => Ok(Some(bytes)),
-                Err(error)
-                    if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+                if kind.is_file() && BESIDE_TILES.contains(&&*name) {
+                    compared += 1;
+                    continue;
+                }
+                // A draft that an interrupted write left: the next one of its name replaces it.
+                let draft = name.strip_suffix(DRAFT);
+                if kind.is_file()
+                    && draft.is_some_and(|of| BESIDE_TILES.contains(&of) || Tiled::of(of).is_some())
                 {
-                    Ok(None)
+                    continue;
                 }
-                Err(error) => Err(failed("read", &path)(error)),
+                match Tiled::of(&name) {
+                    Some(expected) if kind.is_file() => {
+                        let bytes = fs::read(found.path()).map_err(failed("read", &found.path()))?;
+                        match expected.bytes(source) {
+                            Ok(expected) if bytes == expected => {}
+                            Ok(_) => {
+                                differs(format!(
+                                    "{name} of the published ledger is not what the journal says"
+                                ));
+                            }
+                            Err(LogTreeError::Missing { .. }) => {
+                                differs(format!(
+                                    "{name} of the published ledger is more than the journal gives"
+                                ));
+                            }
+                            Err(error) => return Err(error),
+                        }
+                        compared += 1;
+                    }
+                    _ => differs(format!("{name} does not belong to a published ledger")),
+                }
             }
-        };
-        let same = match (read(name)?, name.split_once(".p/")) {
-            (Some(bytes), _) => Some(bytes == expected),
-            (None, Some((full, _))) => read(full)?.map(|bytes| bytes.starts_with(expected)),
-            (None, None) => None,
-        };
-        match same {
-            Some(true) => {}
-            Some(false) => differs(format!("{name} of the published ledger is not what the journal says")),
-            None => differs(format!("{name} of the published ledger is missing")),
         }
-        Ok(())
+        Ok(compared)
     }
 
     /// Returns a file that does not belong to the tiles; `None` if it is not there.
@@ -270,6 +272,38 @@ impl LogTree {
     }
 }
 
+/// A file of the tree that is cut from the log.
+enum Tiled {
+    Entries(Bundle),
+    Hashes(Tile),
+}
+
+impl Tiled {
+    fn of(name: &str) -> Option<Self> {
+        name.parse().map(Self::Entries).or_else(|_| name.parse().map(Self::Hashes)).ok()
+    }
+
+    /// Returns what the file has to hold.
+    fn bytes(&self, source: &impl LogSource) -> Result<Vec<u8>, LogTreeError> {
+        let mut bytes = Vec::new();
+        match self {
+            Self::Entries(bundle) => {
+                for index in bundle.leaves() {
+                    let leaf = source.leaf(index)?.ok_or(LogTreeError::Missing { what: "entry", index })?;
+                    Bundle::write_leaf(&mut bytes, &leaf)?;
+                }
+            }
+            Self::Hashes(tile) => {
+                for (level, index) in tile.hashes() {
+                    let hash = source.hash(level, index)?;
+                    bytes.extend_from_slice(&hash.ok_or(LogTreeError::Missing { what: "hash", index })?);
+                }
+            }
+        }
+        Ok(bytes)
+    }
+}
+
 /// Files that were written and renamed, whose directories have to be synced.
 #[derive(Default)]
 struct Batch {
@@ -287,7 +321,7 @@ impl Batch {
             self.dirs.extend(dir.ancestors().take_while(|above| above.starts_with(root)).map(Path::to_owned));
         }
         let mut draft = path.clone().into_os_string();
-        draft.push(".tmp");
+        draft.push(DRAFT);
         let draft = PathBuf::from(draft);
         let mut file = File::create(&draft).map_err(failed("create", &draft))?;
         file.write_all(bytes).map_err(failed("write", &draft))?;

@@ -59,6 +59,22 @@ pub enum ReplayError {
     Published(#[from] LogTreeError),
 }
 
+impl ReplayError {
+    /// Returns what to do about it, where that is known.
+    pub fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::NoJournal { .. } => "give the coordinator's directory with --data-dir",
+            Self::Store(StoreError::Locked { .. }) => {
+                "stop the node of this data directory first: 'worldcompute node stop'"
+            }
+            Self::Store(StoreError::Damaged { .. } | StoreError::Engine { .. })
+            | Self::Journal(_)
+            | Self::Fact { .. } => "keep a copy of the data directory as it is, and restore it from a backup",
+            Self::Store(_) | Self::Archive(_) | Self::Published(_) => return None,
+        })
+    }
+}
+
 /// What a replay came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReplayReport {
@@ -80,8 +96,10 @@ pub struct ReplayReport {
     pub outstanding: i64,
     /// The fact of the newest snapshot, if there is one of this release.
     pub snapshot: Option<u64>,
-    /// Entries of the published ledger, whose every file was compared; none if nothing was published.
+    /// Entries under the published checkpoint; none if nothing was published.
     pub published: Option<u64>,
+    /// Files of the published ledger that were compared: every one that is there, those of earlier checkpoints included.
+    pub published_files: u64,
     /// What is not as the journal says, in sentences; empty when everything is.
     pub differences: Vec<String>,
     /// Differences beyond those that are told.
@@ -184,6 +202,7 @@ impl Checks {
             outstanding: 0,
             snapshot: None,
             published: None,
+            published_files: 0,
             differences: Vec::new(),
             untold: 0,
         };
@@ -218,9 +237,17 @@ impl Checks {
         }
     }
 
-    /// Compares the published ledger, file by file, as far as its checkpoint goes.
+    /// Compares the published ledger, file by file.
     fn published(&mut self, cell: &Cell, tree: &LogTree) -> Result<(), ReplayError> {
-        let (Some(text), Some(founding)) = (tree.file("checkpoint")?, cell.founding()) else { return Ok(()) };
+        let size = self.checkpoint(cell, tree)?;
+        let report = &mut self.report;
+        report.published_files = tree.compare(size, &self.archive, |what| report.differs(what))?;
+        Ok(())
+    }
+
+    /// Compares what lies beside the tiles, and returns of how many entries the tiles have to be there.
+    fn checkpoint(&mut self, cell: &Cell, tree: &LogTree) -> Result<u64, ReplayError> {
+        let (Some(text), Some(founding)) = (tree.file("checkpoint")?, cell.founding()) else { return Ok(0) };
         let record = to_canonical(founding.sealed());
         if tree.file("founding")?.is_none_or(|kept| kept != record) {
             self.report.differs("founding of the published ledger is not what the journal says".to_owned());
@@ -238,13 +265,13 @@ impl Checks {
         let Some((checkpoint, _)) = opened else {
             let what = "checkpoint of the published ledger is not one that the cell's signers signed";
             self.report.differs(what.to_owned());
-            return Ok(());
+            return Ok(0);
         };
         let size = checkpoint.size;
         if size > cell.ledger_size() {
             let ours = cell.ledger_size();
             self.report.differs(format!("the published ledger has {size} entries, the journal gives {ours}"));
-            return Ok(());
+            return Ok(ours);
         }
         self.report.published = Some(size);
         let hash = |level, index| self.archive.tree_hash(level, index).ok().flatten();
@@ -253,12 +280,7 @@ impl Checks {
                 "checkpoint of the published ledger: its root of {size} entries is not that of the journal"
             ));
         }
-        let report = &mut self.report;
-        match tree.compare(size, &self.archive, |what| report.differs(what)) {
-            // That an entry or a hash is gone was told when the journal gave it.
-            Err(LogTreeError::Missing { .. }) => Ok(()),
-            compared => Ok(compared?),
-        }
+        Ok(size)
     }
 
     /// Compares a kept entry and the hashes that it completes with the entry that follows from the journal.
@@ -335,5 +357,19 @@ impl Checks {
         report.state_hash = hex(&cell.state_hash());
         report.outstanding = self.book.balance(&Holder::Issuance).saturating_neg();
         Ok(self.report)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_store_that_is_in_use_asks_for_the_node_to_be_stopped() {
+        let dir = || std::path::PathBuf::from("store");
+        let hint = |error: StoreError| ReplayError::Store(error).hint().unwrap_or_default();
+        assert!(hint(StoreError::Locked { dir: dir() }).contains("node stop"));
+        let damaged = hint(StoreError::Damaged { dir: dir(), why: "a block".to_owned() });
+        assert!(damaged.contains("backup") && !damaged.contains("node stop"), "{damaged}");
     }
 }

@@ -388,7 +388,8 @@ pub enum DonorCommand {
         after_help = "Examples:\n  worldcompute donor credits\n  worldcompute donor credits --verify\n\n\
         With --verify every entry of the owner is fetched with a proof, recomputed and added up, against a checkpoint \
         that the cell signed and that continues the one which this machine saw the last time. Exit codes: 0 done or \
-        PASS, 1 could not be checked, 2 wrong usage, 4 FAIL: the ledger does not say what it must, and the message \
+        PASS, 1 could not be checked, 2 wrong usage, 3 UNDECIDED: the newest anchor is in a log that this machine does \
+        not trust (--trusted-root), 4 FAIL: the ledger does not say what it must, and the message \
         names the entry."
     )]
     Credits(CreditsArgs),
@@ -492,7 +493,7 @@ pub struct SubmitArgs {
     /// Check everything and submit nothing
     #[arg(long, requires = "file")]
     pub dry_run: bool,
-    /// Stay until the job ends
+    /// Stay until the job ends; with --json, print it once, as it ended
     #[arg(long, requires = "file", conflicts_with = "dry_run")]
     pub watch: bool,
     /// Peer to run a module on directly, outside any job
@@ -666,7 +667,8 @@ pub enum LedgerCommand {
     /// Replay this coordinator's journal from its first fact, and compare with everything kept beside it
     #[command(after_help = "Example:\n  worldcompute node stop\n  worldcompute ledger replay\n\n\
         Needs the data directory of a coordinator whose node does not run. Compares snapshot, entries, hashes of the \
-        log, balances and every file of the published ledger. Exit codes: 0 everything is what the journal gives, 1 \
+        log, balances and every file of the published ledger, those of earlier checkpoints included; a file that does \
+        not belong there is named. Exit codes: 0 everything is what the journal gives, 1 \
         the journal cannot be read, and the message names the row, 2 wrong usage, 4 something differs or is damaged.")]
     Replay,
     /// Anchors: checkpoints of the ledger in a log outside of the cell

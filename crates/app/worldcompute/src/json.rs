@@ -253,7 +253,7 @@ impl Object {
     fn put<T: Serialize + ?Sized>(&mut self, key: &str, value: &T) -> Result<(), JsonError> {
         let mut value = value.serialize(Json)?;
         // A moment is a bare number of microseconds; the field's name says that it is one.
-        if (key == "at" || key.ends_with("_at"))
+        if (key == "at" || key.ends_with("_at") || key.ends_with("_since"))
             && let Some(micros) = value.as_i64()
         {
             value = Timestamp(micros).to_string().into();
@@ -329,6 +329,7 @@ mod tests {
         cid: Cid,
         submitted_at: Timestamp,
         ended_at: Option<Timestamp>,
+        behind_since: Option<Timestamp>,
         exits: Vec<Exit>,
         ending: Ending,
         bytes: serde_bytes_like::Raw,
@@ -353,6 +354,7 @@ mod tests {
             cid,
             submitted_at: Timestamp(1),
             ended_at: None,
+            behind_since: Some(Timestamp(2)),
             exits: vec![Exit::Success, Exit::Code(3)],
             ending: Ending::Failed(Failure::Refused("no".to_owned())),
             bytes: serde_bytes_like::Raw(vec![0xab, 1]),
@@ -365,6 +367,7 @@ mod tests {
                 "cid": cid.to_string(),
                 "submitted_at": "1970-01-01T00:00:00.000001Z",
                 "ended_at": null,
+                "behind_since": "1970-01-01T00:00:00.000002Z",
                 "exits": ["success", {"code": 3}],
                 "ending": {"failed": {"refused": "no"}},
                 "bytes": "ab01",

@@ -274,6 +274,11 @@ fn watching_ends_with_the_job() {
     let data = text(&output.stdout);
     assert_eq!(code(&output), 0, "{}", text(&output.stderr));
     assert!(data.contains("phase      verified") && data.contains("awarded    2.5 NCU"), "{data}");
+    let output = worldcompute(dir.path(), &["job", "submit", &file, "--watch", "--json"]);
+    let view: Value = serde_json::from_slice(&output.stdout).expect("is one JSON document");
+    assert_eq!(view["phase"].as_str(), Some("verified"));
+    let id = view["job"].as_str().expect("its id");
+    assert!(text(&output.stderr).contains(id), "whoever does not wait for the end has the id");
     let output = worldcompute(dir.path(), &["job", "status", "job_", "--json"]);
     let view: Value = serde_json::from_slice(&output.stdout).expect("is JSON");
     assert_eq!((view["phase"].as_str(), view["name"].as_str()), (Some("verified"), Some("hello")));
@@ -307,6 +312,12 @@ fn map_names_results_after_its_inputs() {
         assert_eq!((stage.tasks, stage.replicas, &*stage.command), (3, 5, &["--loud".to_owned()][..]));
         assert_eq!((&*script.jobs[0].name, &*stage.inputs[0].name), ("shout", "input"));
     }
+    // A place that cannot hold the results is found out before there is a job.
+    let file = work.path().join("file").display().to_string();
+    fs::write(&file, "mine").expect("writes");
+    let output = worldcompute(dir.path(), &["map", &module, &inputs, "--output", &file]);
+    assert!(code(&output) == 1 && text(&output.stderr).contains("--output"), "{}", text(&output.stderr));
+    assert_eq!(script.lock().expect("script").jobs.len(), 1, "nothing was submitted");
     let detached = worldcompute(dir.path(), &["map", &module, &inputs, "--output", &out_text, "--detach"]);
     assert!(text(&detached.stdout).starts_with("job_"), "{}", text(&detached.stderr));
     let fetched = work.path().join("fetched");

@@ -45,8 +45,8 @@ fn entry(index: u64, day: u32, kind: EntryKind, postings: Vec<Posting>) -> Entry
     Entry { cell: CELL, index, previous: Some(cid_of(CODEC_DAG_CBOR, b"before")), at, kind, postings }
 }
 
-fn accepted() -> EntryKind {
-    EntryKind::TaskAccepted { job: JOB, stage: 0, index: 0, verdict: cid_of(CODEC_DAG_CBOR, b"verdict") }
+fn accepted(index: u32) -> EntryKind {
+    EntryKind::TaskAccepted { job: JOB, stage: 0, index, verdict: cid_of(CODEC_DAG_CBOR, b"verdict") }
 }
 
 /// A book in which the job is open.
@@ -60,6 +60,7 @@ fn opened() -> Book {
 fn accounts_of(days: u32) {
     let before = resident();
     let mut book = opened();
+    let mut tasks = 0..;
     for day in FIRST_DAY..FIRST_DAY + days {
         for first in (0..ACCOUNTS).step_by(PER_ENTRY) {
             let some = first..ACCOUNTS.min(first + PER_ENTRY as u32);
@@ -68,7 +69,8 @@ fn accounts_of(days: u32) {
                 .collect();
             let total = postings.len() as i64 * 1_000_000;
             postings.push(Posting { holder: Holder::Issuance, amount: -total });
-            book.apply(&entry(0, day, accepted(), postings)).expect("posts");
+            let kind = accepted(tasks.next().expect("endless"));
+            book.apply(&entry(0, day, kind, postings)).expect("posts");
         }
     }
     let bytes = (resident() - before) * 1024 / u64::from(ACCOUNTS);

@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use wc_ledger::threshold::handover::{open_kept, open_signed};
 use wc_ledger::{
-    AnchorFile, Audit, Checkpoint, Hash, HistoryReport, Note, Remembered, verify_anchor, verify_consistency,
+    AnchorFile, Audit, Checkpoint, Hash, HistoryReport, Note, RekorError, Remembered, verify_anchor,
+    verify_consistency,
 };
 use wc_proto::api::view::{AccountView, AnchorView};
 use wc_proto::api::{AccountStatement, CellRequest, CreditRow, Response};
@@ -27,7 +28,7 @@ use crate::amount::{show_ago, show_ncu};
 use crate::cli::CreditsArgs;
 use crate::client::{Failure, Node, unexpected};
 use crate::config::{self, Context};
-use crate::exit::Unverified;
+use crate::exit::{Undecided, Unverified};
 use crate::progress::Progress;
 use crate::{identity, json, say};
 
@@ -197,8 +198,10 @@ fn row_json(row: &CreditRow, account: AccountId) -> Value {
 struct Check {
     /// Its name, in a word or two.
     name: &'static str,
-    /// Whether it held; `None` when it was skipped.
+    /// Whether it held; `None` when it was skipped or is open.
     held: Option<bool>,
+    /// What would decide it, if it is open.
+    open: Option<&'static str>,
     /// What was found.
     detail: String,
     /// The entry that is wrong, if it is one.
@@ -214,21 +217,36 @@ struct Checks(Vec<Check>);
 impl Checks {
     /// Notes what a check found, and returns it if it held.
     fn note<T>(&mut self, name: &'static str, found: Result<(T, String), Fault>) -> Option<T> {
-        let (held, detail, entry, code, value) = match found {
-            Ok((value, detail)) => (Some(true), detail, None, UNVERIFIED, Some(value)),
-            Err(fault) => (Some(false), fault.what, fault.entry, fault.code, None),
+        let (held, detail, value) = match found {
+            Ok((value, detail)) => (Some(true), detail, Some(value)),
+            Err(fault) => {
+                self.0.push(Check {
+                    name,
+                    held: if fault.open.is_some() { None } else { Some(false) },
+                    detail: fault.what,
+                    entry: fault.entry,
+                    code: fault.code,
+                    open: fault.open,
+                });
+                return None;
+            }
         };
-        self.0.push(Check { name, held, detail, entry, code });
+        self.0.push(Check { name, held, detail, entry: None, code: UNVERIFIED, open: None });
         value
     }
 
     fn skip(&mut self, name: &'static str) {
         let detail = "skipped: needs a check that failed".to_owned();
-        self.0.push(Check { name, held: None, detail, entry: None, code: UNVERIFIED });
+        self.0.push(Check { name, held: None, detail, entry: None, code: UNVERIFIED, open: None });
     }
 
     fn hold(&self) -> bool {
         self.0.iter().all(|check| check.held == Some(true))
+    }
+
+    /// Whether one is wrong; if none is and not all hold, something is open.
+    fn fail(&self) -> bool {
+        self.0.iter().any(|check| check.held == Some(false))
     }
 }
 
@@ -237,11 +255,13 @@ struct Fault {
     what: String,
     entry: Option<u64>,
     code: Code,
+    /// What would decide it, if nothing is wrong and it is only not known.
+    open: Option<&'static str>,
 }
 
 impl Fault {
     fn new(what: impl Into<String>) -> Self {
-        Self { what: what.into(), entry: None, code: UNVERIFIED }
+        Self { what: what.into(), entry: None, code: UNVERIFIED, open: None }
     }
 
     fn caused(code: Code, error: &dyn std::error::Error) -> Self {
@@ -251,7 +271,7 @@ impl Fault {
             what += &format!(": {cause}");
             source = cause.source();
         }
-        Self { what, entry: None, code }
+        Self { what, entry: None, code, open: None }
     }
 }
 
@@ -290,7 +310,8 @@ async fn verify(
     }
 
     let passed = checks.hold();
-    if let (true, Some(report)) = (passed, &report) {
+    // What was seen is remembered, also where only its age is open.
+    if let (false, Some(report)) = (checks.fail(), &report) {
         Memory::new(&statement, &report.seen).save(&memory)?;
     }
     let unsigned =
@@ -298,6 +319,13 @@ async fn verify(
     show_verification(context, &checks, checkpoint.as_ref(), report.as_ref(), unsigned)?;
     if passed {
         return Ok(());
+    }
+    if !checks.fail() {
+        let open = checks.0.into_iter().filter_map(|check| {
+            let message = format!("{}: {}", check.name, check.detail);
+            check.open.map(|hint| Refusal::new(check.code, message).hint(hint))
+        });
+        return Err(Undecided(open.collect()).into());
     }
     let failed = checks.0.into_iter().filter(|check| check.held == Some(false));
     let refusals = failed.map(|check| Refusal::new(check.code, format!("{}: {}", check.name, check.detail)));
@@ -531,6 +559,11 @@ async fn check_anchor(
     });
     let (anchor, report) = match verified {
         Ok(verified) => verified,
+        // As for `ledger anchors verify`: a log that this machine does not know says nothing against the anchor.
+        Err(error @ (RekorError::UnknownLog { .. } | RekorError::KeyNotValid { .. })) => {
+            let hint = "name the logs to believe with --trusted-root FILE";
+            return Ok(Err(Fault { open: Some(hint), ..Fault::caused(error.code(), &error) }));
+        }
         Err(error) => return Ok(Err(Fault::caused(error.code(), &error))),
     };
     let signed = match open_memory(&anchor.checkpoint, statement) {
@@ -585,7 +618,11 @@ fn show_verification(
         checkpoint.map_or_else(|| "unknown".to_owned(), |checkpoint| HEXLOWER.encode(&checkpoint.root));
     // A check that failed has not measured it.
     let depth = report.map(|report| report.depth);
-    let verdict = if checks.hold() { "PASS" } else { "FAIL" };
+    let verdict = match () {
+        () if checks.hold() => "PASS",
+        () if checks.fail() => "FAIL",
+        () => "UNDECIDED",
+    };
     if context.json {
         let list: Vec<Value> = checks
             .0
@@ -594,6 +631,7 @@ fn show_verification(
                 let state = match check.held {
                     Some(true) => "pass",
                     Some(false) => "fail",
+                    None if check.open.is_some() => "undecided",
                     None => "skipped",
                 };
                 json!({ "check": check.name, "outcome": state, "detail": check.detail, "entry": check.entry })
@@ -614,6 +652,7 @@ fn show_verification(
         let state = match check.held {
             Some(true) => "ok",
             Some(false) => "WRONG",
+            None if check.open.is_some() => "open",
             None => "-",
         };
         say::talk(format!("{state:>5}  {}: {}", check.name, say::harmless(&check.detail)));

@@ -64,9 +64,14 @@ async fn submit(context: &Context, file: &Path, args: &SubmitArgs) -> anyhow::Re
         ));
         return Ok(());
     }
-    announce(context, job, &cid.to_string(), tasks)?;
     if !args.watch {
-        return Ok(());
+        return announce(context, job, &cid.to_string(), tasks);
+    }
+    // With --json one document, the job as it ended, goes to standard output.
+    if context.json {
+        say::talk(job.to_string());
+    } else {
+        announce(context, job, &cid.to_string(), tasks)?;
     }
     let view = follow::follow(context, job, &progress).await?;
     ended(context, &view)

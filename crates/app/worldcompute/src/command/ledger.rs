@@ -14,8 +14,9 @@ use wc_api::log::{LogReadError, LogReader};
 use wc_ledger::threshold::SignerKeys;
 use wc_ledger::threshold::handover::{open_kept, open_signed, verify_chain};
 use wc_ledger::{
-    Auditor, Checkpoint, Cosignature, Evidence, Finding, Hash, HashTile, Note, Tile, TileSource, cell_key,
-    consistency_proof, cosignatures, hash_from_tiles, origin, verify_consistency,
+    AuditFault, Audited, Auditor, Checkpoint, Cosignature, Evidence, Finding, HashTile, Note, Tile,
+    TileSource, cell_key, check_tile, consistency_proof, cosignatures, hash_from_tiles, origin, root_at,
+    verify_consistency,
 };
 use wc_types::charter::{Founding, cell_id};
 use wc_types::signers::Handover;
@@ -27,13 +28,15 @@ use crate::client::{Failure, Node};
 use crate::command::replay;
 use crate::config::Context;
 use crate::exit::{self, Unproved, Unverified};
-use crate::progress::Progress;
+use crate::progress::{Bar, Progress};
 use crate::{fields, identity, say};
 
 /// A published ledger, or a checkpoint in a file, is not sound.
 const UNSOUND: Code = Code::new("WC-CLI-010", Class::Peer);
 /// The place that was named holds no ledger.
 const NO_LEDGER: Code = Code::new("WC-CLI-012", Class::Caller);
+/// How a fault of an audit begins.
+const NOT_SOUND: &str = "the published ledger is not sound";
 /// The ledger is of another cell than what it was compared with.
 const OTHER_CELL: Code = Code::new("WC-CLI-013", Class::Caller);
 /// Times that signers and checkpoint are read until they fit: a coordinator may be changing both.
@@ -163,6 +166,12 @@ impl Head {
         chain: &[Handover],
         text: &str,
     ) -> Option<anyhow::Error> {
+        // Hand-overs that do not hold are damage, whoever signed the checkpoint.
+        if let Err(fault) = verify_chain(founding, chain) {
+            let what = format!("the file `signers` of {log} is damaged or forged");
+            let hint = "if this is a mirror, copy that file again";
+            return Some(Unverified(vec![sentence(fault.code(), &what, &fault).hint(hint)]).into());
+        }
         let note = Note::parse(text).ok()?;
         let chain_ends = chain.len();
         let set = match open_kept(founding, chain, &note) {
@@ -310,24 +319,48 @@ impl TileSource for Fetched {
     }
 }
 
-/// Makes the consistency proof between two sizes of the log that `reader` publishes at `size`.
-async fn prove(reader: &mut LogReader, first: u64, second: u64, size: u64) -> anyhow::Result<Vec<Hash>> {
-    let fetched = Fetched::default();
-    // A pure proof says which hash it lacks; each round fetches the tile that holds it.
-    for _ in 0..ROUNDS_MAX {
-        let source = |level, index| hash_from_tiles(&fetched, size, level, index);
-        if let Ok(path) = consistency_proof(first, second, source) {
-            return Ok(path);
+impl Fetched {
+    /// Computes something of the log that `reader` publishes, fetching the tiles that it takes.
+    async fn compute<T, E>(
+        &self,
+        reader: &mut LogReader,
+        what: impl Fn(&Self) -> Result<T, E>,
+    ) -> anyhow::Result<Result<T, E>> {
+        // A pure proof says which hash it lacks; each round fetches the tile that holds it.
+        for _ in 0..ROUNDS_MAX {
+            let found = what(self);
+            let missing = self.missing.lock().ok().and_then(|mut missing| missing.take());
+            let Some(tile) = missing.filter(|_| found.is_err()) else { return Ok(found) };
+            let bytes = tile_bytes(reader, tile).await?;
+            let read =
+                HashTile::read(tile, &bytes).map_err(|error| told(error.code(), "the ledger", &error))?;
+            if let Ok(mut tiles) = self.tiles.lock() {
+                tiles.insert(tile, Arc::new(read));
+            }
         }
-        let missing = fetched.missing.lock().ok().and_then(|mut missing| missing.take());
-        let Some(tile) = missing else { break };
-        let bytes = tile_bytes(reader, tile).await?;
-        let read = HashTile::read(tile, &bytes).map_err(|error| told(error.code(), "the ledger", &error))?;
-        if let Ok(mut tiles) = fetched.tiles.lock() {
-            tiles.insert(tile, Arc::new(read));
-        }
+        Err(unsound("the published ledger asks for more tiles than a log of its size has"))
     }
-    Err(unsound(format!("the published ledger cannot prove anything between {first} and {second} entries")))
+
+    /// Returns whether every tile that was fetched so far belongs to the root of the checkpoint.
+    async fn are_of(&self, checkpoint: &Checkpoint, reader: &mut LogReader) -> anyhow::Result<bool> {
+        let (size, root) = (checkpoint.size, &checkpoint.root);
+        let used: Vec<Arc<HashTile>> =
+            self.tiles.lock().map(|tiles| tiles.values().cloned().collect()).unwrap_or_default();
+        let computed = self.compute(reader, |tiles| {
+            root_at(size, |level, index| hash_from_tiles(tiles, size, level, index))
+        });
+        if computed.await?.as_ref() != Ok(root) {
+            return Ok(false);
+        }
+        for tile in used {
+            let bytes = tile.hashes().concat();
+            let checked = self.compute(reader, |tiles| check_tile(tile.tile(), &bytes, size, root, tiles));
+            if checked.await?.is_err() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
 }
 
 /// A published ledger that was opened.
@@ -360,6 +393,51 @@ impl Published {
         let message =
             format!("{} is the ledger of another cell, {}, not of {cell}", self.log, self.head.cell);
         Err(Unverified(vec![Refusal::new(OTHER_CELL, message)]).into())
+    }
+
+    /// Reads the whole ledger and checks it.
+    async fn audit(&mut self, bar: &Bar) -> anyhow::Result<Audited> {
+        let Self { reader, head, .. } = self;
+        let size = head.checkpoint.size;
+        let fault = |error: AuditFault| told(error.code(), NOT_SOUND, &error);
+        let mut auditor =
+            Auditor::new(&head.founding, &head.chain, head.checkpoint.clone(), identity::latest())
+                .map_err(fault)?;
+        while let Some(bundle) = auditor.next() {
+            let width = usize::from(bundle.width());
+            let entries =
+                partial_or_full(reader, &bundle.to_string(), |full| cut_bundle(full, width)).await?;
+            let hashes = tile_bytes(reader, bundle.tile()).await?;
+            auditor.read(bundle, &entries, &hashes).map_err(|error| match error {
+                AuditFault::TileHash { .. } => fault(error),
+                // Which of its files an entry is in, the entry does not say.
+                _ => told(error.code(), &format!("{NOT_SOUND}, at {bundle}"), &error),
+            })?;
+            bar.set(bundle.leaves().end, size, "");
+        }
+        for tile in auditor.upper_tiles() {
+            let bytes = tile_bytes(reader, tile).await?;
+            auditor.compare(tile, &bytes).map_err(fault)?;
+        }
+        auditor.finish().map_err(fault)
+    }
+
+    /// Names the file that keeps this ledger from being what it is signed to be.
+    async fn damage(&mut self) -> anyhow::Error {
+        let progress = Progress::new();
+        let bar = progress.count("looking for the damage", self.head.checkpoint.size);
+        let audited = self.audit(&bar).await;
+        bar.finish();
+        let refusals = match audited {
+            Err(error) if error.is::<Unverified>() => exit::refusals(&error),
+            Err(error) => return error,
+            Ok(_) => {
+                let message = format!("{} was another one each time it was read", self.log);
+                vec![Refusal::new(UNSOUND, message)]
+            }
+        };
+        let hint = "this says nothing about the history: copy the ledger again, or give another copy of it";
+        Unverified(refusals.into_iter().map(|refusal| refusal.hint(hint)).collect()).into()
     }
 }
 
@@ -414,9 +492,17 @@ pub async fn compare(
                 .to_owned(),
         }));
     }
-    let path = prove(&mut published.reader, early.size, late.size, size).await?;
+    let fetched = Fetched::default();
+    let path = fetched.compute(&mut published.reader, |tiles| {
+        consistency_proof(early.size, late.size, |level, index| hash_from_tiles(tiles, size, level, index))
+    });
+    let path = path.await?.map_err(|error| told(error.code(), "the published ledger", &error))?;
     Ok(match verify_consistency(early.size, late.size, &path, &early.root, &late.root) {
         Ok(()) => History::One,
+        // A copy with a damaged tile proves nothing against anybody: first it has to be what it is signed to be.
+        Err(_) if !fetched.are_of(&published.head.checkpoint, &mut published.reader).await? => {
+            return Err(published.damage().await);
+        }
         Err(_) => History::Two(format!(
             "the ledger of {} entries does not begin with the one of {}, by the proof of {}",
             late.size, early.size, published.log
@@ -492,26 +578,10 @@ async fn verify(context: &Context, log: &str, seen: Option<&Path>) -> anyhow::Re
 
 async fn audit(context: &Context, log: &str, seen: Option<&Path>) -> anyhow::Result<()> {
     let mut published = Published::open(log).await?;
-    let Published { reader, head, .. } = &mut published;
-    let size = head.checkpoint.size;
-    let fault =
-        |error: wc_ledger::AuditFault| told(error.code(), "the published ledger is not sound", &error);
-    let mut auditor = Auditor::new(&head.founding, &head.chain, head.checkpoint.clone(), identity::latest())
-        .map_err(fault)?;
+    let size = published.head.checkpoint.size;
     let progress = Progress::new();
     let bar = progress.count("entries", size);
-    while let Some(bundle) = auditor.next() {
-        let width = usize::from(bundle.width());
-        let entries = partial_or_full(reader, &bundle.to_string(), |full| cut_bundle(full, width)).await?;
-        let hashes = tile_bytes(reader, bundle.tile()).await?;
-        auditor.read(bundle, &entries, &hashes).map_err(fault)?;
-        bar.set(bundle.leaves().end, size, "");
-    }
-    for tile in auditor.upper_tiles() {
-        let bytes = tile_bytes(reader, tile).await?;
-        auditor.compare(tile, &bytes).map_err(fault)?;
-    }
-    let audited = auditor.finish().map_err(fault)?;
+    let audited = published.audit(&bar).await?;
     bar.finish();
     let mut history = None;
     if let Some(path) = seen {
@@ -551,7 +621,8 @@ async fn audit(context: &Context, log: &str, seen: Option<&Path>) -> anyhow::Res
     say::data(format!("{log}: SOUND"))?;
     head.show(last)?;
     say::data(format!(
-        "proved   {} entries, each naming the one before it, in {} files whose every hash is right",
+        "proved   {} entries, each naming the one before it, in the {} files under this checkpoint, whose every hash is \
+         right",
         audited.entries, audited.files
     ))?;
     say::data(format!(
@@ -572,6 +643,9 @@ async fn audit(context: &Context, log: &str, seen: Option<&Path>) -> anyhow::Res
             say::count(audited.handovers, "time")
         ))?;
     }
+    say::data(
+        "not read partial tiles of earlier checkpoints, which this one does not need: 'ledger replay' compares those",
+    )?;
     say::data(
         "assumed  that the verdicts behind accepted tasks are as the votes were: receipts and donors check those",
     )?;

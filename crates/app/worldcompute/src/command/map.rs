@@ -25,6 +25,15 @@ pub async fn run(context: &Context, args: &MapArgs) -> anyhow::Result<()> {
     if !faults.is_empty() {
         return Err(Failure(faults).into());
     }
+    // Before anything is charged: a result that has nowhere to go is paid for all the same.
+    if !args.detach {
+        std::fs::create_dir_all(&args.output).map_err(|error| {
+            let message = format!("--output {} is no directory: {error}", args.output.display());
+            Failure(vec![
+                Refusal::new(fields::FILE, message).hint("name a directory, or one that can be made"),
+            ])
+        })?;
+    }
     let names = names(&draft);
     let key = identity::owner_key(context)?;
     let mut node = Node::connect(&context.dir).await?;

@@ -192,11 +192,16 @@ fn show(path: &Path, report: &ReceiptReport, place: &Place) -> anyhow::Result<()
         Place::Unproved(Undecided { why, .. }) => say::data(format!("  UNPROVED history: {why}"))?,
         Place::NotAsked => {}
     }
-    let known = matches!(place, Place::Proved(_));
-    for assumed in report.assumed.iter().filter(|text| !(known && text.contains(NO_EARLIER))) {
+    for assumed in assumed(report, place) {
         say::data(format!("  assumed  {assumed}"))?;
     }
     Ok(())
+}
+
+/// What the receipt leaves open; that no other checkpoint was there to compare with, only if none was.
+fn assumed<'a>(report: &'a ReceiptReport, place: &Place) -> Vec<&'a str> {
+    let asked = !matches!(place, Place::NotAsked);
+    report.assumed.iter().copied().filter(|text| !(asked && text.contains(NO_EARLIER))).collect()
 }
 
 /// What the report says when it was given no earlier checkpoint.
@@ -235,7 +240,7 @@ fn report_json(path: &Path, report: &ReceiptReport, place: &Place) -> Value {
         "history": history,
         "seen_size": seen_size,
         "steps": steps.collect::<Vec<_>>(),
-        "assumed": report.assumed,
+        "assumed": assumed(report, place),
     })
 }
 

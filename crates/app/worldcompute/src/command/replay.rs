@@ -42,12 +42,9 @@ fn refusal(error: &ReplayError) -> Refusal {
         source = cause.source();
     }
     let refusal = Refusal::new(UNREADABLE, message);
-    match error {
-        ReplayError::Store(_) => {
-            refusal.hint("stop the node of this data directory first: 'worldcompute node stop'")
-        }
-        ReplayError::NoJournal { .. } => refusal.hint("give the coordinator's directory with --data-dir"),
-        _ => refusal,
+    match error.hint() {
+        Some(hint) => refusal.hint(hint),
+        None => refusal,
     }
 }
 
@@ -66,6 +63,7 @@ fn show(context: &Context, report: &ReplayReport) -> anyhow::Result<()> {
             "outstanding_micro_ncu": report.outstanding,
             "snapshot_fact": report.snapshot,
             "published_size": report.published,
+            "published_files": report.published_files,
             "differences": report.differences,
             "differences_untold": report.untold,
             "replay": verdict,
@@ -87,7 +85,10 @@ fn show(context: &Context, report: &ReplayReport) -> anyhow::Result<()> {
             "published",
             report.published.map_or_else(
                 || "nothing to compare with".to_owned(),
-                |size| format!("{}, every file compared", say::count(size, "entry")),
+                |size| {
+                    let files = report.published_files;
+                    format!("{}, all of its {files} files compared", say::count(size, "entry"))
+                },
             ),
         ),
         ("state", format!("sha256:{}", report.state_hash)),
