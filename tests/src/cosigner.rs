@@ -103,7 +103,17 @@ enum Step {
     Committed(Box<Member>, Nonces, bool),
 }
 
+fn other_history() -> SignerAnswer {
+    let code = Code::new("WC-LEDGER-150", Class::Peer);
+    let refusal = Refusal::new(code, "the log does not continue the one that was signed");
+    SignerAnswer::Refused { refusal, culprits: Vec::new() }
+}
+
 impl State {
+    fn manner(&self) -> Manner {
+        *self.manner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn converse(self: Arc<Self>, mut stream: MeshStream) {
         let mut step = Step::Fresh;
         while let Some(request) = read(&mut stream).await {
@@ -163,9 +173,18 @@ impl State {
                 let step = Step::Committed(Box::new(member), nonces, ordinary);
                 (step, SignerAnswer::Committed { commitment, head: None })
             }
+            (step @ Step::Committed(..), SignerRequest::Agree { .. }) => match self.manner() {
+                Manner::Stalls => return None,
+                Manner::Refuses => (Step::Fresh, other_history()),
+                Manner::Honest | Manner::BadShare => (step, SignerAnswer::Agreed),
+            },
+            (Step::Committed(..), SignerRequest::Remember { .. }) => match self.manner() {
+                Manner::Stalls => return None,
+                Manner::Refuses => (Step::Fresh, other_history()),
+                Manner::Honest | Manner::BadShare => (Step::Fresh, SignerAnswer::Remembered),
+            },
             (Step::Committed(member, nonces, ordinary), SignerRequest::Sign { request, .. }) => {
-                let manner = *self.manner.lock().unwrap_or_else(PoisonError::into_inner);
-                let manner = if ordinary { manner } else { Manner::Honest };
+                let manner = if ordinary { self.manner() } else { Manner::Honest };
                 if ordinary {
                     self.asked.fetch_add(1, Ordering::Relaxed);
                 }
@@ -174,11 +193,7 @@ impl State {
                     Manner::Honest => {}
                     Manner::BadShare => share.share[0] ^= 1,
                     Manner::Stalls => return None,
-                    Manner::Refuses => {
-                        let code = Code::new("WC-LEDGER-150", Class::Peer);
-                        let refusal = Refusal::new(code, "the log does not continue the one that was signed");
-                        return Some((Step::Fresh, SignerAnswer::Refused { refusal, culprits: Vec::new() }));
-                    }
+                    Manner::Refuses => return Some((Step::Fresh, other_history())),
                 }
                 (Step::Fresh, SignerAnswer::Signed { share })
             }

@@ -290,7 +290,7 @@ async fn a_coordinator_that_was_restored_from_an_old_copy_is_told_that_its_signe
     let shown = text(&federation.coordinator().command(&["cluster", "signers"]));
     assert!(shown.contains("REFUSES TO SIGN"), "{shown}");
     let status = text(&federation.coordinator().command(&["cluster", "status"]));
-    assert!(status.contains("ALARM") && status.contains("another history"), "{status}");
+    assert!(status.contains("SIGNER REFUSES") && status.contains("another history"), "{status}");
     let refused = fetch(&federation, job, &federation.dir.path().join("refused"));
     assert!(text(&refused).contains("waiting does not help"), "{}", text(&refused));
     assert!(!text(&refused).contains("the results are safe"), "{}", text(&refused));
@@ -516,15 +516,138 @@ async fn a_signer_that_stalls_delays_one_checkpoint_and_not_each() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_signer_that_says_it_saw_another_history_is_an_alarm_while_the_others_sign_on() {
+async fn a_signer_that_says_it_saw_another_history_stops_signing_until_the_owner_names_signers_without_it() {
     let (mut federation, played) = with_played().await;
+    let job = run_job(&federation).await;
+    tokio::task::block_in_place(|| verified(&federation, job, "before"));
     played.behave(Manner::Refuses);
-    asked_alone(&mut federation, &played, "refuses").await;
-    federation.nodes[2].start();
-    federation.until("the others sign", async || signers(&federation).await.problem.is_none()).await;
+    run_job(&federation).await;
+    federation.until("nothing is signed", async || signers(&federation).await.problem.is_some()).await;
+    let signed = signers(&federation).await.signed_size;
     let status = text(&federation.coordinator().command(&["cluster", "status"]));
     assert!(status.contains("SIGNER REFUSES") && status.contains("WC-LEDGER-150"), "{status}");
-    assert!(!status.contains("NO NEW CHECKPOINT"), "{status}");
+    assert!(status.contains("NO NEW CHECKPOINT") && status.contains("cluster signers set"), "{status}");
+    // Neither a restart of the coordinator nor the liar's absence ends it.
+    let dead = played.node();
+    federation.nodes[0].kill();
+    drop(played);
+    federation.nodes[0].start();
+    federation.joined(2).await;
+    let job = run_job(&federation).await;
+    let refused =
+        tokio::task::block_in_place(|| fetch(&federation, job, &federation.dir.path().join("refused")));
+    assert!(text(&refused).contains("waiting does not help"), "{}", text(&refused));
+    assert_eq!(signers(&federation).await.signed_size, signed, "nothing was signed");
+    assert_eq!(state(&federation, dead).await, "refuses");
+    // The others hand over without it.
+    let one = id(&federation.nodes[2]).to_string();
+    let set = federation.coordinator().command(&["cluster", "signers", "set", "--threshold", "2", &one]);
+    assert!(set.status.success(), "{}\n{}", text(&set), federation.logs());
+    tokio::task::block_in_place(|| verified(&federation, job, "after"));
+    let status = text(&federation.coordinator().command(&["cluster", "status"]));
+    assert!(!status.contains("SIGNER REFUSES") && !status.contains("NO NEW CHECKPOINT"), "{status}");
+}
+
+/// Puts a copy of a data directory in its place.
+fn put_back(copy: &Path, dir: &Path) {
+    std::fs::remove_dir_all(dir).expect("removes");
+    copy_dir(copy, dir);
+}
+
+#[tokio::test]
+async fn a_coordinator_restored_from_an_old_copy_finds_nobody_to_sign_a_second_history_with() {
+    let mut federation = two_of_three().await;
+    let first = run_job(&federation).await;
+    verified(&federation, first, "first");
+    federation.nodes[0].kill();
+    let (dir, at) = (federation.nodes[0].dir.clone(), federation.dir.path().to_owned());
+    copy_dir(&dir, &at.join("old"));
+    federation.nodes[0].start();
+    federation.joined(2).await;
+    let second = run_job(&federation).await;
+    verified(&federation, second, "second");
+    let signed = signers(&federation).await.signed_size;
+    federation.nodes[0].kill();
+    copy_dir(&dir, &at.join("new"));
+    put_back(&at.join("old"), &dir);
+    federation.nodes[0].start();
+    federation.joined(2).await;
+    let old = signers(&federation).await.signed_size;
+    assert!(old < signed, "the copy is older: {old:?} and {signed:?}");
+    for round in 0..3 {
+        // Its ledger becomes longer than the one that was signed, and either of the two others is asked alone.
+        let job = run_job(&federation).await;
+        let refused = fetch(&federation, job, &at.join("refused"));
+        assert!(!refused.status.success(), "round {round}: {}", text(&refused));
+        assert!(text(&refused).contains("waiting does not help"), "round {round}: {}", text(&refused));
+        let view = signers(&federation).await;
+        assert_eq!(view.signed_size, old, "round {round}: {view:?}");
+        let reason = view.members.iter().find(|member| member.state == "refuses").expect("one refuses");
+        assert!(reason.reason.as_ref().is_some_and(|why| why.contains("WC-LEDGER-1")), "{view:?}");
+        let status = text(&federation.coordinator().command(&["cluster", "status"]));
+        assert!(status.contains("SIGNER REFUSES"), "round {round}: {status}");
+        federation.nodes[0].kill();
+        federation.nodes[1 + round % 2].kill();
+        federation.nodes[0].start();
+        federation.joined(1).await;
+        federation
+            .until("the alarm is there again", async || {
+                federation.cluster().await.log_alarms.iter().any(|alarm| alarm.contains("SIGNER REFUSES"))
+            })
+            .await;
+        federation.nodes[1 + round % 2].start();
+        federation.joined(2).await;
+    }
+    for node in &federation.nodes[1..] {
+        let logged = node.logged();
+        assert!(logged.contains("SIGNER ALARM") && logged.contains("WC-LEDGER-1"), "{logged}");
+    }
+    // With the newest data they agree again, and everything goes on where it was.
+    federation.nodes[0].kill();
+    put_back(&at.join("new"), &dir);
+    federation.nodes[0].start();
+    federation.joined(2).await;
+    let last = run_job(&federation).await;
+    for (job, name) in [(first, "1"), (second, "2"), (last, "3")] {
+        verified(&federation, job, name);
+    }
+    assert!(federation.cluster().await.log_alarms.is_empty());
+}
+
+#[tokio::test]
+async fn a_signer_that_was_away_is_told_what_was_signed_without_it_and_does_not_sign_anything_else() {
+    let mut federation = two_of_three().await;
+    let first = run_job(&federation).await;
+    verified(&federation, first, "first");
+    federation.nodes[0].kill();
+    let (dir, old) = (federation.nodes[0].dir.clone(), federation.dir.path().join("old"));
+    copy_dir(&dir, &old);
+    federation.nodes[0].start();
+    federation.joined(2).await;
+    // The coordinator and node 1 sign what node 2 does not see; then it comes back, and nothing new is signed with it.
+    federation.nodes[2].kill();
+    let second = run_job(&federation).await;
+    verified(&federation, second, "second");
+    federation.nodes[2].start();
+    let heard = id(&federation.nodes[2]);
+    federation
+        .until("it is back", async || {
+            matches!(state(&federation, heard).await.as_str(), "connected" | "signing")
+        })
+        .await;
+    let third = run_job(&federation).await;
+    verified(&federation, third, "third");
+    federation.nodes[0].kill();
+    federation.nodes[1].kill();
+    put_back(&old, &dir);
+    federation.nodes[0].start();
+    federation.joined(1).await;
+    run_job(&federation).await;
+    federation
+        .until("it refuses what it has not signed itself", async || {
+            state(&federation, heard).await == "refuses"
+        })
+        .await;
 }
 
 /// A job of so many short tasks that the ledger grows for a while.

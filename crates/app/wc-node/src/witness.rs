@@ -57,6 +57,8 @@ struct State {
     alarms: Vec<AlarmView>,
     /// Set once there is proof against the cell's key: from then on nothing of it is cosigned.
     convicted: bool,
+    /// Why what was seen before cannot be used.
+    problem: Option<String>,
 }
 
 /// The witness of this machine.
@@ -82,6 +84,7 @@ impl Witness {
             size: state.head.as_ref().map_or(0, |head| head.checkpoint.size),
             cosigned_at: state.head.as_ref().map(at),
             alarms: state.alarms.clone(),
+            problem: state.problem.clone(),
         }
     }
 
@@ -93,45 +96,59 @@ impl Witness {
             return Ok(());
         }
         fs::create_dir_all(&dir)?;
+        // The evidence counts and is shown, whatever became of the head.
+        let (alarms, convicted) = read_evidence(&dir)?;
+        let (head, problem) = match self.read_seen(founding, &dir) {
+            Ok(head) => (head, None),
+            Err(error) => (
+                None,
+                Some(format!(
+                    "{error}, so nothing is cosigned: put back `head` and `signers` of {} from a copy of today; if there is \
+                     none, move both away, and this witness begins anew, without knowing what it cosigned before (keep the \
+                     files *.evidence)",
+                    dir.display()
+                )),
+            ),
+        };
+        let mut state = lock(&self.state);
+        if let Some(problem) = problem {
+            if state.problem.as_ref() != Some(&problem) {
+                tracing::error!(%cell, "WITNESS STOPPED: {problem}");
+            }
+            *state = State { alarms, convicted, problem: Some(problem.clone()), ..State::default() };
+            return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
+        }
+        *state = State { dir: Some(dir), head, alarms, convicted, problem: None };
+        Ok(())
+    }
+
+    /// Reads what was cosigned last.
+    fn read_seen(&self, founding: &Signed<Founding>, dir: &Path) -> io::Result<Option<Head>> {
         let chain: Vec<Handover> = match fs::read(dir.join("signers")) {
             Ok(bytes) => from_canonical(&bytes).map_err(|error| {
                 io::Error::new(
                     io::ErrorKind::InvalidData,
-                    format!("the signers that were seen last: {error}"),
+                    format!(
+                        "the file `signers`, which says who signed what was seen last, is damaged: {error}"
+                    ),
                 )
             })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(error),
         };
-        let head = match fs::read_to_string(dir.join("head")) {
-            Ok(text) => Some(self.read_head(founding, &chain, &text).ok_or_else(|| {
+        match fs::read_to_string(dir.join("head")) {
+            Ok(text) => self.read_head(founding, &chain, &text).map(Some).ok_or_else(|| {
                 // Beginning anew would be what a forger wishes for.
-                io::Error::new(io::ErrorKind::InvalidData, "the head that was cosigned last does not verify")
-            })?),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(error),
-        };
-        let mut alarms = Vec::new();
-        let mut convicted = false;
-        for entry in fs::read_dir(&dir)?.take(1024) {
-            let path = entry?.path();
-            if path.extension().is_none_or(|extension| extension != "evidence") {
-                continue;
+                let damaged = "the file `head`, which says what was cosigned last, is damaged";
+                io::Error::new(io::ErrorKind::InvalidData, damaged)
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => {
+                let damaged =
+                    format!("the file `head`, which says what was cosigned last, cannot be read: {error}");
+                Err(io::Error::new(error.kind(), damaged))
             }
-            let Ok(evidence) = Evidence::decode(&fs::read(&path)?) else { continue };
-            let Ok((_, finding)) = evidence.check() else { continue };
-            convicted |= !matches!(finding, Finding::Inconclusive { .. });
-            let modified = fs::metadata(&path)?.modified().ok();
-            let since = modified.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
-            alarms.push(AlarmView {
-                code: code_of(&finding).to_owned(),
-                message: format!("{}, found in an earlier run", words(&finding)),
-                at: Timestamp(since.map_or(0, |at| i64::try_from(at.as_micros()).unwrap_or(i64::MAX))),
-                evidence: Some(path.display().to_string()),
-            });
         }
-        *lock(&self.state) = State { dir: Some(dir), head, alarms, convicted };
-        Ok(())
     }
 
     fn read_head(&self, founding: &Signed<Founding>, chain: &[Handover], text: &str) -> Option<Head> {
@@ -292,6 +309,30 @@ impl Witness {
             _ => Ok(()),
         }
     }
+}
+
+/// Reads the evidence of earlier runs. Returns what it says, and whether some of it proves something.
+fn read_evidence(dir: &Path) -> io::Result<(Vec<AlarmView>, bool)> {
+    let mut alarms = Vec::new();
+    let mut convicted = false;
+    for entry in fs::read_dir(dir)?.take(1024) {
+        let path = entry?.path();
+        if path.extension().is_none_or(|extension| extension != "evidence") {
+            continue;
+        }
+        let Ok(evidence) = Evidence::decode(&fs::read(&path)?) else { continue };
+        let Ok((_, finding)) = evidence.check() else { continue };
+        convicted |= !matches!(finding, Finding::Inconclusive { .. });
+        let modified = fs::metadata(&path)?.modified().ok();
+        let since = modified.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+        alarms.push(AlarmView {
+            code: code_of(&finding).to_owned(),
+            message: format!("{}, found in an earlier run", words(&finding)),
+            at: Timestamp(since.map_or(0, |at| i64::try_from(at.as_micros()).unwrap_or(i64::MAX))),
+            evidence: Some(path.display().to_string()),
+        });
+    }
+    Ok((alarms, convicted))
 }
 
 /// Witnesses while the node is a member of a cell.
@@ -467,6 +508,32 @@ mod tests {
         fs::write(&head, &text[..text.len() - 10]).expect("writes");
         let forgetful = Witness::new(dir.path().to_owned(), key(3));
         assert!(forgetful.recall(&founding()).is_err());
+        let view = forgetful.view();
+        assert!(view.problem.is_some_and(|problem| problem.contains("`head`")), "it says what is damaged");
+        assert_eq!((view.size, view.alarms.len()), (0, 0));
+        // Put right, it goes on by itself.
+        fs::write(&head, text).expect("writes");
+        forgetful.recall(&founding()).expect("whole again");
+        assert_eq!((forgetful.view().size, forgetful.view().problem), (4, None));
+    }
+
+    #[test]
+    fn a_damaged_head_does_not_hide_the_evidence_beside_it() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let first = witness(dir.path());
+        first.look(&founding(), &offer(4, 0, 0), 1).expect("cosigned");
+        assert_eq!(first.look(&founding(), &offer(4, 7, 0), 2), None, "another ledger of the same size");
+        let head = dir.path().join(cell_id(&founding()).to_string()).join("head");
+        let mut bytes = fs::read(&head).expect("kept");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(&head, bytes).expect("writes");
+        let again = Witness::new(dir.path().to_owned(), key(3));
+        assert!(again.recall(&founding()).is_err());
+        let view = again.view();
+        assert!(view.problem.is_some() && view.alarms.len() == 1, "{view:?}");
+        assert_eq!(view.alarms[0].code, "WC-LEDGER-122");
+        assert!(view.alarms[0].evidence.is_some());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_bytes::ByteArray;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -32,7 +33,7 @@ pub(super) struct Taking {
     wire: Box<dyn Wire>,
     /// To its nonces.
     pub commitment: NonceCommitment,
-    /// What it signed last.
+    /// What it remembers as signed last.
     pub head: Option<SignedHead>,
 }
 
@@ -66,6 +67,21 @@ async fn ask(wire: &mut Box<dyn Wire>, request: &SignerRequest) -> Result<Signer
 
 const UNEXPECTED: &str = "it answered something else";
 
+/// Asks one signer to take part.
+pub(super) async fn take(
+    coordinator: &Arc<Coordinator>,
+    node: NodeId,
+    commit: &SignerRequest,
+) -> Result<Taking, Failing> {
+    let mut wire = open(coordinator, node).await.map_err(Failing::Absent)?;
+    match ask(&mut wire, commit).await? {
+        SignerAnswer::Committed { commitment, head } if commitment.node == node => {
+            Ok(Taking { wire, commitment, head })
+        }
+        _ => Err(Failing::Wrong(UNEXPECTED.to_owned())),
+    }
+}
+
 /// Asks all of `nodes` at once to take part in one signature. Their answers come as they come; it ends with the last.
 pub(super) fn begin(
     coordinator: &Arc<Coordinator>,
@@ -76,17 +92,8 @@ pub(super) fn begin(
     for node in nodes.iter().copied() {
         let (coordinator, commit, answers) = (coordinator.clone(), commit.clone(), answers.clone());
         tokio::spawn(async move {
-            let asked = async {
-                let mut wire = open(&coordinator, node).await.map_err(Failing::Absent)?;
-                match ask(&mut wire, &commit).await? {
-                    SignerAnswer::Committed { commitment, head } if commitment.node == node => {
-                        Ok(Taking { wire, commitment, head })
-                    }
-                    _ => Err(Failing::Wrong(UNEXPECTED.to_owned())),
-                }
-            };
             tokio::select! {
-                answer = asked => drop(answers.send((node, answer)).await),
+                answer = take(&coordinator, node, &commit) => drop(answers.send((node, answer)).await),
                 // Whoever asked has heard enough.
                 () = answers.closed() => {}
             }
@@ -99,6 +106,30 @@ pub(super) fn begin(
 pub(super) async fn finish(mut part: Taking, sign: &SignerRequest) -> Result<SignatureShare, Failing> {
     match ask(&mut part.wire, sign).await? {
         SignerAnswer::Signed { share } if share.node == part.commitment.node => Ok(share),
+        _ => Err(Failing::Wrong(UNEXPECTED.to_owned())),
+    }
+}
+
+/// Asks a signer whether it would sign the log as it stands. Its part is still open then, for it to [`remember`].
+pub(super) async fn agree(
+    part: &mut Taking,
+    checkpoint: String,
+    consistency: Vec<ByteArray<32>>,
+) -> Result<(), Failing> {
+    match ask(&mut part.wire, &SignerRequest::Agree { checkpoint, consistency }).await? {
+        SignerAnswer::Agreed => Ok(()),
+        _ => Err(Failing::Wrong(UNEXPECTED.to_owned())),
+    }
+}
+
+/// Has a signer remember what others signed, instead of signing.
+pub(super) async fn remember(
+    mut part: Taking,
+    note: String,
+    consistency: Vec<ByteArray<32>>,
+) -> Result<(), Failing> {
+    match ask(&mut part.wire, &SignerRequest::Remember { note, consistency }).await? {
+        SignerAnswer::Remembered => Ok(()),
         _ => Err(Failing::Wrong(UNEXPECTED.to_owned())),
     }
 }

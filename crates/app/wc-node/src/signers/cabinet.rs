@@ -2,11 +2,13 @@
 //! before anything is signed because of it.
 //!
 //! ```text
-//! signers/<cell>/memory          the chain of signers, the last head that was signed, the promised hand-over
+//! signers/<cell>/memory          the chain of signers, the last head that was signed by this machine or, as it was told, by
+//!                                others, the promised hand-over
 //! signers/<cell>/share-<order>   a share of the key that was made under that order
 //! signers/<cell>/handover        coordinator: the hand-over that is being signed
 //! signers/<cell>/checkpoint      coordinator: the last checkpoint that several signed
 //! signers/<cell>/told            coordinator: which hand-over each machine has confirmed
+//! signers/<cell>/disputes        coordinator: who remembers another history, and its words
 //! ```
 
 use std::collections::BTreeMap;
@@ -34,7 +36,7 @@ pub(crate) struct Memory {
     pub founding: Signed<Founding>,
     /// The longest chain of hand-overs that was seen.
     pub chain: Vec<Handover>,
-    /// The last head that this machine signed.
+    /// The last head that this machine signed, or that others signed and it was told of.
     pub head: Option<SignedHead>,
     /// The only next set that this machine hands over to.
     pub promised: Option<Promise>,
@@ -171,6 +173,17 @@ impl Cabinet {
     /// Keeps what machines have confirmed.
     pub fn keep_told(&self, cell: &CellId, told: &BTreeMap<NodeId, u64>) -> io::Result<()> {
         self.write(cell, "told", &told.iter().collect::<Vec<_>>())
+    }
+
+    /// Returns who remembers another history, and what each said.
+    pub fn disputes(&self, cell: &CellId) -> io::Result<BTreeMap<NodeId, String>> {
+        let disputes: Option<Vec<(NodeId, String)>> = self.read(cell, "disputes")?;
+        Ok(disputes.unwrap_or_default().into_iter().collect())
+    }
+
+    /// Keeps who remembers another history.
+    pub fn keep_disputes(&self, cell: &CellId, disputes: &BTreeMap<NodeId, String>) -> io::Result<()> {
+        self.write(cell, "disputes", &disputes.iter().collect::<Vec<_>>())
     }
 
     /// Returns the last checkpoint that several signed.

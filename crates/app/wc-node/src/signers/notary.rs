@@ -3,6 +3,10 @@
 //! One signer signs at once, when somebody asks. Several sign in the background, at most once a second unless a receipt
 //! waits, so that no task ever does. While too few can be reached jobs go on; receipts wait, and the last checkpoint
 //! still serves the results that it covers.
+//!
+//! Before it signs anything after a start the notary asks every member whether the ledger continues what that member
+//! remembers, and after each checkpoint those who did not sign it are told of it, so that all remember the same. As long as one
+//! of them remembers something else nothing is signed, whoever else would: this coordinator may be an old copy of itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -24,7 +28,7 @@ use wc_proto::api::view::{PendingSignersView, SignerView, SignersView};
 use wc_proto::peer::signers::{Purpose, SignerRequest};
 use wc_types::code::{Class, Code};
 use wc_types::signers::{Handover, SignatureShare, SignedHead, SignerOrder};
-use wc_types::{AccountId, NodeId, Refusal, Signed, record_cid};
+use wc_types::{AccountId, CellId, NodeId, Refusal, Signed, record_cid};
 
 use super::asking::{self, Taking};
 use super::cabinet::{Cabinet, KeptCheckpoint, Pending};
@@ -50,6 +54,11 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 const RECEIPT_WAIT: Duration = Duration::from_secs(10);
 /// Accounts that wait for the next checkpoint. More than people who ask in one second.
 const ACCOUNTS_MAX: usize = 256;
+/// Longest that the first checkpoint after a start waits for members that have not said what they remember. Shorter than a
+/// receipt waits.
+const START_WAIT: Duration = Duration::from_secs(5);
+/// Longest wait for the archive to have what is to be signed.
+const ARCHIVED_WITHIN: Duration = Duration::from_secs(5);
 /// Time between two looks for machines that have to be told of a hand-over.
 const TELL_EVERY: Duration = Duration::from_secs(2);
 
@@ -111,6 +120,21 @@ struct Unfinished {
     reason: Option<String>,
 }
 
+/// What is known of whether the members remember the history that this coordinator has.
+#[derive(Default)]
+struct Accord {
+    /// Members that agreed, and know of all that was signed.
+    settled: BTreeSet<NodeId>,
+    /// Whether all members of a set have agreed since this process began.
+    complete: bool,
+    /// Members that answer again and have not been asked yet.
+    back: BTreeSet<NodeId>,
+    /// Members that answered again, and then were silent when they were asked: they wait until their turn.
+    tired: BTreeSet<NodeId>,
+    /// Members that remember another history, and their words. Survives a restart.
+    disputes: BTreeMap<NodeId, String>,
+}
+
 /// Somebody who asked for an account as it stands under a checkpoint.
 struct Asked {
     account: AccountId,
@@ -125,6 +149,7 @@ pub(crate) struct Notary {
     signed: watch::Sender<Option<Checkpoint>>,
     wanted: watch::Sender<u64>,
     conduct: Mutex<Conducts>,
+    accord: Mutex<Accord>,
     /// Why the last try to sign a checkpoint failed, until one is signed or none has to be.
     problem: Mutex<Option<String>>,
     /// Who waits for the next checkpoint and the account under it.
@@ -152,6 +177,8 @@ impl Notary {
         let keys = verify_chain(founding, &chain).map_err(io::Error::other)?;
         let unfinished = cabinet.pending(&cell)?.map(|pending| Unfinished { pending, reason: None });
         let told = cabinet.told(&cell)?;
+        let mut disputes = cabinet.disputes(&cell)?;
+        disputes.retain(|node, _| keys.is_member(node));
         let kept = cabinet.checkpoint(&cell)?.and_then(|kept| {
             let signers = chain.get(..usize::try_from(kept.epoch).ok()?)?.to_vec();
             Some(Checkpoint { size: kept.size, note: kept.note, signers: Arc::new(signers) })
@@ -163,6 +190,7 @@ impl Notary {
             signed: watch::Sender::new(kept),
             wanted: watch::Sender::new(0),
             conduct: Mutex::default(),
+            accord: Mutex::new(Accord { disputes, ..Accord::default() }),
             problem: Mutex::default(),
             accounts: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
@@ -282,19 +310,216 @@ impl Notary {
     fn too_few(&self) -> Refusal {
         let why = lock(&self.problem).clone().unwrap_or_else(|| "the signers are slow".to_owned());
         let refusal = Refusal::new(TOO_FEW, format!("no signed checkpoint covers this yet: {why}"));
-        refusal.hint(if self.alarms().is_empty() {
+        refusal.hint(if lock(&self.accord).disputes.is_empty() {
             "nothing is lost: results are safe, and receipts and accounts can be had as soon as enough signers are back \
              ('worldcompute cluster signers')"
         } else {
             "a signer refuses, and waiting does not help: the coordinator may have been restored from an old copy, or \
-             somebody rewrites the ledger. Change nothing on the signers' machines, and read their reasons with \
-             'worldcompute cluster signers'"
+             somebody rewrites the ledger, or the signer lies. Change nothing on the signers' machines, and read their reasons \
+             with 'worldcompute cluster signers'"
         })
     }
 
     /// Returns what an operator has to look at now, a sentence each.
     pub fn alarms(&self) -> Vec<String> {
-        lock(&self.conduct).alarms()
+        let refuses = |(node, reason): (&NodeId, &String)| {
+            format!(
+                "SIGNER REFUSES: {node} remembers another history of this ledger than it is shown now, so nothing is signed: \
+                 {reason}"
+            )
+        };
+        let mut alarms: Vec<String> = lock(&self.accord).disputes.iter().map(refuses).collect();
+        alarms.extend(lock(&self.conduct).alarms());
+        alarms
+    }
+
+    /// Takes note that a member remembers what this coordinator has.
+    fn agrees(&self, cell: &CellId, node: NodeId) {
+        let mut accord = lock(&self.accord);
+        accord.settled.insert(node);
+        accord.tired.remove(&node);
+        if accord.disputes.remove(&node).is_some() {
+            tracing::info!(%node, "a signer that remembered another history agrees again");
+            self.keep_disputes(cell, &accord.disputes);
+        }
+        drop(accord);
+        lock(&self.conduct).ready(node);
+    }
+
+    /// Takes note of a member that did not do its part in a checkpoint.
+    fn failed(&self, cell: &CellId, node: NodeId, failing: Failing) {
+        let mut accord = lock(&self.accord);
+        accord.settled.remove(&node);
+        if failing.is_alarm() {
+            let reason = failing.reason().to_owned();
+            if let Some(times) = lock(&self.said).happened(&format!("dispute {node}"), Instant::now()) {
+                tracing::error!(
+                    %node, reason, times,
+                    "SIGNER ALARM: a signer remembers another history; nothing is signed until it agrees or is replaced"
+                );
+            }
+            if accord.disputes.insert(node, reason).is_none() {
+                self.keep_disputes(cell, &accord.disputes);
+            }
+        }
+        drop(accord);
+        lock(&self.conduct).failed(node, failing, Instant::now());
+    }
+
+    fn keep_disputes(&self, cell: &CellId, disputes: &BTreeMap<NodeId, String>) {
+        if let Err(error) = self.cabinet.keep_disputes(cell, disputes) {
+            tracing::warn!(%error, "who remembers another history cannot be kept; it is asked again after a restart");
+        }
+    }
+
+    /// Says why nothing is signed while a member remembers another history.
+    fn disputed(&self) -> Result<(), String> {
+        let accord = lock(&self.accord);
+        if accord.disputes.is_empty() {
+            return Ok(());
+        }
+        let mut text = "nothing is signed while a signer remembers another history".to_owned();
+        for (node, reason) in &accord.disputes {
+            let _ = write!(text, "; {node} refuses: {reason}");
+        }
+        text.push_str(
+            "; if this coordinator was restored from an old copy, stop it and bring back its newest data; if the signer is \
+             wrong, name signers without it ('worldcompute cluster signers set')",
+        );
+        Err(text)
+    }
+
+    /// Lets those members that have not done so yet say whether the log continues what they remember, and tells those who
+    /// were away of the last checkpoint.
+    ///
+    /// # Errors
+    /// When one of them remembers something else, or, soon after the start (`fresh`), not all have answered.
+    async fn settle(
+        &self,
+        coordinator: &Arc<Coordinator>,
+        size: u64,
+        root: [u8; 32],
+        fresh: bool,
+    ) -> Result<(), String> {
+        let Standing { chain, keys } = self.standing();
+        let here = self.connected(coordinator, &keys).await;
+        let asked: Vec<(NodeId, Duration)> = {
+            let (mut accord, mut conduct, now) = (lock(&self.accord), lock(&self.conduct), Instant::now());
+            let back = std::mem::take(&mut accord.back);
+            for signer in keys.members.iter().filter(|signer| !here.contains(&signer.node)) {
+                // Whoever went away is asked as soon as it is here again.
+                accord.settled.remove(&signer.node);
+                accord.tired.remove(&signer.node);
+                conduct.away(&signer.node);
+            }
+            let patience = |node: &NodeId| {
+                if !conduct.is_last(node, now) {
+                    return Some(asking::ANSWER_MAX);
+                }
+                (accord.disputes.contains_key(node) || back.contains(node)).then_some(PROMPT)
+            };
+            let unsettled = here.iter().filter(|node| !accord.settled.contains(node));
+            unsettled.filter_map(|node| Some((*node, patience(node)?))).collect()
+        };
+        if !asked.is_empty() {
+            archived(coordinator, size, root).await?;
+            let commit = commit(coordinator, &chain, Purpose::Checkpoint);
+            let text = LogCheckpoint::new(&coordinator.cell, size, root).to_text();
+            let mut asking = JoinSet::new();
+            for (node, patience) in asked {
+                let (coordinator, commit, text) = (coordinator.clone(), commit.clone(), text.clone());
+                let latest = self.latest();
+                asking.spawn(async move {
+                    let agreed = compare(&coordinator, node, &commit, text, size, latest);
+                    (node, patience, tokio::time::timeout(patience, agreed).await)
+                });
+            }
+            while let Some(asked) = asking.join_next().await {
+                let Ok((node, patience, agreed)) = asked else { continue };
+                if agreed.is_err() && patience < asking::ANSWER_MAX {
+                    lock(&self.accord).tired.insert(node);
+                }
+                // The owner may have changed the signers meanwhile.
+                if self.standing().keys.id == keys.id {
+                    self.answered(&coordinator.cell, node, agreed);
+                }
+            }
+        }
+        self.disputed()?;
+        let mut accord = lock(&self.accord);
+        let members = keys.members.iter().map(|signer| signer.node);
+        let missing: Vec<String> =
+            members.filter(|node| !accord.settled.contains(node)).map(|node| node.to_string()).collect();
+        accord.complete |= missing.is_empty();
+        if fresh && !accord.complete {
+            let missing = missing.join(", ");
+            return Err(format!("the signers are asked what they remember first; not heard yet: {missing}"));
+        }
+        Ok(())
+    }
+
+    /// Takes note of what came of asking a member outside a signature.
+    fn answered<E>(&self, cell: &CellId, node: NodeId, answer: Result<Result<(), Failing>, E>) {
+        match answer {
+            Ok(Ok(())) => self.agrees(cell, node),
+            Ok(Err(failing)) => self.failed(cell, node, failing),
+            Err(_) => {
+                self.failed(cell, node, Failing::Absent("it does not answer".to_owned()));
+                lock(&self.conduct).late(node, Instant::now());
+            }
+        }
+    }
+
+    /// Returns the members that are connected, this machine among them.
+    async fn connected(&self, coordinator: &Arc<Coordinator>, keys: &SignerKeys) -> BTreeSet<NodeId> {
+        let peers = coordinator.mesh.peers().await;
+        let here = peers.iter().map(|peer| peer.node).chain([coordinator.node()]);
+        here.filter(|node| keys.is_member(node)).collect()
+    }
+
+    /// Tells those members that are connected and did not sign that others did. Waits for a moment, so that as a rule all
+    /// remember a checkpoint before anybody sees it.
+    async fn remind(
+        &self,
+        coordinator: &Arc<Coordinator>,
+        keys: &SignerKeys,
+        signers: &BTreeSet<NodeId>,
+        checkpoint: &Checkpoint,
+    ) {
+        let mut here = self.connected(coordinator, keys).await;
+        here.retain(|node| !signers.contains(node));
+        let commit = commit(coordinator, &checkpoint.signers, Purpose::Checkpoint);
+        let mut telling = JoinSet::new();
+        let mut waiting = BTreeSet::new();
+        for node in here {
+            // Until it has confirmed.
+            lock(&self.accord).settled.remove(&node);
+            if !lock(&self.conduct).is_last(&node, Instant::now()) {
+                waiting.insert(node);
+            }
+            let (coordinator, commit) = (coordinator.clone(), commit.clone());
+            let (checkpoint, set) = (checkpoint.clone(), keys.id);
+            telling.spawn(async move {
+                let told = tell_signed(&coordinator, node, &commit, &checkpoint);
+                let told = tokio::time::timeout(asking::ANSWER_MAX, told).await;
+                if coordinator.notary.standing().keys.id == set {
+                    coordinator.notary.answered(&coordinator.cell, node, told);
+                }
+                node
+            });
+        }
+        let until = tokio::time::Instant::now() + PROMPT;
+        while !waiting.is_empty()
+            && let Ok(Some(told)) = tokio::time::timeout_at(until, telling.join_next()).await
+        {
+            if let Ok(node) = told {
+                waiting.remove(&node);
+            }
+        }
+        for node in waiting {
+            lock(&self.conduct).late(node, Instant::now());
+        }
+        telling.detach_all();
     }
 
     fn note(
@@ -315,12 +540,14 @@ impl Notary {
         let connected: Vec<NodeId> = coordinator.mesh.peers().await.iter().map(|peer| peer.node).collect();
         let (mut able, mut refusing) = (0, 0);
         let members: Vec<SignerView> = {
+            let disputes = lock(&self.accord).disputes.clone();
             let conduct = lock(&self.conduct);
             let member = |node: NodeId| {
                 let here = node == coordinator.node() || connected.contains(&node);
-                let (state, reason) = match keys.is_alone() {
-                    true => ("signing", None),
-                    false => conduct.tell(&node, here),
+                let (state, reason) = match disputes.get(&node) {
+                    _ if keys.is_alone() => ("signing", None),
+                    Some(reason) => ("refuses", Some(reason.clone())),
+                    None => conduct.tell(&node, here),
                 };
                 able += usize::from(matches!(state, "signing" | "connected" | "slow"));
                 refusing += usize::from(state == "refuses");
@@ -342,7 +569,9 @@ impl Notary {
                 members: pending.set.members.iter().map(|member| member.node).collect(),
                 reason: reason.clone(),
             });
-        let signed_size = self.signed.borrow().as_ref().map(|checkpoint| checkpoint.size);
+        // What signers before these signed is no measure of how far these have come.
+        let signed = self.latest().filter(|checkpoint| checkpoint.signers.len() == chain.len());
+        let signed_size = signed.map(|checkpoint| checkpoint.size);
         SignersView {
             epoch: keys.epoch,
             set: keys.id,
@@ -382,8 +611,9 @@ impl Notary {
         let Standing { chain, keys } = self.standing();
         let checkpoint = LogCheckpoint::new(&coordinator.cell, size, root);
         debug_assert_eq!(checkpoint.origin, origin(&coordinator.cell));
+        archived(coordinator, size, root).await?;
         let text = checkpoint.to_text();
-        let signature = self
+        let (signature, signers) = self
             .sign(coordinator, &keys, &chain, text.as_bytes(), Purpose::Checkpoint, size)
             .await
             .map_err(|unsigned| {
@@ -391,10 +621,12 @@ impl Notary {
                     let reason = unsigned.say();
                     tracing::warn!(reason, times, "the checkpoint is not signed; receipts wait");
                 }
-                unsigned.say()
+                self.disputed().err().unwrap_or_else(|| unsigned.say())
             })?;
         let checkpoint =
             self.note(&checkpoint, &keys, signature, chain).map_err(|refusal| refusal.to_string())?;
+        self.remind(coordinator, &keys, &signers, &checkpoint).await;
+        self.disputed()?;
         let kept = KeptCheckpoint { size, epoch: keys.epoch, note: checkpoint.note.clone() };
         let (cabinet, cell) = (self.cabinet.clone(), coordinator.cell);
         tokio::task::spawn_blocking(move || cabinet.keep_checkpoint(&cell, &kept))
@@ -420,7 +652,8 @@ impl Notary {
     }
 
     /// Has `message` signed by enough members of `keys`. Whoever does not answer, refuses or answers wrongly is left
-    /// out, whoever is slow is asked last, and the others begin anew with fresh nonces.
+    /// out, whoever is slow is asked last, and the others begin anew with fresh nonces. Returns the signature and who took
+    /// part. A checkpoint that contradicts what one of them remembers is not signed with the others.
     async fn sign(
         &self,
         coordinator: &Arc<Coordinator>,
@@ -429,29 +662,30 @@ impl Notary {
         message: &[u8],
         purpose: Purpose,
         size: u64,
-    ) -> Result<[u8; 64], Unsigned> {
+    ) -> Result<([u8; 64], BTreeSet<NodeId>), Unsigned> {
         let need = usize::from(keys.threshold);
         let total = keys.members.len();
         if keys.is_alone() {
-            return sign_alone(coordinator, keys, message).map_err(|fault| Unsigned {
+            let signed = sign_alone(coordinator, keys, message).map_err(|fault| Unsigned {
                 have: 0,
                 need,
                 total,
                 left_out: [(coordinator.node(), Failing::Wrong(fault.to_string()))].into(),
             });
+            return signed.map(|signature| (signature, [coordinator.node()].into()));
         }
-        let commit = SignerRequest::Commit {
-            founding: Box::new(coordinator.founding.clone()),
-            chain: chain.to_vec(),
-            purpose: purpose.clone(),
-        };
+        let commit = commit(coordinator, chain, purpose.clone());
+        let ordinary = purpose == Purpose::Checkpoint;
         let mut left_out: BTreeMap<NodeId, Failing> = BTreeMap::new();
         let mut late: BTreeSet<NodeId> = BTreeSet::new();
         loop {
             let nodes = keys.members.iter().map(|member| member.node);
             let candidates: Vec<NodeId> = nodes.filter(|node| !left_out.contains_key(node)).collect();
-            if candidates.len() < need {
-                self.took_part(keys, &[], &late, &left_out);
+            let disputed = ordinary && left_out.values().any(Failing::is_alarm);
+            if candidates.len() < need || disputed {
+                if ordinary {
+                    self.took_part(coordinator, keys, &BTreeSet::new(), &late, &left_out);
+                }
                 return Err(Unsigned { have: candidates.len(), need, total, left_out });
             }
             let last: BTreeSet<NodeId> = {
@@ -469,7 +703,7 @@ impl Notary {
                 }
                 continue;
             }
-            let signers: Vec<NodeId> = taking.iter().map(|part| part.commitment.node).collect();
+            let signers: BTreeSet<NodeId> = taking.iter().map(|part| part.commitment.node).collect();
             let commitments = taking.iter().map(|part| part.commitment.clone()).collect();
             let assembly = match Assembly::begin(keys, message, commitments) {
                 Ok(assembly) => assembly,
@@ -481,7 +715,7 @@ impl Notary {
             };
             let mut signing = JoinSet::new();
             for part in taking.drain(..) {
-                let consistency = proof(coordinator, &purpose, part.head, size);
+                let consistency = if ordinary { proof(coordinator, part.head, size) } else { Vec::new() };
                 let sign = SignerRequest::Sign { request: assembly.request().clone(), consistency };
                 let node = part.commitment.node;
                 signing.spawn(async move { (node, asking::finish(part, &sign).await) });
@@ -494,7 +728,7 @@ impl Notary {
                 };
                 candidates.iter().filter(usable).count() >= need
             };
-            let mut waiting: BTreeSet<NodeId> = signers.iter().copied().collect();
+            let mut waiting = signers.clone();
             let mut shares: Vec<SignatureShare> = Vec::with_capacity(need);
             let mut failed = None;
             while !waiting.is_empty() && failed.is_none() {
@@ -531,8 +765,10 @@ impl Notary {
             }
             match assembly.finish(&shares) {
                 Ok(signature) => {
-                    self.took_part(keys, &signers, &late, &left_out);
-                    return Ok(signature);
+                    if ordinary {
+                        self.took_part(coordinator, keys, &signers, &late, &left_out);
+                    }
+                    return Ok((signature, signers));
                 }
                 Err(fault) if self.blame(&fault, &mut left_out) => {}
                 Err(fault) => {
@@ -609,10 +845,14 @@ impl Notary {
                 Ok(part) => contradiction(coordinator, part.head),
                 Err(failing) => Some(failing),
             };
-            let mut conduct = lock(&self.conduct);
-            match failing {
-                Some(failing) => conduct.failed(node, failing, Instant::now()),
-                None => conduct.ready(node),
+            if let Some(failing) = failing {
+                self.failed(&coordinator.cell, node, failing);
+                continue;
+            }
+            lock(&self.conduct).ready(node);
+            let mut accord = lock(&self.accord);
+            if !accord.settled.contains(&node) && !accord.tired.contains(&node) {
+                accord.back.insert(node);
             }
         }
     }
@@ -631,8 +871,9 @@ impl Notary {
     /// Takes note of who signed and who was left out.
     fn took_part(
         &self,
+        coordinator: &Arc<Coordinator>,
         keys: &SignerKeys,
-        signers: &[NodeId],
+        signers: &BTreeSet<NodeId>,
         late: &BTreeSet<NodeId>,
         left_out: &BTreeMap<NodeId, Failing>,
     ) {
@@ -640,13 +881,18 @@ impl Notary {
         if self.standing().keys.id != keys.id {
             return;
         }
-        let mut conduct = lock(&self.conduct);
-        conduct.retain(|node| keys.is_member(node));
         for node in signers {
-            conduct.signed(*node, !late.contains(node));
+            self.agrees(&coordinator.cell, *node);
+        }
+        {
+            let mut conduct = lock(&self.conduct);
+            conduct.retain(|node| keys.is_member(node));
+            for node in signers {
+                conduct.signed(*node, !late.contains(node));
+            }
         }
         for (node, failing) in left_out {
-            conduct.failed(*node, failing.clone(), Instant::now());
+            self.failed(&coordinator.cell, *node, failing.clone());
         }
     }
 
@@ -703,7 +949,7 @@ impl Notary {
         let next =
             next_keys(&keys, &coordinator.cell, &set).map_err(|reason| not_changed(reason.to_owned()))?;
         let purpose = Purpose::Accept { set: Box::new(set.clone()), order: Box::new(order.clone()) };
-        let accepted = self
+        let (accepted, _) = self
             .sign(coordinator, &next, &chain, &next.id.to_bytes(), purpose, 0)
             .await
             .map_err(|unsigned| not_changed(format!("the new signers cannot sign: {}", unsigned.say())))?;
@@ -742,7 +988,7 @@ impl Notary {
         let Standing { chain, keys } = self.standing();
         if set.epoch == keys.epoch + 1 {
             let purpose = Purpose::HandOver { set: Box::new(set.clone()), order: Box::new(order), accepted };
-            let signature = self
+            let (signature, _) = self
                 .sign(coordinator, &keys, &chain, &record_cid(&set).to_bytes(), purpose, 0)
                 .await
                 .map_err(|unsigned| unsigned.say())?;
@@ -767,6 +1013,14 @@ impl Notary {
             );
             *self.standing.write().unwrap_or_else(PoisonError::into_inner) =
                 Standing { chain: Arc::new(chain), keys };
+            {
+                // Whoever remembers another history and stays is still in the way.
+                let mut accord = lock(&self.accord);
+                let members = self.standing().keys;
+                (accord.settled, accord.back, accord.tired) = Default::default();
+                accord.disputes.retain(|node, _| members.is_member(node));
+                self.keep_disputes(&coordinator.cell, &accord.disputes);
+            }
             *lock(&self.conduct) = Conducts::default();
             *lock(&self.problem) = None;
             // Whoever waits for a checkpoint looks again who signs it.
@@ -820,15 +1074,66 @@ impl Notary {
     }
 }
 
-/// Returns the proof that the log grew from the head that a signer signed last; empty where there is none, and then the
-/// signer says itself what is wrong.
-fn proof(
+fn commit(coordinator: &Arc<Coordinator>, chain: &Arc<Vec<Handover>>, purpose: Purpose) -> SignerRequest {
+    let founding = Box::new(coordinator.founding.clone());
+    SignerRequest::Commit { founding, chain: chain.to_vec(), purpose }
+}
+
+/// Waits until the archive has the log that is to be signed, so that a proof that cannot be made means that the log is another.
+async fn archived(coordinator: &Arc<Coordinator>, size: u64, root: [u8; 32]) -> Result<(), String> {
+    let begun = Instant::now();
+    let hash = |level, index| coordinator.archive.tree_hash(level, index).ok().flatten();
+    loop {
+        match root_at(size, hash) {
+            Ok(ours) if ours == root => return Ok(()),
+            Ok(_) => return Err("the archive holds another ledger than the journal".to_owned()),
+            Err(_) if begun.elapsed() < ARCHIVED_WITHIN => tokio::time::sleep(GAP / 4).await,
+            Err(error) => return Err(format!("the ledger cannot be read from the archive: {error}")),
+        }
+    }
+}
+
+/// Asks one member whether the log of `size` entries continues what it remembers, and has it remember what was signed last.
+async fn compare(
     coordinator: &Arc<Coordinator>,
-    purpose: &Purpose,
-    head: Option<SignedHead>,
+    node: NodeId,
+    commit: &SignerRequest,
+    text: String,
     size: u64,
-) -> Vec<ByteArray<32>> {
-    let (Purpose::Checkpoint, Some(head)) = (purpose, head) else { return Vec::new() };
+    latest: Option<Checkpoint>,
+) -> Result<(), Failing> {
+    let mut part = asking::take(coordinator, node, commit).await?;
+    let head = part.head;
+    // It says itself what is wrong, in its own log, too.
+    asking::agree(&mut part, text, proof(coordinator, head, size)).await?;
+    if let Some(failing) = contradiction(coordinator, head) {
+        return Err(failing);
+    }
+    match latest.filter(|latest| head.is_none_or(|head| head.size < latest.size)) {
+        Some(latest) => {
+            let consistency = proof(coordinator, head, latest.size);
+            asking::remember(part, latest.note, consistency).await
+        }
+        None => Ok(()),
+    }
+}
+
+/// Has one member remember a checkpoint that others have just signed.
+async fn tell_signed(
+    coordinator: &Arc<Coordinator>,
+    node: NodeId,
+    commit: &SignerRequest,
+    checkpoint: &Checkpoint,
+) -> Result<(), Failing> {
+    let part = asking::take(coordinator, node, commit).await?;
+    let consistency = proof(coordinator, part.head, checkpoint.size);
+    asking::remember(part, checkpoint.note.clone(), consistency).await
+}
+
+/// Returns the proof that the log grew from the head that a signer remembers; empty where there is none, and then the
+/// signer says itself what is wrong.
+fn proof(coordinator: &Arc<Coordinator>, head: Option<SignedHead>, size: u64) -> Vec<ByteArray<32>> {
+    let Some(head) = head else { return Vec::new() };
     let hash = |level, index| coordinator.archive.tree_hash(level, index).ok().flatten();
     let proof = consistency_proof(head.size, size, hash);
     proof.unwrap_or_default().into_iter().map(ByteArray::new).collect()
@@ -841,7 +1146,10 @@ fn contradiction(coordinator: &Arc<Coordinator>, head: Option<SignedHead>) -> Op
     // Entries are published after they are durable, so the archive may be a moment behind: then nothing is known.
     let ours = root_at(head.size, hash).ok()?;
     (ours != head.root).then(|| Failing::Refuses {
-        reason: format!("it has signed {} entries that are not the beginning of this ledger", head.size),
+        reason: format!(
+            "it remembers {} signed entries that are not the beginning of this ledger",
+            head.size
+        ),
         alarm: true,
     })
 }
@@ -867,6 +1175,7 @@ pub(crate) async fn run(coordinator: Arc<Coordinator>) {
     }
     let mut wanted = notary.wanted.subscribe();
     let mut pause = BEAT;
+    let start = Instant::now();
     let mut begun = tokio::time::Instant::now();
     loop {
         tokio::time::sleep_until(begun + GAP).await;
@@ -891,8 +1200,11 @@ pub(crate) async fn run(coordinator: Arc<Coordinator>) {
             });
             let Ok((size, root, found)) = looked.await else { return };
             let signed = notary.signed.borrow().as_ref().map_or(0, |checkpoint| checkpoint.size);
-            let outcome =
-                if size > signed { notary.notarise(&coordinator, size, root).await } else { Ok(()) };
+            let fresh = start.elapsed() < START_WAIT;
+            let mut outcome = notary.settle(&coordinator, size, root, fresh).await;
+            if size > signed && outcome.is_ok() {
+                outcome = notary.notarise(&coordinator, size, root).await;
+            }
             failed = outcome.is_err();
             notary.answer_accounts(size, found);
             // What failed under signers that have handed over meanwhile is no problem of those in force.

@@ -1,6 +1,6 @@
 //! A machine with a share: what it is asked to sign, it judges first.
 //!
-//! It signs a checkpoint only if the log grew from the last one that it signed, and a hand-over only if the cell's owner
+//! It signs a checkpoint only if the log grew from the last one that it signed, or that others signed and it was told of; and a hand-over only if the cell's owner
 //! ordered it, the new signers accepted it and it has promised no other. What it promises is durable before it signs.
 //! Nonces live in [`State`], in the task of one stream: when the stream ends, or the process, they are gone, and the
 //! coordinator has to ask for new ones.
@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
+use wc_ledger::note::Note;
 use wc_ledger::threshold::generate::{Dealing, KeyGeneration};
 use wc_ledger::threshold::growth::{GrowthFault, check_growth};
-use wc_ledger::threshold::handover::{ChainFault, next_keys, verify_chain, verify_order};
+use wc_ledger::threshold::handover::{ChainFault, next_keys, open_kept, verify_chain, verify_order};
 use wc_ledger::threshold::sign::{Member, Nonces};
 use wc_ledger::threshold::{Seed, SignerKeys, ThresholdFault};
 use wc_mesh::Mesh;
@@ -23,7 +24,7 @@ use wc_proto::version;
 use wc_types::charter::{Founding, cell_id};
 use wc_types::code::{Class, Code};
 use wc_types::sign::verify_bytes;
-use wc_types::signers::{Handover, SignerOrder, SignerSet, SigningRequest};
+use wc_types::signers::{Handover, SignedHead, SignerOrder, SignerSet, SigningRequest};
 use wc_types::{CellId, Cid, NodeId, Refusal, Signed, SigningKey, record_cid};
 
 use super::cabinet::{Cabinet, Memory, Promise};
@@ -42,6 +43,7 @@ const OUT_OF_TURN: Code = Code::new("WC-NODE-062", Class::Peer);
 const UNKEPT: Code = Code::new("WC-NODE-063", Class::Host);
 const NO_SHARE: Code = Code::new("WC-NODE-064", Class::Host);
 const NOT_ORDERED: Code = Code::new("WC-NODE-065", Class::Peer);
+const NOT_SIGNED: Code = Code::new("WC-NODE-066", Class::Peer);
 
 /// Why a request is refused.
 struct Declined {
@@ -116,6 +118,8 @@ struct Committed {
     nonces: Nonces,
     cell: CellId,
     purpose: Purpose,
+    /// What was remembered when the promise was made: proofs are made from there.
+    head: Option<SignedHead>,
 }
 
 impl Signer {
@@ -211,15 +215,31 @@ impl Signer {
                 let member = self.member(&founding, &cell, keys, &chain, &purpose)?;
                 let (nonces, commitment) = member.commit(Seed::new(clock::random()));
                 let head = self.cabinet.memory(&cell)?.and_then(|memory| memory.head);
-                let committed = Committed { member, nonces, cell, purpose };
+                let committed = Committed { member, nonces, cell, purpose, head };
                 (State::Committed(Box::new(committed)), SignerAnswer::Committed { commitment, head })
             }
             (State::Committed(committed), SignerRequest::Sign { request, consistency }) => {
-                let Committed { member, nonces, cell, purpose } = *committed;
                 let consistency: Vec<[u8; 32]> =
                     consistency.into_iter().map(|hash| hash.into_array()).collect();
-                self.judge(&member, &cell, &purpose, &request, &consistency)?;
+                self.judge(&committed, &request, &consistency)?;
+                let Committed { member, nonces, .. } = *committed;
                 (State::Over, SignerAnswer::Signed { share: member.sign(nonces, &request)? })
+            }
+            (State::Committed(committed), SignerRequest::Agree { checkpoint, consistency })
+                if committed.purpose == Purpose::Checkpoint =>
+            {
+                let consistency: Vec<[u8; 32]> =
+                    consistency.into_iter().map(|hash| hash.into_array()).collect();
+                check_growth(&committed.cell, committed.head.as_ref(), &checkpoint, &consistency)?;
+                (State::Committed(committed), SignerAnswer::Agreed)
+            }
+            (State::Committed(committed), SignerRequest::Remember { note, consistency })
+                if committed.purpose == Purpose::Checkpoint =>
+            {
+                let consistency: Vec<[u8; 32]> =
+                    consistency.into_iter().map(|hash| hash.into_array()).collect();
+                self.remember(&committed, &note, &consistency)?;
+                (State::Over, SignerAnswer::Remembered)
             }
             (State::Fresh, SignerRequest::Learn { founding, chain }) => {
                 from_coordinator(peer, &founding)?;
@@ -341,15 +361,47 @@ impl Signer {
         Ok(Member::with_share(keys, &share)?)
     }
 
+    /// Remembers what others signed as if this machine had.
+    fn remember(&self, committed: &Committed, note: &str, consistency: &[[u8; 32]]) -> Result<(), Declined> {
+        let cell = &committed.cell;
+        let not_signed = |reason: String| Declined::new(NOT_SIGNED, reason);
+        let note = Note::parse(note).map_err(|error| not_signed(error.to_string()))?;
+        let _judging = lock(&self.judging);
+        let memory = self.cabinet.memory(cell)?;
+        let mut memory =
+            memory.ok_or_else(|| Declined::new(NO_SHARE, "nothing is remembered of this cell"))?;
+        // Any set of the chain: what was signed before a hand-over holds after it.
+        open_kept(&memory.founding, &memory.chain, &note).map_err(|error| not_signed(error.to_string()))?;
+        self.grow(committed, &mut memory, note.text(), consistency)
+    }
+
+    /// Makes durable that the log has grown to what `text` says.
+    fn grow(
+        &self,
+        committed: &Committed,
+        memory: &mut Memory,
+        text: &str,
+        consistency: &[[u8; 32]],
+    ) -> Result<(), Declined> {
+        if memory.head != committed.head {
+            return Err(Declined::new(OUT_OF_TURN, "something else was signed since this was asked"));
+        }
+        let head = check_growth(&committed.cell, memory.head.as_ref(), text, consistency)?;
+        if memory.head != Some(head) {
+            memory.head = Some(head);
+            self.cabinet.keep_memory(memory)?;
+        }
+        Ok(())
+    }
+
     /// Decides whether to sign, and makes durable what follows from having signed.
     fn judge(
         &self,
-        member: &Member,
-        cell: &CellId,
-        purpose: &Purpose,
+        committed: &Committed,
         request: &SigningRequest,
         consistency: &[[u8; 32]],
     ) -> Result<(), Declined> {
+        let Committed { member, cell, purpose, .. } = committed;
         let over_record = |set: &SignerSet| -> Result<Cid, Declined> {
             let cid = record_cid(set);
             if request.message == cid.to_bytes() {
@@ -370,11 +422,7 @@ impl Signer {
             Purpose::Checkpoint => {
                 let text = std::str::from_utf8(&request.message)
                     .map_err(|_| Declined::new(OUT_OF_TURN, "a checkpoint is text"))?;
-                let head = check_growth(cell, memory.head.as_ref(), text, consistency)?;
-                if memory.head != Some(head) {
-                    memory.head = Some(head);
-                    self.cabinet.keep_memory(&memory)?;
-                }
+                self.grow(committed, &mut memory, text, consistency)?;
             }
             Purpose::Accept { set, .. } => drop(over_record(set)?),
             Purpose::HandOver { set, .. } => {

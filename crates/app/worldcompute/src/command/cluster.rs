@@ -89,7 +89,7 @@ async fn status(context: &Context, node: &mut Node) -> anyhow::Result<()> {
     for alarm in &cluster.log_alarms {
         say::data(format!("ALARM  {}", say::harmless(alarm)))?;
     }
-    if let Some(witness) = witness.filter(|witness| !witness.alarms.is_empty()) {
+    if let Some(witness) = witness.filter(|witness| !witness.alarms.is_empty() || witness.problem.is_some()) {
         donor::show_witness(&witness)?;
     }
     Ok(())

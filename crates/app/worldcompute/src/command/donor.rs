@@ -60,10 +60,16 @@ pub fn show_witness(witness: &WitnessView) -> anyhow::Result<()> {
         ("witness", witness.key.clone()),
         (
             "cosigned",
-            since.map_or_else(|| "nothing yet".to_owned(), |at| format!("{} entries, {at}", witness.size)),
+            since.map_or_else(
+                || if witness.problem.is_some() { "nothing now" } else { "nothing yet" }.to_owned(),
+                |at| format!("{} entries, {at}", witness.size),
+            ),
         ),
         ("alarms", witness.alarms.len().to_string()),
     ])?;
+    if let Some(problem) = &witness.problem {
+        say::data(format!("WITNESS STOPPED  {}", say::harmless(problem)))?;
+    }
     for alarm in &witness.alarms {
         let at = show_ago(alarm.at, identity::now());
         say::data(format!("ALARM  {} [{}] {at}", say::harmless(&alarm.message), say::harmless(&alarm.code)))?;

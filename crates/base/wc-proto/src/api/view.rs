@@ -259,7 +259,7 @@ pub struct SignersView {
     pub threshold: u16,
     /// The members.
     pub members: Vec<SignerView>,
-    /// Entries under the last checkpoint that was signed by several; `None` when none was, or one signs alone.
+    /// Entries under the last checkpoint that these signed; `None` when they have signed none, or one signs alone.
     pub signed_size: Option<u64>,
     /// Why no newer checkpoint can be signed, when it cannot.
     pub problem: Option<String>,
@@ -419,6 +419,8 @@ pub struct WitnessView {
     pub cosigned_at: Option<Timestamp>,
     /// What it refused to cosign.
     pub alarms: Vec<AlarmView>,
+    /// Why it cosigns nothing, when something on this machine is damaged, and what to do.
+    pub problem: Option<String>,
 }
 
 /// A checkpoint that a witness refused.

@@ -14,12 +14,19 @@
 //!   Sign ────────────────────────────►
 //!   ◄─────────────────────────── Signed      what it promised is durable
 //!
+//!   Commit ──────────────────────────►       (what for: a checkpoint)
+//!   ◄──────────────────────── Committed      what it remembers
+//!   Agree ───────────────────────────►       the log as it stands, which nobody has signed yet
+//!   ◄─────────────────────────── Agreed      it continues what this one remembers
+//!   Remember ────────────────────────►       a checkpoint that others signed
+//!   ◄─────────────────────── Remembered      it is durable: nothing else is signed by this one
+//!
 //!   Learn ───────────────────────────►       the chain of signers
 //!   ◄────────────────────────── Learned      what it held of earlier sets is destroyed
 //! ```
 //!
-//! One stream is one key generation, one signature or one piece of news. Secrets between its messages live in memory only; a stream that
-//! breaks forgets them.
+//! One stream is one key generation, one signature, one memory or one piece of news; `Agree` and `Remember` can each be left
+//! out. Secrets between its messages live in memory only; a stream that breaks forgets them.
 
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteArray;
@@ -93,6 +100,20 @@ pub enum SignerRequest {
         /// For a checkpoint: consistency proof from the head that this signer signed last.
         consistency: Vec<ByteArray<32>>,
     },
+    /// Say whether you would sign this, without signing it.
+    Agree {
+        /// Text of a checkpoint.
+        checkpoint: String,
+        /// Consistency proof from the head that this signer remembers.
+        consistency: Vec<ByteArray<32>>,
+    },
+    /// Others signed this: sign nothing from now on that does not continue it.
+    Remember {
+        /// The signed checkpoint.
+        note: String,
+        /// Consistency proof from the head that this signer remembers.
+        consistency: Vec<ByteArray<32>>,
+    },
     /// Others sign now: destroy what you hold of earlier sets.
     Learn {
         /// The cell.
@@ -125,7 +146,7 @@ pub enum SignerAnswer {
     Committed {
         /// To nonces that it keeps until the stream ends.
         commitment: NonceCommitment,
-        /// The head of the log that it signed last.
+        /// The head of the log that it signed last, or that others told it they had.
         head: Option<SignedHead>,
     },
     /// It signed.
@@ -133,6 +154,10 @@ pub enum SignerAnswer {
         /// Its part.
         share: SignatureShare,
     },
+    /// The log continues what it remembers.
+    Agreed,
+    /// The checkpoint is remembered.
+    Remembered,
     /// It knows the signers in force, and holds no share of any other.
     Learned {
         /// Shares that it still had to destroy.
