@@ -515,9 +515,11 @@ impl Messenger {
             request,
             CellRequest::Submit { .. } | CellRequest::Cancel(_) | CellRequest::Cosign { .. }
         );
-        // A watcher is kept waiting, and so is who submits more than is taken in at once.
+        // A watcher is kept waiting, and so is who submits more than is taken in at once, and who has a key made.
         let patience = match request {
-            CellRequest::WatchJob { .. } | CellRequest::Submit { .. } => WATCH_MAX * 2,
+            CellRequest::WatchJob { .. } | CellRequest::Submit { .. } | CellRequest::ChangeSigners(_) => {
+                WATCH_MAX * 2
+            }
             _ => ANSWER_MAX,
         };
         if let Some(stream) = looks.then(|| self.waiting(coordinator)).flatten()

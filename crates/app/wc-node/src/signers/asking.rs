@@ -1,7 +1,7 @@
 //! The coordinator's conversations with signers: a part in a signature, a part in making a key, news of a hand-over.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_bytes::ByteArray;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -21,6 +21,8 @@ use crate::link;
 
 /// Longest that one question to one signer takes. After it the others are asked without it.
 pub(super) const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// How long a member that is needed for a key is sought.
+const BACK_WITHIN: Duration = Duration::from_secs(15);
 /// Room in the pipe between the coordinator and its own signer.
 const LOCAL_BYTES: usize = 64 << 10;
 
@@ -47,6 +49,17 @@ async fn open(coordinator: &Arc<Coordinator>, node: NodeId) -> Result<Box<dyn Wi
         Ok(Ok(stream)) => Ok(Box::new(stream)),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("it cannot be reached".to_owned()),
+    }
+}
+
+/// Opens a stream to a member that may be on its way back: making a key needs every one of them, and can wait a little.
+async fn open_again(coordinator: &Arc<Coordinator>, node: NodeId) -> Result<Box<dyn Wire>, String> {
+    let until = Instant::now() + BACK_WITHIN;
+    loop {
+        match open(coordinator, node).await {
+            Err(_) if Instant::now() < until => tokio::time::sleep(Duration::from_millis(250)).await,
+            opened => return opened,
+        }
     }
 }
 
@@ -180,8 +193,9 @@ pub(super) async fn generate(
     let unexpected = |node: NodeId| format!("{node} does not take part: {UNEXPECTED}");
     let mut wires = Vec::new();
     for node in order.members.iter().copied() {
-        let wire =
-            open(coordinator, node).await.map_err(|reason| format!("{node} cannot be asked: {reason}"))?;
+        let wire = open_again(coordinator, node)
+            .await
+            .map_err(|reason| format!("{node} cannot be asked: {reason}"))?;
         let begin = SignerRequest::Begin {
             founding: Box::new(coordinator.founding.clone()),
             chain: chain.to_vec(),
