@@ -577,7 +577,7 @@ async fn a_coordinator_restored_from_an_old_copy_finds_nobody_to_sign_a_second_h
     for round in 0..3 {
         // Its ledger becomes longer than the one that was signed, and either of the two others is asked alone.
         let job = run_job(&federation).await;
-        let refused = fetch(&federation, job, &at.join("refused"));
+        let refused = fetch(&federation, job, &at.join(format!("refused-{round}")));
         assert!(!refused.status.success(), "round {round}: {}", text(&refused));
         assert!(text(&refused).contains("waiting does not help"), "round {round}: {}", text(&refused));
         let view = signers(&federation).await;

@@ -393,13 +393,13 @@ impl Notary {
     /// were away of the last checkpoint.
     ///
     /// # Errors
-    /// When one of them remembers something else, or, soon after the start (`fresh`), not all have answered.
+    /// When one of them remembers something else, or, soon after the start (before `heard_until`), not all have answered.
     async fn settle(
         &self,
         coordinator: &Arc<Coordinator>,
         size: u64,
         root: [u8; 32],
-        fresh: bool,
+        heard_until: Instant,
     ) -> Result<(), String> {
         let Standing { chain, keys } = self.standing();
         let here = self.connected(coordinator, &keys).await;
@@ -412,9 +412,12 @@ impl Notary {
                 accord.tired.remove(&signer.node);
                 conduct.away(&signer.node);
             }
+            // One that died a moment ago still counts as connected: it does not hold up the others beyond the start.
+            let left = heard_until.saturating_duration_since(now);
+            let longest = if left.is_zero() { asking::ANSWER_MAX } else { left.clamp(PROMPT, asking::ANSWER_MAX) };
             let patience = |node: &NodeId| {
                 if !conduct.is_last(node, now) {
-                    return Some(asking::ANSWER_MAX);
+                    return Some(longest);
                 }
                 (accord.disputes.contains_key(node) || back.contains(node)).then_some(PROMPT)
             };
@@ -436,7 +439,7 @@ impl Notary {
             }
             while let Some(asked) = asking.join_next().await {
                 let Ok((node, patience, agreed)) = asked else { continue };
-                if agreed.is_err() && patience < asking::ANSWER_MAX {
+                if agreed.is_err() && patience <= PROMPT {
                     lock(&self.accord).tired.insert(node);
                 }
                 // The owner may have changed the signers meanwhile.
@@ -451,7 +454,7 @@ impl Notary {
         let missing: Vec<String> =
             members.filter(|node| !accord.settled.contains(node)).map(|node| node.to_string()).collect();
         accord.complete |= missing.is_empty();
-        if fresh && !accord.complete {
+        if Instant::now() < heard_until && !accord.complete {
             let missing = missing.join(", ");
             return Err(format!("the signers are asked what they remember first; not heard yet: {missing}"));
         }
@@ -1175,7 +1178,7 @@ pub(crate) async fn run(coordinator: Arc<Coordinator>) {
     }
     let mut wanted = notary.wanted.subscribe();
     let mut pause = BEAT;
-    let start = Instant::now();
+    let heard_until = Instant::now() + START_WAIT;
     let mut begun = tokio::time::Instant::now();
     loop {
         tokio::time::sleep_until(begun + GAP).await;
@@ -1200,8 +1203,7 @@ pub(crate) async fn run(coordinator: Arc<Coordinator>) {
             });
             let Ok((size, root, found)) = looked.await else { return };
             let signed = notary.signed.borrow().as_ref().map_or(0, |checkpoint| checkpoint.size);
-            let fresh = start.elapsed() < START_WAIT;
-            let mut outcome = notary.settle(&coordinator, size, root, fresh).await;
+            let mut outcome = notary.settle(&coordinator, size, root, heard_until).await;
             if size > signed && outcome.is_ok() {
                 outcome = notary.notarise(&coordinator, size, root).await;
             }
@@ -1211,7 +1213,8 @@ pub(crate) async fn run(coordinator: Arc<Coordinator>) {
             *lock(&notary.problem) = outcome.err().filter(|_| !notary.is_alone());
         }
         if failed {
-            tokio::time::sleep(pause).await;
+            let left = heard_until.saturating_duration_since(Instant::now());
+            tokio::time::sleep(if left.is_zero() { pause } else { pause.min(left) }).await;
             pause = (pause * 2).min(PAUSE_MAX);
         } else {
             pause = BEAT / 4;
