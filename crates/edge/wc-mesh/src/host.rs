@@ -12,9 +12,11 @@ mod peers;
 mod reach;
 mod seeds;
 mod timers;
+mod vitality;
 
 use std::collections::{HashMap, HashSet};
 use std::net::UdpSocket;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures::StreamExt;
@@ -23,7 +25,7 @@ use libp2p::core::transport::{ListenerId, PortUse};
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, Swarm, identify, identity, kad, mdns, ping, relay};
+use libp2p::{Multiaddr, PeerId, Swarm, identify, identity, kad, mdns, relay};
 use tokio::sync::{mpsc, watch};
 use wc_proto::peer::announce::Announcement;
 use wc_proto::peer::beacon::Port;
@@ -48,6 +50,7 @@ use crate::exchange::{self, Heard, Window};
 use crate::mesh::{Command, PeerInfo, StartError};
 use crate::nat::Evidence;
 use crate::path::{is_dialable, relay_of};
+use crate::pulse::Life;
 use crate::relay::RelayCounters;
 use crate::relay::keeper::Keeper;
 use crate::relay::shape::Shaper;
@@ -65,8 +68,6 @@ const AVOIDED_MAX: usize = 4096;
 const KEPT_MAX: usize = 4096;
 /// Attempts to reach a node that mDNS found: it tells of a node once, so one lost packet must not be the end.
 const MDNS_TRIES: u8 = 6;
-/// Pings in a row that may fail before the connection counts as dead.
-const PING_FAILURES_MAX: u8 = 2;
 /// Longest agent version kept from a peer, in characters.
 const AGENT_CHARS_MAX: usize = 128;
 /// Beacon sightings that wait for the swarm task.
@@ -101,6 +102,8 @@ enum Due {
     Ask,
     /// A peer that is connected through a relay only.
     Improve(PeerId),
+    /// This machine's addresses have changed.
+    Network,
     /// A circuit beside a direct path.
     Retire(PeerId, ConnectionId),
 }
@@ -138,7 +141,6 @@ struct Peer {
     agent_version: String,
     rtt: Option<Duration>,
     since: SystemTime,
-    ping_failures: u8,
     /// Whether it offers to relay.
     relays: bool,
     /// Why we are about to close the last connection, if it was our decision.
@@ -152,6 +154,9 @@ struct Link {
     addr: Multiaddr,
     /// Our end, as the connection names it.
     local: Multiaddr,
+    /// The address of this machine that it goes out from, as far as that is known.
+    source: Option<std::net::IpAddr>,
+    life: Arc<Life>,
     /// Dialled from the port that we listen on.
     reused: bool,
     round_trip_at: Option<Instant>,
@@ -206,10 +211,12 @@ pub(crate) struct Host {
     fresh: Vec<(NodeId, NodeId)>,
     asked: usize,
     mingle_pause: Duration,
+    /// The listeners know their first addresses; others mean that the network has changed.
+    settled: bool,
 }
 
 impl Host {
-    /// Builds the host, binds its listeners and starts the first dials. Nothing moves until it is polled.
+    /// Builds the host and binds its listeners. Nothing moves until it is polled.
     pub(crate) fn new(
         config: MeshConfig,
         registry: Registry,
@@ -276,6 +283,7 @@ impl Host {
             fresh: Vec::new(),
             asked: usize::from(node.0[0]),
             mingle_pause: peers::MINGLE.0,
+            settled: false,
             config,
         };
         host.listen()?;
@@ -289,9 +297,6 @@ impl Host {
             let network = host.config.network.clone();
             tokio::spawn(beacon::run(node, network, boot, host.ports.subscribe(), news));
         }
-        for seed in 0..host.seeds.len() {
-            host.dial_seed(seed);
-        }
         Ok(host)
     }
 
@@ -299,8 +304,17 @@ impl Host {
         self.node
     }
 
-    /// Runs until every listener knows an address, or two seconds have passed.
+    /// Runs until every listener knows an address, or two seconds have passed; then dials the seeds.
     pub(crate) async fn settle(&mut self) {
+        self.find_listeners().await;
+        self.settled = true;
+        // Not before: only who knows its listeners can dial from their ports, which is what holes are punched with.
+        for seed in 0..self.seeds.len() {
+            self.dial_seed(seed);
+        }
+    }
+
+    async fn find_listeners(&mut self) {
         let deadline = tokio::time::Instant::now() + SETTLE_TIMEOUT;
         while self.listeners.values().any(|ready| !ready) {
             match tokio::time::timeout_at(deadline, self.swarm.select_next_some()).await {
@@ -541,6 +555,13 @@ impl Host {
         }
     }
 
+    /// Notes the addresses of a seed again: it stays one, however often they have failed.
+    fn book_seeds_of(&mut self, peer: &PeerId) {
+        for seed in self.seeds.iter().filter(|seed| seed.peer.as_ref() == Some(peer)) {
+            self.book.add(*peer, [split_node(&seed.addr).0]);
+        }
+    }
+
     fn dial_seed(&mut self, index: usize) {
         let Some(seed) = self.seeds.get(index) else { return };
         let (bare, _) = split_node(&seed.addr);
@@ -574,7 +595,9 @@ impl Host {
         let refusal = match node_of(&peer) {
             _ if peer == self.local => Some(DialError::Ourselves),
             Some(node) if self.banned.contains(&peer) => Some(DialError::Banned { node }),
-            Some(node) if self.peers.get(&peer).is_some_and(|state| state.admitted) => {
+            Some(node)
+                if self.is_reached(&peer) && self.peers.get(&peer).is_some_and(|state| state.admitted) =>
+            {
                 return answer(waiter.into_iter().collect(), &Ok(node));
             }
             Some(_) => None,
@@ -585,7 +608,7 @@ impl Host {
         if let Some(refusal) = refusal {
             return answer(waiter.into_iter().collect(), &Err(refusal));
         }
-        let connected = self.peers.contains_key(&peer);
+        let connected = self.is_reached(&peer);
         let addrs = only.unwrap_or_else(|| self.book.addrs(&peer));
         let can_search = addrs.is_empty() && !connected;
         let plan = self.plans.entry(peer).or_default();
@@ -641,7 +664,7 @@ impl Host {
             }
         }
         let Some(plan) = self.plans.get(&peer).filter(|plan| plan.is_exhausted()) else { return };
-        if self.peers.contains_key(&peer) {
+        if self.is_reached(&peer) {
             return;
         }
         let error = match node_of(&peer) {
@@ -668,7 +691,10 @@ impl Host {
         if let Some(plan) = self.plans.remove(&peer) {
             answer(plan.waiters, &Err(error));
         }
-        self.retry_later(peer);
+        // Where there is a connection in doubt, its end brings us back.
+        if !self.peers.contains_key(&peer) {
+            self.retry_later(peer);
+        }
     }
 
     fn retry_later(&mut self, peer: PeerId) {
@@ -794,16 +820,13 @@ impl Host {
     fn on_due(&mut self, due: Due) {
         match due {
             Due::Dial(peer) | Due::Retry(peer) => {
-                // A seed stays one, however often its address has failed.
-                for seed in self.seeds.iter().filter(|seed| seed.peer == Some(peer)) {
-                    self.book.add(peer, [split_node(&seed.addr).0]);
-                }
+                self.book_seeds_of(&peer);
                 if !self.peers.contains_key(&peer) && !self.is_avoided(&peer) {
                     self.seek(peer, None);
                 }
             }
             Due::Stagger(peer) => {
-                if !self.peers.contains_key(&peer) && self.plans.contains_key(&peer) {
+                if !self.is_reached(&peer) && self.plans.contains_key(&peer) {
                     self.dial_next(peer);
                 }
             }
@@ -821,6 +844,7 @@ impl Host {
             Due::Spread => self.spread(),
             Due::Ask => self.ask_around(),
             Due::Improve(peer) => self.improve(peer),
+            Due::Network => self.on_network(),
             Due::Retire(peer, id) => self.retire(peer, id),
         }
     }
@@ -850,7 +874,11 @@ impl Host {
                 self.on_listeners_changed(false);
                 self.listeners.insert(listener_id, true);
                 tracing::info!(addr = %address, "listening");
-                self.events.send(MeshEvent::Listening { addr: with_node(address, self.local) });
+                if self.settled && !is_loopback(&address) {
+                    self.network_soon();
+                }
+                self.events.send(MeshEvent::Listening { addr: with_node(address.clone(), self.local) });
+                self.on_public_address(&address);
                 self.announce_ports();
             }
             SwarmEvent::ExpiredListenAddr { address, .. } => {
@@ -860,6 +888,7 @@ impl Host {
                 // An address of this machine is gone: what others saw was seen on another network.
                 self.on_listeners_changed(true);
                 tracing::info!(addr = %address, "no longer listening");
+                self.on_address_lost(&address);
                 self.announce_ports();
             }
             SwarmEvent::ListenerClosed { listener_id, addresses, reason } => {
@@ -915,7 +944,8 @@ impl Host {
         // Of our own plan only: the library's own dials punch holes, or answer who asked us to dial back.
         let duplicate = dialling.is_some()
             && self.peers.get(&peer).is_some_and(|state| {
-                let as_good = |link: &Link| circuit || link.transport != Transport::Relay;
+                let as_good =
+                    |link: &Link| !link.life.is_doubted() && (circuit || link.transport != Transport::Relay);
                 state.links.iter().any(|link| link.direction == Direction::Outbound && as_good(link))
             });
         let replaces_circuit = !circuit
@@ -951,13 +981,14 @@ impl Host {
             self.swarm.behaviour_mut().streams.release(peer, id);
         }
         let transport = transport_of(&addr).unwrap_or(Transport::Tcp);
+        let source = vitality::source(&addr, &local);
+        let life = self.registry.life(&peer, id);
         let state = self.peers.entry(peer).or_insert_with(|| Peer {
             links: Vec::new(),
             admitted: false,
             agent_version: String::new(),
             rtt: None,
             since: SystemTime::now(),
-            ping_failures: 0,
             relays: false,
             farewell: None,
         });
@@ -965,6 +996,8 @@ impl Host {
             id,
             addr,
             local,
+            source,
+            life,
             reused,
             round_trip_at: None,
             transport,
@@ -972,6 +1005,9 @@ impl Host {
             inspected,
             fallback,
         });
+        if !duplicate {
+            self.compare_links(&peer, id);
+        }
         if replaces_circuit && !duplicate {
             self.leave_circuits(peer);
         }
@@ -1015,26 +1051,7 @@ impl Host {
                 tracing::debug!(%peer_id, cause = root_cause(&error), "identify failed");
             }
             BehaviourEvent::Identify(_) => {}
-            BehaviourEvent::Ping(ping::Event { peer, connection, result }) => {
-                let Some(state) = self.peers.get_mut(&peer) else { return };
-                match result {
-                    Ok(rtt) => {
-                        state.rtt = Some(rtt);
-                        state.ping_failures = 0;
-                        if let Some(link) = state.links.iter_mut().find(|link| link.id == connection) {
-                            link.round_trip_at = Some(Instant::now());
-                        }
-                    }
-                    Err(ping::Failure::Unsupported) => {}
-                    Err(error) => {
-                        state.ping_failures += 1;
-                        if state.ping_failures >= PING_FAILURES_MAX {
-                            state.farewell = Some(format!("does not answer pings: {error}"));
-                            self.swarm.close_connection(connection);
-                        }
-                    }
-                }
-            }
+            BehaviourEvent::Pulse(event) => self.on_pulse(event),
             BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {
                 let mut by_peer: HashMap<PeerId, Vec<Multiaddr>> = HashMap::new();
                 for (peer, addr) in found {

@@ -1,6 +1,6 @@
 //! Where an address leads: to which host, on which network, through which relay.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, PeerId};
@@ -50,7 +50,8 @@ pub(crate) fn region_of(addr: &Multiaddr) -> Option<[u8; 4]> {
     })
 }
 
-fn ip_of(addr: &Multiaddr) -> Option<IpAddr> {
+/// Returns the host at the beginning of `addr`.
+pub(crate) fn ip_of(addr: &Multiaddr) -> Option<IpAddr> {
     match addr.iter().next()? {
         Protocol::Ip4(ip) => Some(ip.into()),
         Protocol::Ip6(ip) => Some(ip.into()),
@@ -65,6 +66,17 @@ pub(crate) fn socket_of(addr: &Multiaddr) -> Option<SocketAddr> {
         Protocol::Tcp(port) | Protocol::Udp(port) => Some(SocketAddr::new(ip, port)),
         _ => None,
     }
+}
+
+/// Returns the address of this machine from which packets to `remote` leave now. Sends nothing.
+pub(crate) fn source_of(remote: SocketAddr) -> Option<IpAddr> {
+    let any: IpAddr = match remote {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect(remote).ok()?;
+    Some(socket.local_addr().ok()?.ip())
 }
 
 /// Returns whether the host of `addr` is this machine, or one of a private network.

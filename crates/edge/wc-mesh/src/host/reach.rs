@@ -16,7 +16,7 @@ use crate::address::{
 use crate::config::{DhtRole, Reservations};
 use crate::event::{Direction, MeshEvent};
 use crate::nat::NatKind;
-use crate::path::{Prefix, is_near, relay_of};
+use crate::path::{Prefix, is_near, relay_of, socket_of};
 use crate::relay::keeper::Candidate;
 use crate::relay::{RESERVATION_DEFAULT, RelayCounters};
 use crate::status::{MeshStatus, PathInfo, RelayInfo, ReservationInfo, UpgradeCount};
@@ -63,6 +63,15 @@ impl Host {
         self.timers.after(Duration::from_millis(500), Due::Reach);
     }
 
+    /// Counts an address of this machine that everybody can dial as external, if this node relays: its operator says that
+    /// strangers get through, and whoever asks for a place has got through.
+    pub(super) fn on_public_address(&mut self, addr: &Multiaddr) {
+        if self.config.reach.relay.is_some() && !is_circuit(addr) && !is_near(addr) {
+            self.swarm.add_external_address(addr.clone());
+            self.on_external(addr.clone(), true);
+        }
+    }
+
     /// Returns whether strangers get through to us.
     pub(super) fn is_open(&self) -> bool {
         !self.config.reach.external.is_empty()
@@ -87,6 +96,7 @@ impl Host {
 
     /// Looks after the reservations, and comes back when that is due again.
     pub(super) fn reach_turn(&mut self) {
+        self.watch_relays();
         let now = Instant::now();
         let candidates = if self.wants_relays() { self.relay_candidates() } else { Vec::new() };
         for candidate in self.keeper.turn(now, candidates) {
@@ -306,11 +316,15 @@ impl Host {
     /// Notes at which address the peer of a connection sees us.
     pub(super) fn on_observed(&mut self, peer: PeerId, id: ConnectionId, observed: &Multiaddr) {
         let link = self.peers.get(&peer).and_then(|state| state.links.iter().find(|link| link.id == id));
-        let Some(link) = link.filter(|link| link.reused && link.transport != Transport::Relay) else {
-            return;
-        };
+        // A WebSocket is dialled from any port: nobody can use what is seen of it.
+        let tells =
+            |link: &&super::Link| link.reused && matches!(link.transport, Transport::Quic | Transport::Tcp);
+        let Some(link) = link.filter(tells) else { return };
         let (remote, before) = (link.addr.clone(), self.evidence.kind());
         let (observed, _) = split_node(observed);
+        if self.is_passing_port(&observed) {
+            return;
+        }
         if self.evidence.observed(&remote, &observed) {
             tracing::info!(addr = %observed, by = %remote, "seen from outside");
             self.swarm.behaviour_mut().identify.candidate(observed);
@@ -322,9 +336,18 @@ impl Host {
         }
     }
 
+    /// Returns whether `observed` is this machine's own address with a port on which nobody listens: the system could not
+    /// dial from the port that was wanted, and nothing on the way changed it.
+    fn is_passing_port(&self, observed: &Multiaddr) -> bool {
+        let Some(socket) = socket_of(observed) else { return true };
+        let mut own = self.swarm.listeners().filter_map(socket_of).filter(|own| own.ip() == socket.ip());
+        own.next()
+            .is_some_and(|first| first.port() != socket.port() && own.all(|own| own.port() != socket.port()))
+    }
+
     /// Notes that we send something to the host of `addr`.
     pub(super) fn on_contact(&mut self, addr: &Multiaddr) {
-        if let Some(socket) = crate::path::socket_of(addr).filter(|_| !is_circuit(addr)) {
+        if let Some(socket) = socket_of(addr).filter(|_| !is_circuit(addr)) {
             if self.contacted.len() >= CONTACTED_MAX {
                 self.contacted.clear();
                 // Nobody counts as a stranger for a while, rather than somebody wrongly.
@@ -336,7 +359,7 @@ impl Host {
 
     /// Notes a direct connection that somebody else made.
     pub(super) fn on_inbound(&mut self, peer: &PeerId, addr: &Multiaddr) {
-        let Some(socket) = crate::path::socket_of(addr) else { return };
+        let Some(socket) = socket_of(addr) else { return };
         let punched = self.peers.get(peer).is_some_and(|state| !state.links.is_empty());
         let stranger =
             !self.contacts_forgotten && !punched && !is_near(addr) && !self.contacted.contains(&socket.ip());
