@@ -14,8 +14,7 @@ mod seeds;
 mod timers;
 mod vitality;
 
-use std::collections::{HashMap, HashSet};
-use std::net::UdpSocket;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -26,6 +25,7 @@ use libp2p::multiaddr::Protocol;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, identify, identity, kad, mdns, relay};
+use socket2::{Domain, Socket, Type};
 use tokio::sync::{mpsc, watch};
 use wc_proto::peer::announce::Announcement;
 use wc_proto::peer::beacon::Port;
@@ -39,8 +39,8 @@ use crate::behaviour::{
 };
 use crate::config::MeshConfig;
 use crate::dial::{
-    BACKOFF_FIRST, BACKOFF_MAX, CROSSED_PAUSES, DialError, Plan, STAGGER, Waiter, answer, conclude,
-    interceptor_of, may_have_crossed, outcome_of, root_cause,
+    BACKOFF_FIRST, BACKOFF_MAX, CROSSED_PAUSES, DialError, Plan, Waiter, answer, conclude, interceptor_of,
+    may_have_crossed, outcome_of, root_cause,
 };
 use crate::discovery::beacon::{self, News, Sighting, port_of};
 use crate::discovery::dial_delay;
@@ -49,7 +49,7 @@ use crate::exchange::table::{Faults, Table};
 use crate::exchange::{self, Heard, Window};
 use crate::mesh::{Command, PeerInfo, StartError};
 use crate::nat::Evidence;
-use crate::path::{is_dialable, relay_of};
+use crate::path::{ip_of, is_dialable, is_foreign, is_scoped, relay_of};
 use crate::pulse::Life;
 use crate::relay::RelayCounters;
 use crate::relay::keeper::Keeper;
@@ -104,6 +104,8 @@ enum Due {
     Improve(PeerId),
     /// This machine's addresses have changed.
     Network,
+    /// The next address that may be better than a circuit gets its chance.
+    ImproveNext(PeerId),
     /// A circuit beside a direct path.
     Retire(PeerId, ConnectionId),
 }
@@ -177,7 +179,7 @@ pub(crate) struct Host {
     news: Option<mpsc::Receiver<News>>,
     ports: watch::Sender<Vec<Port>>,
     listeners: HashMap<ListenerId, bool>,
-    _port_guards: Vec<UdpSocket>,
+    _port_guards: Vec<Socket>,
     peers: HashMap<PeerId, Peer>,
     dialling: HashMap<ConnectionId, Dialling>,
     plans: HashMap<PeerId, Plan>,
@@ -198,6 +200,8 @@ pub(crate) struct Host {
     external: Vec<Multiaddr>,
     contacted: HashSet<std::net::IpAddr>,
     contacts_forgotten: bool,
+    /// Addresses that may be better than the circuits we have.
+    improving: HashMap<PeerId, VecDeque<Multiaddr>>,
     upgrades: reach::Upgrades,
     shaper: Option<Shaper>,
     relayed: RelayCounters,
@@ -270,6 +274,7 @@ impl Host {
             external: Vec::new(),
             contacted: HashSet::new(),
             contacts_forgotten: false,
+            improving: HashMap::new(),
             upgrades: reach::Upgrades::default(),
             shaper,
             relayed: RelayCounters::default(),
@@ -308,7 +313,13 @@ impl Host {
     pub(crate) async fn settle(&mut self) {
         self.find_listeners().await;
         self.settled = true;
-        // Not before: only who knows its listeners can dial from their ports, which is what holes are punched with.
+        // Not before: only who knows its listeners can dial from their ports, which is what holes are punched with. And all
+        // addresses of a node before the first of them is dialled, so that the best one is.
+        for seed in &self.seeds {
+            if let (bare, Some(peer)) = split_node(&seed.addr) {
+                self.book.add(peer, [bare]);
+            }
+        }
         for seed in 0..self.seeds.len() {
             self.dial_seed(seed);
         }
@@ -369,6 +380,10 @@ impl Host {
         // nodes of one user would both succeed on 19999 and the kernel would deal connections out between them. A UDP
         // socket of the same number, QUIC's or a guard of ours, decides whose port it is.
         let mut wanted = self.config.listen.clone();
+        if wanted.iter().any(|addr| !is_any_v6(addr)) && !speaks_ipv6() {
+            wanted.retain(|addr| !is_any_v6(addr));
+            tracing::debug!("this machine does not speak IPv6");
+        }
         wanted.sort_by_key(|addr| transport_of(addr) != Some(Transport::Quic));
         let mut ours = HashSet::new();
         let mut last_cause = None;
@@ -422,15 +437,15 @@ impl Host {
         match parts.next() {
             Some(Protocol::Udp(port)) if port != 0 => {
                 // Bound and let go: QUIC binds it next, and fails itself if somebody was faster.
-                UdpSocket::bind((ip, port))?;
+                guard(ip, port, Type::DGRAM)?;
                 ours.insert((ip, port));
                 Ok(())
             }
             Some(Protocol::Tcp(port)) if port != 0 => {
                 if ours.insert((ip, port)) {
-                    self._port_guards.push(UdpSocket::bind((ip, port))?);
+                    self._port_guards.push(guard(ip, port, Type::DGRAM)?);
                 }
-                std::net::TcpListener::bind((ip, port)).map(drop)
+                guard(ip, port, Type::STREAM).map(drop)
             }
             _ => Ok(()),
         }
@@ -454,7 +469,8 @@ impl Host {
                 // What everybody can use comes first: whoever passes our addresses on may pass on the first ones only.
                 let mut addrs = self.external.clone();
                 addrs.extend(self.keeper.circuits());
-                addrs.extend(self.swarm.listeners().filter(|addr| !is_circuit(addr)).cloned());
+                let own = self.swarm.listeners().filter(|addr| !is_circuit(addr) && !is_scoped(addr));
+                addrs.extend(own.cloned());
                 let addrs = addrs.into_iter().map(|addr| with_node(addr, self.local)).collect();
                 let _ = reply.send(addrs);
             }
@@ -609,7 +625,9 @@ impl Host {
             return answer(waiter.into_iter().collect(), &Err(refusal));
         }
         let connected = self.is_reached(&peer);
+        let asked_for = only.is_some();
         let addrs = only.unwrap_or_else(|| self.book.addrs(&peer));
+        let addrs = if asked_for { addrs } else { self.without_false_neighbours(addrs) };
         let can_search = addrs.is_empty() && !connected;
         let plan = self.plans.entry(peer).or_default();
         plan.waiters.extend(waiter);
@@ -618,6 +636,9 @@ impl Host {
             return;
         }
         plan.extend(addrs);
+        if !asked_for {
+            plan.put_last(is_foreign);
+        }
         if can_search && !plan.searching && self.swarm.behaviour_mut().kad.kbuckets().next().is_some() {
             let query = self.swarm.behaviour_mut().kad.get_closest_peers(peer);
             self.searches.insert(query, peer);
@@ -629,6 +650,17 @@ impl Host {
         if idle {
             self.dial_next(peer);
         }
+    }
+
+    /// Returns the addresses of one node without its loopback ones, unless it may be on this machine.
+    fn without_false_neighbours(&self, mut addrs: Vec<Multiaddr>) -> Vec<Multiaddr> {
+        let ours = |addr: &Multiaddr| self.swarm.listeners().any(|own| ip_of(own) == ip_of(addr));
+        let elsewhere = addrs.iter().any(|addr| !is_loopback(addr) && !is_circuit(addr));
+        let beside = addrs.iter().any(|addr| !is_loopback(addr) && !is_circuit(addr) && ours(addr));
+        if elsewhere && !beside {
+            addrs.retain(|addr| !is_loopback(addr));
+        }
+        addrs
     }
 
     /// Starts the next attempt of a plan, or ends the plan.
@@ -647,14 +679,16 @@ impl Host {
                 .addresses(vec![addr.clone()])
                 .build();
             let id = opts.connection_id();
-            let dialling = Dialling { addr, peer: Some(peer), seed: None, waiters: Vec::new() };
+            let dialling = Dialling { addr: addr.clone(), peer: Some(peer), seed: None, waiters: Vec::new() };
             match self.swarm.dial(opts) {
                 Ok(()) => {
                     self.dialling.insert(id, dialling);
                     if let Some(plan) = self.plans.get_mut(&peer) {
                         plan.in_flight.insert(id);
                     }
-                    self.timers.after(STAGGER, Due::Stagger(peer));
+                    if let Some(pause) = self.plans.get(&peer).and_then(|plan| plan.head_start(&addr)) {
+                        self.timers.after(pause, Due::Stagger(peer));
+                    }
                     return;
                 }
                 Err(error) => {
@@ -844,6 +878,7 @@ impl Host {
             Due::Spread => self.spread(),
             Due::Ask => self.ask_around(),
             Due::Improve(peer) => self.improve(peer),
+            Due::ImproveNext(peer) => self.improve_next(peer),
             Due::Network => self.on_network(),
             Due::Retire(peer, id) => self.retire(peer, id),
         }
@@ -1057,7 +1092,7 @@ impl Host {
                 for (peer, addr) in found {
                     // Loopback addresses on the LAN are those of the machine that announces them.
                     let (bare, _) = split_node(&addr);
-                    if transport_of(&bare).is_some() && !is_loopback(&bare) {
+                    if transport_of(&bare).is_some() && !is_loopback(&bare) && !is_scoped(&bare) {
                         by_peer.entry(peer).or_default().push(bare);
                     }
                 }
@@ -1115,7 +1150,10 @@ impl Host {
         // Addresses on the peer's own loopback help only those on the same machine.
         let local = self.local;
         let usable = |addr: &Multiaddr| {
-            transport_of(addr).is_some() && (local_link || !is_loopback(addr)) && is_dialable(addr, &local)
+            transport_of(addr).is_some()
+                && (local_link || !is_loopback(addr))
+                && is_dialable(addr, &local)
+                && !is_scoped(addr)
         };
         let observed = info.observed_addr.clone();
         state.relays = info.protocols.contains(&relay::HOP_PROTOCOL_NAME);
@@ -1225,6 +1263,34 @@ fn dialled_addrs(error: &libp2p::swarm::DialError) -> Vec<Multiaddr> {
         | libp2p::swarm::DialError::LocalPeerId { address } => vec![address.clone()],
         _ => Vec::new(),
     }
+}
+
+/// Returns whether `addr` is every IPv6 address of this machine.
+fn is_any_v6(addr: &Multiaddr) -> bool {
+    matches!(addr.iter().next(), Some(Protocol::Ip6(ip)) if ip.is_unspecified())
+}
+
+fn speaks_ipv6() -> bool {
+    std::net::UdpSocket::bind((std::net::Ipv6Addr::LOCALHOST, 0)).is_ok()
+}
+
+/// Binds a port of this machine, of IPv6 without IPv4: the other family has listeners of its own.
+fn guard(ip: std::net::IpAddr, port: u16, kind: Type) -> std::io::Result<Socket> {
+    let addr = std::net::SocketAddr::new(ip, port);
+    let socket = Socket::new(Domain::for_address(addr), kind, None)?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // As the listeners do: what a connection that ended left behind does not hold the port.
+    #[cfg(unix)]
+    if kind == Type::STREAM {
+        socket.set_reuse_address(true)?;
+    }
+    socket.bind(&addr.into())?;
+    if kind == Type::STREAM {
+        socket.listen(1)?;
+    }
+    Ok(socket)
 }
 
 /// Returns `addr` with a port that the system picks.

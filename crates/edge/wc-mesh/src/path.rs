@@ -79,6 +79,19 @@ pub(crate) fn source_of(remote: SocketAddr) -> Option<IpAddr> {
     Some(socket.local_addr().ok()?.ip())
 }
 
+/// Returns whether `addr` is of use only with the name of an interface, which a multiaddr does not carry.
+pub(crate) fn is_scoped(addr: &Multiaddr) -> bool {
+    matches!(ip_of(addr), Some(IpAddr::V6(ip)) if ip.is_unicast_link_local())
+}
+
+/// Returns whether `addr` is one of a private network that this machine is not in. There may be a way to it all the same,
+/// or somebody else may have it.
+pub(crate) fn is_foreign(addr: &Multiaddr) -> bool {
+    let Some(socket) = socket_of(addr).filter(|_| is_near(addr) && !is_circuit(addr)) else { return false };
+    let shares = |source: IpAddr| Prefix::of_ip(source) == Prefix::of_ip(socket.ip());
+    !socket.ip().is_loopback() && !source_of(socket).is_some_and(shares)
+}
+
 /// Returns whether the host of `addr` is this machine, or one of a private network.
 pub(crate) fn is_near(addr: &Multiaddr) -> bool {
     ip_of(addr).is_some_and(|ip| !is_public(ip))
@@ -140,6 +153,19 @@ mod tests {
         {
             assert!(is_near(&addr(near)) && region_of(&addr(near)).is_none(), "{near}");
         }
+    }
+
+    #[test]
+    fn a_private_network_is_foreign_unless_this_machine_is_in_it() {
+        assert!(!is_foreign(&addr("/ip4/127.0.0.1/tcp/1")));
+        assert!(!is_foreign(&addr("/ip4/192.0.2.1/tcp/1")), "a public address is nobody's neighbour");
+        let ours = source_of(SocketAddr::from(([192, 0, 2, 1], 1))).filter(|ip| !is_public(*ip));
+        if let Some(ours) = ours {
+            assert!(!is_foreign(&Multiaddr::from(ours).with(Protocol::Tcp(1))));
+        }
+        // A machine has one of these networks at most.
+        let networks = ["/ip4/10.251.3.9/tcp/1", "/ip4/10.252.3.9/tcp/1"];
+        assert!(networks.iter().any(|network| is_foreign(&addr(network))));
     }
 
     #[test]

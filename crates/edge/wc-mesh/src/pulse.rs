@@ -2,7 +2,7 @@
 //!
 //! Neither QUIC's idle timeout nor TCP's retransmissions tell soon enough for somebody who waits for a job: thirty seconds
 //! and a quarter of an hour. So every connection is pinged, with the protocol that every libp2p node answers: rarely
-//! while nobody needs it, and within five seconds while streams use it or a relay holds a place for us at its other
+//! while nobody needs it, and within four seconds while streams use it or a relay holds a place for us at its other
 //! end. Bytes that come are as good as an answer; a machine that is busy sending is not taken for a dead one.
 //!
 //! A late answer makes the swarm task look for another path ([`Sign::Late`]); what is to happen then is decided there.

@@ -14,6 +14,7 @@ use crate::address::{
     Transport, is_circuit, is_loopback, node_of, peer_of, rank, split_node, transport_of, with_node,
 };
 use crate::config::{DhtRole, Reservations};
+use crate::dial::head_start;
 use crate::event::{Direction, MeshEvent};
 use crate::nat::NatKind;
 use crate::path::{Prefix, is_near, relay_of, socket_of};
@@ -31,7 +32,7 @@ const LOOK_PAUSE: Duration = Duration::from_secs(5);
 const IMPROVE_AFTER: Duration = Duration::from_secs(2);
 /// Pause before the next try while there is only a circuit.
 const IMPROVE_PAUSE: Duration = Duration::from_secs(300);
-/// Addresses tried at once then.
+/// Addresses tried then, each with its head start.
 const IMPROVE_ADDRS_MAX: usize = 3;
 /// How long streams may stay on a circuit once there is a direct path; whatever is left then starts again on that.
 const CIRCUIT_GRACE: Duration = Duration::from_secs(60);
@@ -419,10 +420,7 @@ impl Host {
 
     /// Tries the peer's own addresses while there is only a circuit to it.
     pub(super) fn improve(&mut self, peer: PeerId) {
-        let only_circuits = self.peers.get(&peer).is_some_and(|state| {
-            state.admitted && state.links.iter().all(|link| link.transport == Transport::Relay)
-        });
-        if !only_circuits {
+        if !self.has_only_circuits(&peer) {
             return;
         }
         let ours: Vec<Prefix> = self.swarm.listeners().filter_map(Prefix::of).collect();
@@ -440,19 +438,41 @@ impl Host {
         };
         let mut addrs: Vec<Multiaddr> = self.book.addrs(&peer).into_iter().filter(sensible).collect();
         addrs.sort_by_key(rank);
-        for addr in addrs.into_iter().take(IMPROVE_ADDRS_MAX) {
-            let opts = DialOpts::peer_id(peer)
-                .condition(PeerCondition::Always)
-                .addresses(vec![addr.clone()])
-                .build();
-            let id = opts.connection_id();
-            self.on_contact(&addr);
-            if self.swarm.dial(opts).is_ok() {
-                let dialling = Dialling { addr, peer: Some(peer), seed: None, waiters: Vec::new() };
-                self.dialling.insert(id, dialling);
-            }
-        }
+        addrs.truncate(IMPROVE_ADDRS_MAX);
+        self.improving.insert(peer, addrs.into());
         self.timers.after(IMPROVE_PAUSE, Due::Improve(peer));
+        self.improve_next(peer);
+    }
+
+    /// Returns whether `peer` is connected, and by nothing but circuits.
+    fn has_only_circuits(&self, peer: &PeerId) -> bool {
+        self.peers.get(peer).is_some_and(|state| {
+            state.admitted && state.links.iter().all(|link| link.transport == Transport::Relay)
+        })
+    }
+
+    /// Dials the next of the addresses that may be better than a circuit.
+    pub(super) fn improve_next(&mut self, peer: PeerId) {
+        let wanted = self.has_only_circuits(&peer);
+        let Some(queue) = self.improving.get_mut(&peer).filter(|_| wanted) else {
+            self.improving.remove(&peer);
+            return;
+        };
+        let Some(addr) = queue.pop_front() else {
+            self.improving.remove(&peer);
+            return;
+        };
+        if let Some(next) = queue.front() {
+            self.timers.after(head_start(&addr, next), Due::ImproveNext(peer));
+        }
+        let opts =
+            DialOpts::peer_id(peer).condition(PeerCondition::Always).addresses(vec![addr.clone()]).build();
+        let id = opts.connection_id();
+        self.on_contact(&addr);
+        if self.swarm.dial(opts).is_ok() {
+            let dialling = Dialling { addr, peer: Some(peer), seed: None, waiters: Vec::new() };
+            self.dialling.insert(id, dialling);
+        }
     }
 
     /// Plans a try of the peer's own addresses.

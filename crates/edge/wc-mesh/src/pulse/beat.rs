@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 /// fifty such connections cost less than 1 KB/s.
 const PAUSE_IDLE: Duration = Duration::from_secs(20);
 /// Silence on a connection that somebody needs, before it is pinged.
-const PAUSE_NEEDED: Duration = Duration::from_secs(5);
+const PAUSE_NEEDED: Duration = Duration::from_secs(4);
 /// Silence after a ping before other paths are looked for; two round trips are added. A lost packet or two are
 /// repeated within that time.
 pub(super) const LATE: Duration = Duration::from_secs(3);
@@ -124,12 +124,12 @@ mod tests {
         let mut beat = answered(start);
         assert_eq!(
             beat.step(after(6), Some(after(4)), true, false),
-            Step::Rest(after(9)),
+            Step::Rest(after(8)),
             "bytes are as good"
         );
         assert_eq!(beat.step(after(6), Some(after(4)), true, true), Step::Ping, "unless the host asks");
         let mut beat = answered(start);
-        assert_eq!(beat.step(after(1), None, true, false), Step::Rest(after(5)));
+        assert_eq!(beat.step(after(1), None, true, false), Step::Rest(after(4)));
         let mut beat = answered(start);
         assert_eq!(
             beat.step(after(20), Some(after(19)), true, false),
