@@ -20,6 +20,7 @@ use wc_types::NodeId;
 
 use crate::address::{Transport, rank, transport_of};
 use crate::event::{DialAttempt, DialOutcome};
+use crate::path::{before_circuit, relay_of};
 use crate::resolve::in_turns;
 use crate::transport::{Disbelief, NamedError, ProxyError};
 
@@ -117,6 +118,10 @@ pub(crate) struct Plan {
     pub(crate) relays: HashSet<PeerId>,
     /// A Kademlia query for more addresses is under way.
     pub(crate) searching: bool,
+    /// Circuits that wait for a connection to their relay.
+    pub(crate) waiting: Vec<(PeerId, Multiaddr)>,
+    /// Only circuits need the connection, which keep it while they last.
+    pub(crate) passing: bool,
 }
 
 /// Returns how long after the dial of `addr` the one of `next` begins.
@@ -125,6 +130,17 @@ pub(crate) fn head_start(addr: &Multiaddr, next: &Multiaddr) -> Duration {
 }
 
 impl Plan {
+    /// Returns a plan of which, `passing`, only circuits need the connection.
+    pub(crate) fn in_passing(passing: bool) -> Self {
+        Self { passing, ..Self::default() }
+    }
+
+    /// Returns where the circuits that are still to be tried say that `relay` is.
+    pub(crate) fn ways_to(&self, relay: &PeerId) -> Vec<Multiaddr> {
+        let through = self.queued.iter().filter(|addr| relay_of(addr).as_ref() == Some(relay));
+        through.filter_map(before_circuit).collect()
+    }
+
     /// Adds addresses that were not tried yet, best first.
     pub(crate) fn extend(&mut self, addrs: impl IntoIterator<Item = Multiaddr>) {
         for addr in addrs {
@@ -164,14 +180,22 @@ impl Plan {
         true
     }
 
+    /// Puts addresses whose turn has come before all others.
+    pub(crate) fn put_first(&mut self, addrs: impl Iterator<Item = Multiaddr>) {
+        for addr in addrs {
+            self.queued.push_front(addr);
+        }
+    }
+
     /// Forgets the addresses that are no longer needed.
     pub(crate) fn settle(&mut self) {
         self.queued.clear();
+        self.waiting.clear();
     }
 
     /// Returns whether nothing that is under way can still succeed.
     pub(crate) fn is_exhausted(&self) -> bool {
-        self.queued.is_empty() && self.in_flight.is_empty() && !self.searching
+        self.queued.is_empty() && self.in_flight.is_empty() && self.waiting.is_empty() && !self.searching
     }
 }
 

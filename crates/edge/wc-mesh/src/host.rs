@@ -49,11 +49,11 @@ use crate::exchange::table::{Faults, Table};
 use crate::exchange::{self, Heard, Window};
 use crate::mesh::{Command, PeerInfo, StartError};
 use crate::nat::Evidence;
-use crate::path::{ip_of, is_dialable, is_foreign, is_scoped, relay_of};
+use crate::path::{before_circuit, ip_of, is_dialable, is_foreign, is_scoped, relay_of};
 use crate::pulse::Life;
-use crate::relay::RelayCounters;
 use crate::relay::keeper::Keeper;
 use crate::relay::shape::Shaper;
+use crate::relay::{Granted, RelayCounters};
 use crate::stream::{Refused, Registry};
 use crate::transport::Ways;
 use book::Book;
@@ -205,7 +205,7 @@ pub(crate) struct Host {
     upgrades: reach::Upgrades,
     shaper: Option<Shaper>,
     relayed: RelayCounters,
-    reserved: HashSet<PeerId>,
+    granted: Granted,
     table: Table,
     faults: Faults,
     own: Option<Signed<Announcement>>,
@@ -278,7 +278,7 @@ impl Host {
             upgrades: reach::Upgrades::default(),
             shaper,
             relayed: RelayCounters::default(),
-            reserved: HashSet::new(),
+            granted: Granted::default(),
             table: Table::new(config.network.clone(), node),
             faults: Faults::default(),
             own: None,
@@ -630,6 +630,7 @@ impl Host {
         let addrs = if asked_for { addrs } else { self.without_false_neighbours(addrs) };
         let can_search = addrs.is_empty() && !connected;
         let plan = self.plans.entry(peer).or_default();
+        plan.passing &= waiter.is_none() && asked_for;
         plan.waiters.extend(waiter);
         if connected {
             // Its identification is on the way.
@@ -666,12 +667,16 @@ impl Host {
     /// Starts the next attempt of a plan, or ends the plan.
     fn dial_next(&mut self, peer: PeerId) {
         while let Some(addr) = self.plans.get_mut(&peer).and_then(Plan::next) {
-            // All addresses of a relay that we are connected to lead over that connection: one try is enough.
-            if let Some(relay) = relay_of(&addr)
-                && self.peers.get(&relay).is_some_and(|state| state.admitted)
-                && self.plans.get_mut(&peer).is_some_and(|plan| !plan.relays.insert(relay))
-            {
-                continue;
+            if let Some(relay) = relay_of(&addr).filter(|relay| *relay != peer) {
+                // All addresses of a relay lead over one connection to it: one try is enough.
+                let again = self.plans.get_mut(&peer).is_some_and(|plan| !plan.relays.insert(relay));
+                if !self.has_direct_link(&relay) {
+                    self.call_relay(peer, relay, addr, again);
+                    continue;
+                }
+                if again {
+                    continue;
+                }
             }
             self.on_contact(&addr);
             let opts = DialOpts::peer_id(peer)
@@ -708,6 +713,70 @@ impl Host {
         self.give_up(peer, error);
     }
 
+    /// Returns whether circuits can be opened at `relay` now.
+    fn has_direct_link(&self, relay: &PeerId) -> bool {
+        self.peers.get(relay).is_some_and(|state| {
+            state.links.iter().any(|link| link.transport != Transport::Relay && !link.life.is_doubted())
+        })
+    }
+
+    /// Connects to `relay`, because `circuit` leads through it to `peer`. The library would do that with one address only,
+    /// and give the circuit up if we are dialling the relay already.
+    fn call_relay(&mut self, peer: PeerId, relay: PeerId, circuit: Multiaddr, again: bool) {
+        let mut ways: Vec<Multiaddr> = before_circuit(&circuit).into_iter().collect();
+        if let Some(plan) = self.plans.get_mut(&peer) {
+            ways.extend(plan.ways_to(&relay));
+            if !again {
+                plan.waiting.push((relay, circuit));
+            }
+        }
+        ways.extend(self.book.addrs(&relay).into_iter().filter(|addr| !is_circuit(addr)));
+        if !self.plans.contains_key(&relay) {
+            self.plans.insert(relay, Plan::in_passing(!self.is_sought(&relay)));
+        }
+        self.seek_at(relay, Some(ways), None);
+        // Whoever may not be dialled has no plan that could end.
+        if self.plans.get(&relay).is_none_or(Plan::is_exhausted) && !self.has_direct_link(&relay) {
+            self.plans.remove(&relay);
+            self.on_relay_failed(relay);
+        }
+    }
+
+    /// Opens the circuits that waited for a connection to `relay`.
+    fn on_relay_there(&mut self, relay: PeerId) {
+        for peer in self.waiting_for(&relay) {
+            let Some(plan) = self.plans.get_mut(&peer) else { continue };
+            let (there, waiting) =
+                std::mem::take(&mut plan.waiting).into_iter().partition(|(of, _)| *of == relay);
+            plan.waiting = waiting;
+            let there: Vec<(PeerId, Multiaddr)> = there;
+            plan.relays.remove(&relay);
+            plan.put_first(there.into_iter().map(|(_, circuit)| circuit));
+            self.dial_next(peer);
+        }
+    }
+
+    /// Gives up the circuits that waited for a connection to `relay`.
+    fn on_relay_failed(&mut self, relay: PeerId) {
+        for peer in self.waiting_for(&relay) {
+            let Some(plan) = self.plans.get_mut(&peer) else { continue };
+            let (lost, waiting): (Vec<_>, Vec<_>) =
+                std::mem::take(&mut plan.waiting).into_iter().partition(|(of, _)| *of == relay);
+            plan.waiting = waiting;
+            for (_, circuit) in lost {
+                let cause = "its relay is not reached".to_owned();
+                let outcome = DialOutcome::TransportError(cause.clone());
+                self.note_attempt(peer, conclude(circuit, outcome, Some(cause)));
+            }
+            self.dial_next(peer);
+        }
+    }
+
+    fn waiting_for(&self, relay: &PeerId) -> Vec<PeerId> {
+        let waits = |plan: &Plan| plan.waiting.iter().any(|(of, _)| of == relay);
+        self.plans.iter().filter(|(_, plan)| waits(plan)).map(|(peer, _)| *peer).collect()
+    }
+
     fn note_attempt(&mut self, peer: PeerId, attempt: DialAttempt) {
         if let Some(plan) = self.plans.get_mut(&peer) {
             plan.attempts.push(attempt.clone());
@@ -729,6 +798,7 @@ impl Host {
         if !self.peers.contains_key(&peer) {
             self.retry_later(peer);
         }
+        self.on_relay_failed(peer);
     }
 
     fn retry_later(&mut self, peer: PeerId) {
@@ -994,7 +1064,7 @@ impl Host {
         plan.settle();
         let mut wanted = direction == Direction::Inbound || replaces_circuit;
         if let Some(dialling) = dialling {
-            wanted = true;
+            wanted = !plan.passing;
             plan.waiters.extend(dialling.waiters);
             if let Some(seed) = dialling.seed.and_then(|index| self.seeds.get_mut(index)) {
                 seed.peer = Some(peer);
@@ -1007,6 +1077,7 @@ impl Host {
                 answer(plan.waiters, &Err(error));
             }
             self.swarm.close_connection(id);
+            self.on_relay_failed(peer);
             return;
         };
         if duplicate {
@@ -1046,6 +1117,9 @@ impl Host {
         if replaces_circuit && !duplicate {
             self.leave_circuits(peer);
         }
+        if !circuit && !duplicate {
+            self.on_relay_there(peer);
+        }
         let Some(state) = self.peers.get(&peer) else { return };
         if !known {
             self.timers.after(self.config.limits.identify_timeout, Due::Identify(peer, id));
@@ -1063,7 +1137,7 @@ impl Host {
             return;
         }
         let Some(state) = self.peers.remove(&peer) else { return };
-        self.reserved.remove(&peer);
+        self.granted.leave(&peer);
         let Some(node) = node_of(&peer) else { return };
         let cause = state.farewell.or(cause).unwrap_or_else(|| "closed".to_owned());
         if state.admitted {
@@ -1074,6 +1148,7 @@ impl Host {
             answer(plan.waiters, &Err(DialError::Unidentified { node, cause }));
         }
         self.retry_later(peer);
+        self.on_relay_failed(peer);
         self.mingle_soon();
     }
 

@@ -125,6 +125,13 @@ pub(crate) fn relay_of(addr: &Multiaddr) -> Option<PeerId> {
     relay.filter(|_| circuits == 1)
 }
 
+/// Returns the address of the relay that `addr` leads through, without its name.
+pub(crate) fn before_circuit(addr: &Multiaddr) -> Option<Multiaddr> {
+    let before = addr.iter().take_while(|part| !matches!(part, Protocol::P2p(_) | Protocol::P2pCircuit));
+    let relay: Multiaddr = before.collect();
+    (!relay.is_empty()).then_some(relay)
+}
+
 /// Returns whether `addr` is one that a node may be dialled at by a stranger's word: direct, or through one relay that is
 /// not `local` itself.
 pub(crate) fn is_dialable(addr: &Multiaddr, local: &PeerId) -> bool {

@@ -227,10 +227,12 @@ impl Host {
     pub(super) fn on_relay(&mut self, event: relay::Event) {
         let counters = &mut self.relayed;
         match event {
-            relay::Event::ReservationReqAccepted { renewed: true, .. } => {}
+            relay::Event::ReservationReqAccepted { src_peer_id, renewed: true } => {
+                self.granted.grant(src_peer_id, Instant::now());
+            }
             relay::Event::ReservationReqAccepted { src_peer_id, renewed: false } => {
                 counters.reservations_accepted += 1;
-                self.reserved.insert(src_peer_id);
+                self.granted.grant(src_peer_id, Instant::now());
                 tracing::info!(peer = %src_peer_id, "reservation granted");
             }
             relay::Event::ReservationReqDenied { src_peer_id, status } => {
@@ -238,13 +240,16 @@ impl Host {
                 tracing::info!(peer = %src_peer_id, ?status, "reservation refused");
             }
             // The library says so for every closed connection; another one may still hold the reservation.
-            relay::Event::ReservationClosed { src_peer_id }
-            | relay::Event::ReservationTimedOut { src_peer_id }
-                if !self.peers.contains_key(&src_peer_id) =>
-            {
-                self.reserved.remove(&src_peer_id);
+            relay::Event::ReservationClosed { src_peer_id } => {
+                if !self.peers.contains_key(&src_peer_id) {
+                    self.granted.leave(&src_peer_id);
+                }
             }
-            relay::Event::ReservationClosed { .. } | relay::Event::ReservationTimedOut { .. } => {}
+            relay::Event::ReservationTimedOut { src_peer_id } => {
+                let life =
+                    self.config.reach.relay.as_ref().map_or(RESERVATION_DEFAULT, |limits| limits.reservation);
+                self.granted.time_out(&src_peer_id, Instant::now(), life);
+            }
             relay::Event::CircuitReqDenied { src_peer_id, dst_peer_id, status } => {
                 counters.circuits_denied += 1;
                 tracing::debug!(from = %src_peer_id, to = %dst_peer_id, ?status, "circuit refused");
@@ -572,7 +577,7 @@ impl Host {
             relay: self.config.reach.relay.as_ref().map(|_| RelayInfo {
                 offered: !self.external.is_empty(),
                 counters: RelayCounters {
-                    reservations: self.reserved.len() as u64,
+                    reservations: self.granted.count(),
                     carried_bytes: self.shaper.as_ref().map_or(0, |shaper| shaper.carried_bytes()),
                     ..self.relayed
                 },

@@ -61,7 +61,7 @@ impl Host {
     }
 
     /// Returns whether a lasting connection to `peer` is wanted.
-    fn is_sought(&self, peer: &PeerId) -> bool {
+    pub(super) fn is_sought(&self, peer: &PeerId) -> bool {
         self.kept.contains_key(peer) || self.seeds.iter().any(|seed| seed.peer == Some(*peer))
     }
 
