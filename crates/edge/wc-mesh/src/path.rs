@@ -59,6 +59,11 @@ pub(crate) fn ip_of(addr: &Multiaddr) -> Option<IpAddr> {
     }
 }
 
+/// Returns `addr` at another host.
+pub(crate) fn with_ip(addr: &Multiaddr, ip: IpAddr) -> Multiaddr {
+    addr.iter().skip(1).fold(Multiaddr::from(ip), Multiaddr::with)
+}
+
 /// Returns the host and port at the beginning of `addr`.
 pub(crate) fn socket_of(addr: &Multiaddr) -> Option<SocketAddr> {
     let ip = ip_of(addr)?;
@@ -160,6 +165,13 @@ mod tests {
         {
             assert!(is_near(&addr(near)) && region_of(&addr(near)).is_none(), "{near}");
         }
+    }
+
+    #[test]
+    fn an_address_moves_to_another_host_with_everything_else() {
+        let hash = "/tcp/443/tls/ws/certhash/uEiDuT6aO45IY_l6jtPrXPgrlGT_gsLrg2JtandYvOiEojA";
+        let moved = with_ip(&addr(&format!("/ip4/10.0.0.2{hash}")), Ipv4Addr::new(192, 0, 2, 9).into());
+        assert_eq!(moved, addr(&format!("/ip4/192.0.2.9{hash}")));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::config::{DhtRole, Reservations};
 use crate::dial::head_start;
 use crate::event::{Direction, MeshEvent};
 use crate::nat::NatKind;
-use crate::path::{Prefix, is_near, relay_of, socket_of};
+use crate::path::{Prefix, ip_of, is_near, relay_of, socket_of, with_ip};
 use crate::relay::keeper::Candidate;
 use crate::relay::{RESERVATION_DEFAULT, RelayCounters};
 use crate::status::{MeshStatus, PathInfo, RelayInfo, ReservationInfo, UpgradeCount};
@@ -284,9 +284,24 @@ impl Host {
             self.external.retain(|known| *known != bare);
         } else if !self.external.contains(&bare) && self.external.len() < EXTERNAL_MAX {
             tracing::info!(addr = %bare, "external address confirmed");
-            self.external.push(bare);
+            self.external.push(bare.clone());
+            self.offer_web_listener(&bare);
         }
         self.reachability_changed();
+    }
+
+    /// Has our own WebSocket listener tested at the host of an address that works: where only port 443 gets through, it is
+    /// what others need.
+    fn offer_web_listener(&mut self, addr: &Multiaddr) {
+        let Some(ip) = ip_of(addr).filter(|_| transport_of(addr) != Some(Transport::Wss)) else { return };
+        let web = self.swarm.listeners().filter(|own| {
+            transport_of(own) == Some(Transport::Wss)
+                && ip_of(own).is_some_and(|own| own.is_ipv4() == ip.is_ipv4() && !own.is_loopback())
+        });
+        let there: Option<Multiaddr> = web.map(|own| with_ip(own, ip)).next();
+        if let Some(there) = there.filter(|there| !self.external.contains(there)) {
+            self.swarm.behaviour_mut().identify.candidate(there);
+        }
     }
 
     fn reachability_changed(&mut self) {
