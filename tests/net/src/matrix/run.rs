@@ -470,6 +470,9 @@ fn place(lab: &Lab, name: &str, site: &Site, prober: Option<&Prober>) -> Placed 
     {
         prober.check(&host.machine, site.nat);
     }
+    if let (true, Some(home)) = (site.forwards, routers.last()) {
+        middle.push(lab.forward_ports(home));
+    }
     if let (Middle::Reader { allowed }, Some(home)) = (site.middle, routers.last()) {
         let pem = lab.dir().join(format!("{name}-reader.pem")).display().to_string();
         let listen = format!("0.0.0.0:{READER_PORT}");

@@ -8,7 +8,7 @@ use libp2p::core::transport::ListenerId;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::ConnectionId;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
-use libp2p::{Multiaddr, PeerId, autonat, dcutr, kad, relay, upnp};
+use libp2p::{Multiaddr, PeerId, autonat, dcutr, kad, relay};
 
 use super::{Dialling, Due, Host};
 use crate::address::{
@@ -17,6 +17,7 @@ use crate::address::{
 use crate::config::{DhtRole, Reservations};
 use crate::dial::head_start;
 use crate::event::{Direction, MeshEvent};
+use crate::mapping::Forwarded;
 use crate::nat::NatKind;
 use crate::path::{Prefix, ip_of, is_near, relay_of, socket_of, with_ip};
 use crate::relay::keeper::Candidate;
@@ -315,27 +316,39 @@ impl Host {
         tracing::info!(addr = %event.tested_addr, server = %event.server, success, "dialled back");
         let before = self.evidence.kind();
         self.evidence.dialled_back(success);
+        let (tested, _) = split_node(&event.tested_addr);
         if success {
-            self.evidence.reached(&split_node(&event.tested_addr).0);
+            self.evidence.reached(&tested);
+            if self.forwarded.values().any(|addr| *addr == tested) {
+                self.evidence.forwarded_works();
+            }
         }
         if self.evidence.kind() != before {
             self.reachability_changed();
         }
     }
 
-    pub(super) fn on_port_mapping(&mut self, event: upnp::Event) {
-        match event {
-            upnp::Event::NewExternalAddr { external_addr, .. } => {
-                tracing::info!(addr = %external_addr, "the router forwards a port to us");
-            }
-            upnp::Event::ExpiredExternalAddr { external_addr, .. } => {
-                tracing::info!(addr = %external_addr, "the router no longer forwards a port to us");
-            }
-            upnp::Event::GatewayNotFound => tracing::debug!("no router offers port mapping"),
-            upnp::Event::NonRoutableGateway => {
-                tracing::info!("the router that maps ports is itself behind another one");
-            }
+    /// Notes what the router forwards to us now.
+    pub(super) fn on_forwarded(&mut self, forwarded: Forwarded) {
+        let before = self.forwarded.remove(&forwarded.transport);
+        let now = forwarded.addr();
+        if let Some(gone) = before.filter(|gone| now.as_ref() != Some(gone)) {
+            tracing::info!(addr = %gone, "the router no longer forwards a port to us");
+            self.swarm.remove_external_address(&gone);
+            self.on_external(gone, false);
         }
+        match now {
+            Some(addr) if is_near(&addr) => {
+                tracing::info!(%addr, "the router that forwards a port to us is itself behind another one");
+            }
+            Some(addr) => {
+                tracing::info!(%addr, "the router forwards a port to us");
+                self.forwarded.insert(forwarded.transport, addr.clone());
+                self.swarm.behaviour_mut().identify.candidate(addr);
+            }
+            None => {}
+        }
+        self.evidence.forwards(self.forwarded.len());
     }
 
     /// Notes at which address the peer of a connection sees us.
@@ -432,6 +445,9 @@ impl Host {
         let own: Vec<Multiaddr> = own.map(|addr| split_node(addr).0).collect();
         for addr in own {
             self.swarm.behaviour_mut().identify.candidate(addr);
+        }
+        if let Some(mapping) = &self.mapping {
+            mapping.listening(self.swarm.listeners().filter(|addr| !is_circuit(addr)));
         }
         self.evidence.listening(self.swarm.listeners().filter(|addr| !is_circuit(addr)).cloned());
         self.announce_soon();
