@@ -30,6 +30,9 @@ const STREAMS_NEGOTIATING_MAX: usize = 128;
 const MEMORY_SHARE_MAX: f64 = 0.5;
 /// One Kademlia query; the catalogue's figure.
 const KADEMLIA_QUERY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Pause between two refreshes of the table. Each dials most nodes of a small network, only to be disconnected from them a
+/// minute later; who is where is heard from exchanges, and asked when somebody is sought.
+const KADEMLIA_REFRESH: Duration = Duration::from_secs(60 * 60);
 
 #[derive(NetworkBehaviour)]
 pub(crate) struct Behaviour {
@@ -154,6 +157,7 @@ fn kademlia(local: PeerId) -> kad::Behaviour<MemoryStore> {
     let mut config = kad::Config::new(StreamProtocol::new(KADEMLIA_PROTOCOL));
     config
         .set_query_timeout(KADEMLIA_QUERY_TIMEOUT)
+        .set_periodic_bootstrap_interval(Some(KADEMLIA_REFRESH))
         .set_record_filtering(kad::StoreInserts::FilterBoth)
         .set_record_ttl(None)
         .set_replication_interval(None)

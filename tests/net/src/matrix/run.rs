@@ -25,6 +25,8 @@ const PAYLOAD_BYTES: usize = 1024 * 1024;
 const BULK_BYTES: usize = 16 * 1024 * 1024;
 /// QUIC, TCP and WebSocket: how many addresses a node tells at least that everybody is to be able to reach.
 const LISTENERS: usize = 3;
+/// Where iperf3 listens: where only port 443 is let out, the node itself is there, and nothing is measured beside it.
+const IPERF_PORT: &str = "5201";
 /// How long a direct path may take before a circuit counts as the end of it.
 const DIRECT_WITHIN: Duration = Duration::from_secs(10);
 
@@ -302,7 +304,7 @@ impl<'lab> Run<'lab> {
 
     /// Returns how many bytes a second of TCP get from the coordinator to the first donor.
     fn iperf(&self) -> Option<f64> {
-        let words = ["keep", "iperf3", "--server", "--port", "443"].map(str::to_owned);
+        let words = ["keep", "iperf3", "--server", "--port", IPERF_PORT].map(str::to_owned);
         let _server = self.coordinator.host.machine.serve(&words);
         let to = match self.cell.family {
             Family::V6 => self.coordinator.host.v6.to_string(),
@@ -317,7 +319,7 @@ impl<'lab> Run<'lab> {
             "--time",
             "8",
             "--port",
-            "443",
+            IPERF_PORT,
             "--client",
             &to,
         ];
