@@ -989,7 +989,7 @@ impl Host {
                 self.on_listeners_changed(false);
                 self.listeners.insert(listener_id, true);
                 tracing::info!(addr = %address, "listening");
-                if self.settled && !is_loopback(&address) {
+                if self.settled && !is_loopback(&address) && !is_scoped(&address) {
                     self.network_soon();
                 }
                 self.events.send(MeshEvent::Listening { addr: with_node(address.clone(), self.local) });
