@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use libp2p::core::Transport as _;
+use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::upgrade::Version;
 use libp2p::kad::store::{MemoryStore, MemoryStoreConfig};
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
@@ -15,7 +17,7 @@ use crate::config::{DhtRole, MeshConfig};
 use crate::relay::shape::Shaper;
 use crate::stream::{self, Registry};
 use crate::transport::{BuildError, Ways};
-use crate::{gate, observe, pulse};
+use crate::{gate, lazy, observe, pulse};
 
 /// Protocol id that identify carries; nodes that say anything else are not ours.
 pub const PROTOCOL_VERSION: &str = wc_proto::version::IDENTIFY;
@@ -85,9 +87,11 @@ pub(crate) fn build(
     if let Some(shaper) = shaper.clone() {
         transport = transport.map(move |(peer, muxer), _| (peer, shaper.meter(peer, muxer))).boxed();
     }
+    let transport = transport.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(lazy::Muxer(muxer)))).boxed();
     let swarm_config = libp2p::swarm::Config::with_tokio_executor()
         .with_idle_connection_timeout(config.limits.idle_timeout)
-        .with_max_negotiating_inbound_streams(STREAMS_NEGOTIATING_MAX);
+        .with_max_negotiating_inbound_streams(STREAMS_NEGOTIATING_MAX)
+        .with_substream_upgrade_protocol_override(Version::V1Lazy);
     let swarm = Swarm::new(transport, behaviour, key.public().to_peer_id(), swarm_config);
     Ok(Built { swarm, ways, mdns_error, shaper })
 }

@@ -116,7 +116,11 @@ impl<'lab> Run<'lab> {
         let begun = Instant::now();
 
         self.happen()?;
-        let job = self.job(PAYLOAD_BYTES, self.donors.len(), None)?;
+        let job = if self.cell.event == Event::RelayDiesAmid {
+            self.job_without_its_relay()?
+        } else {
+            self.job(PAYLOAD_BYTES, self.donors.len(), None)?
+        };
         let direct = if self.relays.is_empty() { None } else { self.wait_for_direct(begun)? };
         let path = self.path()?.join(", ");
         let bulk = if bulk { Some(self.bulk()?) } else { None };
@@ -160,13 +164,16 @@ impl<'lab> Run<'lab> {
     /// Lets happen what happens in this cell while the donors are there.
     fn happen(&mut self) -> Result<(), String> {
         match self.cell.event {
-            Event::Nothing => {}
+            Event::Nothing | Event::RelayDiesAmid => {}
             Event::DonorMoves => {
                 let mobile = self.lab.carrier("mobile", Nat::Symmetric);
                 self.lab.move_to(&mut self.donors[0].host, &mobile, None);
                 self.mobile = Some(mobile);
             }
-            Event::RelayDies => self.relays[0].node.stop(),
+            Event::RelayDies => {
+                let number = self.relay_in_use()?;
+                self.relays[number].node.stop();
+            }
             Event::RelayMoves => {
                 self.relays[0].node.stop();
                 self.lab.move_to(&mut self.relays[0].host, self.lab.internet(), None);
@@ -177,6 +184,39 @@ impl<'lab> Run<'lab> {
             }
         }
         Ok(())
+    }
+
+    /// Runs the job and has the relay that it goes through die a second after its beginning.
+    fn job_without_its_relay(&mut self) -> Result<Duration, String> {
+        let number = self.relay_in_use()?;
+        let mut relays = std::mem::take(&mut self.relays);
+        let relay = &mut relays[number].node;
+        let job = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_secs(1));
+                relay.stop();
+            });
+            self.job(PAYLOAD_BYTES, self.donors.len(), None)
+        });
+        self.relays = relays;
+        job
+    }
+
+    /// Returns which relay the coordinator reaches a donor through.
+    fn relay_in_use(&self) -> Result<usize, String> {
+        let peers = self.coordinator.node.ask(&["cluster", "peers"])?;
+        let donors = self.donors.iter().map(|donor| donor.node.id()).collect::<Result<Vec<_>, _>>()?;
+        let of_donors = peers
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|peer| donors.iter().any(|donor| peer["node"] == **donor));
+        let circuits: Vec<&str> = of_donors.filter_map(|peer| peer["address"].as_str()).collect();
+        let leads = |relay: &Placed| {
+            let host = format!("/ip4/{}/", relay.host.v4);
+            circuits.iter().any(|circuit| circuit.starts_with(&host) && circuit.contains("/p2p-circuit"))
+        };
+        self.relays.iter().position(leads).ok_or(format!("no donor is reached through a relay: {peers}"))
     }
 
     /// Waits until so many relays hold a place for the coordinator.
