@@ -38,11 +38,13 @@ use crate::behaviour::{
 use crate::config::MeshConfig;
 use crate::dial::{
     BACKOFF_FIRST, BACKOFF_MAX, CROSSED_PAUSES, DialError, Plan, STAGGER, Waiter, answer, conclude,
-    interceptor_of, may_have_crossed, outcome_of, root_cause,
+    interceptor_of, log, may_have_crossed, outcome_of, root_cause,
 };
 use crate::discovery::beacon::{self, News, Sighting, port_of};
 use crate::discovery::dial_delay;
-use crate::event::{DialAttempt, DialOutcome, Direction, EventSender, Interception, MeshEvent, Via};
+use crate::event::{
+    DialAttempt, DialOutcome, Direction, EventSender, FollowUp, Interception, MeshEvent, Via,
+};
 use crate::exchange::table::{Faults, Table};
 use crate::exchange::{self, Heard, Window};
 use crate::mesh::{Command, PeerInfo, StartError};
@@ -610,6 +612,20 @@ impl Host {
 
     /// Starts the next attempt of a plan, or ends the plan.
     fn dial_next(&mut self, peer: PeerId) {
+        let asked = self.is_asked(&peer);
+        let mut refused = Vec::new();
+        let under_way = self.start_next(peer, &mut refused);
+        if !under_way {
+            self.end_if_exhausted(peer);
+        }
+        for mut attempt in refused {
+            attempt.follow_up = Some(self.follow_up(&peer, asked));
+            self.tell_of(attempt);
+        }
+    }
+
+    /// Starts the next attempt of a plan; returns whether there is one. What cannot even be begun goes to `refused`.
+    fn start_next(&mut self, peer: PeerId, refused: &mut Vec<DialAttempt>) -> bool {
         while let Some(addr) = self.plans.get_mut(&peer).and_then(Plan::next) {
             // All addresses of a relay that we are connected to lead over that connection: one try is enough.
             if let Some(relay) = relay_of(&addr)
@@ -632,14 +648,21 @@ impl Host {
                         plan.in_flight.insert(id);
                     }
                     self.timers.after(STAGGER, Due::Stagger(peer));
-                    return;
+                    return true;
                 }
                 Err(error) => {
                     let (outcome, cause) = outcome_of(&error, Some(peer));
-                    self.note_attempt(peer, conclude(dialling.addr, outcome, Some(cause)));
+                    let attempt = conclude(dialling.addr, outcome, Some(cause));
+                    self.note_attempt(peer, &attempt);
+                    refused.push(attempt);
                 }
             }
         }
+        false
+    }
+
+    /// Ends a plan of which nothing is under way and nothing is left to try.
+    fn end_if_exhausted(&mut self, peer: PeerId) {
         let Some(plan) = self.plans.get(&peer).filter(|plan| plan.is_exhausted()) else { return };
         if self.peers.contains_key(&peer) {
             return;
@@ -651,11 +674,39 @@ impl Host {
         self.give_up(peer, error);
     }
 
-    fn note_attempt(&mut self, peer: PeerId, attempt: DialAttempt) {
+    /// Keeps an attempt for whoever waits for the node.
+    fn note_attempt(&mut self, peer: PeerId, attempt: &DialAttempt) {
         if let Some(plan) = self.plans.get_mut(&peer) {
             plan.attempts.push(attempt.clone());
         }
+    }
+
+    /// Says how a dial ended. Comes after whatever is done about a failure, so that it can say that, too.
+    fn tell_of(&self, attempt: DialAttempt) {
+        log(&attempt);
         self.events.send(MeshEvent::DialAttempt(attempt));
+    }
+
+    /// Returns whether somebody waits for `peer`.
+    fn is_asked(&self, peer: &PeerId) -> bool {
+        self.plans.get(peer).is_some_and(|plan| !plan.waiters.is_empty())
+    }
+
+    /// Returns what is done about a dial to `peer` that has failed.
+    ///
+    /// - `asked`: whether somebody waited for the node before it failed
+    fn follow_up(&self, peer: &PeerId, asked: bool) -> FollowUp {
+        if self.peers.contains_key(peer) {
+            FollowUp::Connected
+        } else if self.plans.get(peer).is_some_and(|plan| !plan.is_exhausted()) {
+            FollowUp::Fallback
+        } else if let Some(after) = self.timers.pause(&Due::Retry(*peer)) {
+            FollowUp::Retry { after }
+        } else if asked {
+            FollowUp::Told
+        } else {
+            FollowUp::Unneeded
+        }
     }
 
     /// Ends a plan without a connection, and comes back to it later if the node is kept.
@@ -703,8 +754,9 @@ impl Host {
         let Some(dialling) = dialling else {
             // A dial of Kademlia's own: reported all the same.
             for addr in dialled_addrs(error) {
-                let attempt = conclude(split_node(&addr).0, outcome.clone(), Some(cause.clone()));
-                self.events.send(MeshEvent::DialAttempt(attempt));
+                let mut attempt = conclude(split_node(&addr).0, outcome.clone(), Some(cause.clone()));
+                attempt.follow_up = Some(FollowUp::Elsewhere);
+                self.tell_of(attempt);
             }
             return;
         };
@@ -724,24 +776,37 @@ impl Host {
                     if crossed && plan.retry_crossed(attempt.target_multiaddr.clone()) {
                         let higher = node_of(&peer).is_some_and(|node| self.node > node);
                         let [first, second] = CROSSED_PAUSES;
-                        self.timers.after(if higher { first } else { second }, Due::Stagger(peer));
-                        return self.note_attempt(peer, attempt);
+                        let after = if higher { first } else { second };
+                        self.timers.after(after, Due::Stagger(peer));
+                        self.note_attempt(peer, &attempt);
+                        attempt.follow_up = Some(FollowUp::Retry { after });
+                        return self.tell_of(attempt);
                     }
                 }
-                self.note_attempt(peer, attempt);
+                self.note_attempt(peer, &attempt);
+                let asked = self.is_asked(&peer);
                 self.dial_next(peer);
+                attempt.follow_up = Some(self.follow_up(&peer, asked));
+                self.tell_of(attempt);
             }
             None => {
-                self.events.send(MeshEvent::DialAttempt(attempt.clone()));
+                let asked = !dialling.waiters.is_empty();
                 let error = if ourselves {
                     DialError::Ourselves
                 } else {
-                    DialError::Unreachable { attempts: vec![attempt] }
+                    DialError::Unreachable { attempts: vec![attempt.clone()] }
                 };
-                answer(dialling.waiters, &Err(error));
                 if let Some(seed) = dialling.seed.filter(|_| !ourselves) {
                     self.retry_seed(seed);
                 }
+                let pause = dialling.seed.and_then(|seed| self.timers.pause(&Due::Seed(seed)));
+                attempt.follow_up = Some(match pause {
+                    Some(after) => FollowUp::Retry { after },
+                    None if asked => FollowUp::Told,
+                    None => FollowUp::Unneeded,
+                });
+                self.tell_of(attempt);
+                answer(dialling.waiters, &Err(error));
             }
         }
     }
@@ -910,7 +975,8 @@ impl Host {
             inspected = self.ways.inspected.at(&addr);
             attempt.interception = inspected.clone().map(|issuer| Interception::Allowed { issuer });
             fallback = self.fallback_reason(peer, attempt.transport);
-            self.note_attempt(peer, attempt);
+            self.note_attempt(peer, &attempt);
+            self.tell_of(attempt);
         }
         // Of our own plan only: the library's own dials punch holes, or answer who asked us to dial back.
         let duplicate = dialling.is_some()

@@ -49,7 +49,7 @@ pub use config::{
 };
 pub use dial::DialError;
 pub use event::{
-    DialAttempt, DialOutcome, Direction, Interception, MeshEvent, MeshEvents, StreamRefusal, Via,
+    DialAttempt, DialOutcome, Direction, FollowUp, Interception, MeshEvent, MeshEvents, StreamRefusal, Via,
 };
 pub use mesh::{Mesh, PeerInfo, StartError};
 pub use nat::NatKind;
