@@ -89,6 +89,9 @@ pub enum Command {
             Exit codes: 0 something gets through (or nobody is known to try), 65 every transport to every known address \
             failed.")]
     Doctor(DoctorArgs),
+    /// What an operator needs when something is wrong
+    #[command(subcommand)]
+    Admin(AdminCommand),
     /// Check receipts
     #[command(subcommand)]
     Receipt(ReceiptCommand),
@@ -317,6 +320,42 @@ pub struct RelayLimitArgs {
 /// `doctor`
 #[derive(Debug, Default, Args)]
 pub struct DoctorArgs {
+    /// Node to try to reach, as a multiaddr; may be repeated [default: seeds, nodes to join through, and peers]
+    #[arg(long, value_name = "MULTIADDR")]
+    pub target: Vec<String>,
+    /// Ways to other nodes
+    #[command(flatten)]
+    pub transport: TransportArgs,
+}
+
+/// `admin`
+#[derive(Debug, Subcommand)]
+pub enum AdminCommand {
+    /// Collect evidence of how this network treats a node, for whoever is to find out why it is not reached
+    #[command(
+        long_about = "Collect evidence of how this network treats a node, for whoever is to find out why it is not reached.\n\n\
+            For five minutes it keeps the debugging log of the node's network side, every dial with its outcome, its root \
+            cause and what was done about it, and what doctor finds, in a directory: index.md says in plain words what came \
+            out. The node that runs in the data directory is asked; if none does, this command looks for the network itself. \
+            Passwords and keys are not in it; addresses, node ids and the name of this machine are.",
+        after_help = "Examples:\n  worldcompute admin firewall-diagnose\n  \
+            worldcompute admin firewall-diagnose --seconds 60 --output for-support\n\n\
+            Ctrl-C ends the capture early and keeps what there is. Exit codes: 0 something gets through (or nobody is known \
+            to try), 1 not done, 4 a dial failed without saying why or what was done about it, 65 every transport to every \
+            known address failed."
+    )]
+    FirewallDiagnose(DiagnoseArgs),
+}
+
+/// `admin firewall-diagnose`
+#[derive(Debug, Args)]
+pub struct DiagnoseArgs {
+    /// How long to look on
+    #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u32).range(5..=3600))]
+    pub seconds: u32,
+    /// Where the evidence goes: a new or empty directory [default: evidence/phase1/firewall-traversal/<moment>]
+    #[arg(long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
     /// Node to try to reach, as a multiaddr; may be repeated [default: seeds, nodes to join through, and peers]
     #[arg(long, value_name = "MULTIADDR")]
     pub target: Vec<String>,

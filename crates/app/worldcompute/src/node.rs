@@ -9,7 +9,8 @@ use crate::exit::Usage;
 
 pub use wc_node::{
     AnchoringConfig, Coordinate, DirectError, DirectRun, DohUpstream, Examination, Finding, Inspection,
-    NodeConfig, Proxy, ReachSettings, RelayLimits, Reservations, TransportConfig, WssCertificate,
+    NodeConfig, Proxy, ReachSettings, Recorder, RelayLimits, Reservations, TransportConfig, WssCertificate,
+    dial_view, look_around,
 };
 
 /// Runs a node until `shutdown` completes.

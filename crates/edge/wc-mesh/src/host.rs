@@ -753,8 +753,13 @@ impl Host {
         let (outcome, cause) = outcome_of(error, expected);
         let Some(dialling) = dialling else {
             // A dial of Kademlia's own: reported all the same.
-            for addr in dialled_addrs(error) {
-                let mut attempt = conclude(split_node(&addr).0, outcome.clone(), Some(cause.clone()));
+            let mut addrs = dialled_addrs(error);
+            if addrs.is_empty() {
+                addrs.extend(peer.map(|peer| Multiaddr::from(Protocol::P2p(peer))));
+            }
+            for addr in addrs {
+                let bare = Some(split_node(&addr).0).filter(|bare| !bare.is_empty()).unwrap_or(addr);
+                let mut attempt = conclude(bare, outcome.clone(), Some(cause.clone()));
                 attempt.follow_up = Some(FollowUp::Elsewhere);
                 self.tell_of(attempt);
             }

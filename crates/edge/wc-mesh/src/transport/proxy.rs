@@ -67,6 +67,14 @@ impl Proxy {
         Ok(Self { host, port, credentials })
     }
 
+    /// Returns what must not be shown to anybody: user and password as they are, and as HTTP sends them.
+    pub fn secrets(&self) -> Vec<String> {
+        let Some(credentials) = &self.credentials else { return Vec::new() };
+        let mut secrets = vec![BASE64.encode(credentials.as_bytes()), credentials.clone()];
+        secrets.extend(credentials.split_once(':').map(|(_, password)| password.to_owned()));
+        secrets
+    }
+
     /// Asks the proxy for a connection to `port` of `host`, which it looks up itself.
     pub(crate) async fn connect(&self, host: &str, port: u16) -> Result<TcpStream, ProxyError> {
         match tokio::time::timeout(ANSWER_TIMEOUT, self.ask(host, port)).await {
