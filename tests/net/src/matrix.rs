@@ -169,6 +169,7 @@ pub fn cells() -> Vec<Cell> {
     let public = Site::public;
     let home = || Site::behind(Nat::PortRestricted);
     let far = Link::both(millis(100));
+    let broad = Link::both(millis(20).rate(100_000_000));
     let both = |profile| public().over(Link::both(profile));
     let megabit = Link { up: millis(40).rate(1_000_000), down: millis(40).rate(20_000_000) };
     vec![
@@ -211,6 +212,12 @@ pub fn cells() -> Vec<Cell> {
         Cell::relayed(
             "relayed, 100 ms round trip",
             Site::behind(Nat::Symmetric).over(far),
+            Site::behind(Nat::Symmetric),
+        ),
+        Cell::new("100 Mbit/s, 20 ms round trip", public().over(broad), public()),
+        Cell::relayed(
+            "100 Mbit/s, 20 ms round trip, relayed",
+            Site::behind(Nat::Symmetric).over(broad),
             Site::behind(Nat::Symmetric),
         ),
         Cell {
@@ -264,11 +271,15 @@ pub struct Row {
 /// How fast bytes get from the coordinator to a donor.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Bulk {
+    /// How long a job of one small task takes, on one donor, once its module is there.
+    pub trivial: Duration,
     /// Bytes a second of a job's input, from the difference between a large and a small job.
     pub job: f64,
     /// Bytes a second of one TCP connection on the same path at the same hour, by `iperf3`; nothing where there is no
     /// straight way.
     pub tcp: Option<f64>,
+    /// Bytes a second of `sendme` on the same path, if there is one to measure; nothing where there is no straight way.
+    pub sendme: Option<f64>,
 }
 
 impl Cell {

@@ -971,7 +971,7 @@ impl Host {
         let reused = matches!(endpoint, ConnectedPoint::Dialer { port_use: PortUse::Reuse, .. });
         let circuit = is_circuit(&addr);
         if direction == Direction::Inbound && !circuit {
-            self.on_inbound(&peer, &addr);
+            self.on_inbound(&peer, &addr, &local);
         }
         let dialling = self.dialling.remove(&id);
         let (mut inspected, mut fallback) = (None, None);

@@ -73,6 +73,8 @@ pub(crate) struct Evidence {
     stranger: bool,
     /// A peer dialled us back from another port, when we asked for it.
     dialled_back: Option<bool>,
+    /// Somebody from elsewhere got through to an address of our own.
+    reached: bool,
     /// Our own addresses.
     own: Vec<SocketAddr>,
 }
@@ -109,6 +111,11 @@ impl Evidence {
         self.stranger = true;
     }
 
+    /// Notes that somebody from elsewhere, whom we had never sent anything, got through to `addr`.
+    pub(crate) fn reached(&mut self, addr: &Multiaddr) {
+        self.reached |= !is_near(addr) && socket_of(addr).is_some_and(|socket| self.own.contains(&socket));
+    }
+
     /// Notes how an attempt of a peer to dial us back ended.
     pub(crate) fn dialled_back(&mut self, success: bool) {
         // One success is proof; a failure may be the fault of the one who tried.
@@ -123,6 +130,9 @@ impl Evidence {
 
     /// Returns what follows from the evidence.
     pub(crate) fn kind(&self) -> NatKind {
+        if self.reached {
+            return NatKind::Direct;
+        }
         let mut untranslated = false;
         let mut independent = false;
         for transport in [Transport::Quic, Transport::Tcp] {
@@ -204,6 +214,19 @@ mod tests {
         for (row, (found, expected)) in table.into_iter().enumerate() {
             assert_eq!(found, expected, "row {row}");
         }
+    }
+
+    #[test]
+    fn a_public_address_of_our_own_that_strangers_reach_is_direct_without_anybody_having_told() {
+        let own = addr("/ip4/8.8.4.4/udp/19999/quic-v1");
+        let mut evidence = Evidence::default();
+        evidence.listening([addr(LISTEN), own.clone()].into_iter());
+        for elsewhere in [addr(LISTEN), addr("/ip4/8.8.4.4/udp/20000/quic-v1")] {
+            evidence.reached(&elsewhere);
+            assert_eq!(evidence.kind(), NatKind::Unknown, "{elsewhere}");
+        }
+        evidence.reached(&own);
+        assert_eq!(evidence.kind(), NatKind::Direct);
     }
 
     #[test]
