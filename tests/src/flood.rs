@@ -34,7 +34,7 @@ use wc_types::{Millis, NodeId, Signed, SigningKey};
 use crate::federation::{Federation, Node, guest, now};
 
 /// Attackers that send at the same time.
-const ATTACKERS: u32 = 8;
+const ATTACKERS: u32 = 16;
 /// Messages are sent in bursts, so many a second.
 const BURSTS_PER_SECOND: u32 = 100;
 /// Longest that an attacker waits for a victim that does not listen.
@@ -542,6 +542,32 @@ pub struct Survived {
     pub before_kib: [u64; 2],
     /// The most that was seen of it.
     pub peak_kib: [u64; 2],
+    /// Processor time of both together, while it lasted.
+    pub busy: Duration,
+}
+
+/// Returns whether a process has nothing to do soon after it was left alone: nobody's last word keeps it busy.
+async fn calms_down(process: u32) -> bool {
+    const WINDOW: Duration = Duration::from_millis(500);
+    let mut before = busy_ticks(process);
+    for _ in 0..8 {
+        tokio::time::sleep(WINDOW).await;
+        let now = busy_ticks(process);
+        // A tick is 10 ms: a fifth of one core.
+        if now.saturating_sub(before) < 10 {
+            return true;
+        }
+        before = now;
+    }
+    false
+}
+
+/// Returns the processor time of a process so far, in ticks of the kernel.
+fn busy_ticks(process: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    // The name of the program stands in brackets, and may hold anything.
+    let fields = text.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
+    fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum()
 }
 
 impl Siege {
@@ -575,8 +601,16 @@ impl Siege {
     pub async fn endure(&self, kind: Kind, rate: u32, time: Duration) -> Survived {
         let before_kib = self.resident_kib();
         let pids: Vec<u32> = self.federation.nodes.iter().map(Node::process).collect();
-        let mut survived =
-            Survived { sent: 0, jobs: 0, slowest: Duration::ZERO, before_kib, peak_kib: before_kib };
+        let mut survived = Survived {
+            sent: 0,
+            jobs: 0,
+            slowest: Duration::ZERO,
+            before_kib,
+            peak_kib: before_kib,
+            busy: Duration::ZERO,
+        };
+        let ticks = || pids.iter().map(|process| busy_ticks(*process)).sum::<u64>();
+        let ticks_before = ticks();
         let floods: JoinSet<u64> = self
             .victims
             .iter()
@@ -622,6 +656,15 @@ impl Siege {
             (jobs, slowest)
         };
         let (sent, peak_kib, (jobs, slowest)) = tokio::join!(flooding, looking, working);
+        survived.busy = Duration::from_millis(10 * ticks().saturating_sub(ticks_before));
+        for (node, process) in self.federation.nodes.iter().zip(&pids) {
+            assert!(
+                calms_down(*process).await,
+                "{kind}: {} is still busy\n{}",
+                node.dir.display(),
+                node.logged()
+            );
+        }
         survived.sent = sent.into_iter().min().unwrap_or(0);
         (survived.jobs, survived.slowest, survived.peak_kib) = (jobs, slowest, peak_kib);
         assert_eq!(pids, self.federation.nodes.iter().map(Node::process).collect::<Vec<_>>());

@@ -7,6 +7,7 @@
 //! ```
 
 mod certificate;
+mod ended;
 mod http;
 mod named;
 mod proxy;
@@ -79,6 +80,7 @@ pub(crate) fn build(
     let wire = session.over(Wire::new(outward, told.certificate.clone()));
     let direct = quic(config, key).or_transport(wire).map(|either, _| either.into_inner());
     let all = session.over(circuits).or_transport(direct).map(|either, _| either.into_inner());
+    let all = all.map(|(peer, muxer), _| (peer, ended::guard(muxer)));
     // Each address has the time; looking up a name has its own.
     let timed = TransportTimeout::new(all, config.limits.dial_timeout).boxed();
     Ok((Named::new(timed, resolver.clone()).boxed(), Ways { inspected, resolver }))
