@@ -20,6 +20,7 @@ pub mod address;
 mod behaviour;
 pub mod blob;
 mod config;
+pub mod decode;
 mod dial;
 mod discovery;
 pub mod doctor;

@@ -34,6 +34,7 @@ pub use certificate::{Inspection, WssCertificate};
 pub(crate) use named::NamedError;
 pub use proxy::{Proxy, ProxyAddressError, ProxyConfig};
 pub(crate) use proxy::{ProxyError, authority};
+pub(crate) use websocket::{accept, connect_with};
 pub(crate) use wire::{Inspected, Outward, WireError};
 
 /// Streams on one connection, both directions and all protocols together.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use data_encoding::BASE64;
-use futures::AsyncWriteExt;
+use futures::{AsyncRead, AsyncWriteExt};
 use libp2p::tcp::tokio::TcpStream;
 
 use super::http::{Head, HeadError};
@@ -97,13 +97,23 @@ impl Proxy {
         }
         request.push_str("\r\n");
         socket.write_all(request.as_bytes()).await.map_err(|error| unreachable(error.to_string()))?;
+        self.hear(&mut socket, target).await?;
+        Ok(socket)
+    }
+
+    /// Reads the proxy's answer; what follows on `socket` is that of the target.
+    pub(crate) async fn hear(
+        &self,
+        socket: &mut (impl AsyncRead + Unpin),
+        target: String,
+    ) -> Result<(), ProxyError> {
         let answer =
             |source: HeadError| ProxyError::Answer { proxy: self.to_string(), cause: source.to_string() };
-        let head = Head::read(&mut socket).await.map_err(answer)?;
+        let head = Head::read(socket).await.map_err(answer)?;
         let (status, reason) = head.status().map_err(answer)?;
         let proxy = self.to_string();
         match status {
-            200..=299 => Ok(socket),
+            200..=299 => Ok(()),
             407 => Err(ProxyError::Credentials { proxy, given: self.credentials.is_some() }),
             403 | 405 => Err(ProxyError::Refused { proxy, target, status, reason }),
             _ => Err(ProxyError::Failed { proxy, target, status, reason }),
