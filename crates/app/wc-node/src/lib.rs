@@ -44,5 +44,6 @@ pub use recorder::{Recorder, RecorderLayer, dial_view};
 pub use replay::{ReplayError, ReplayReport, replay};
 pub use wc_mesh::doctor::{Examination, Finding};
 pub use wc_mesh::{
-    DohUpstream, Inspection, Proxy, RelayLimits, Reservations, TransportConfig, WssCertificate,
+    AcmeConfig, DohUpstream, Inspection, LETS_ENCRYPT, Proxy, RelayLimits, Reservations, TransportConfig,
+    WssCertificate,
 };

@@ -219,7 +219,8 @@ pub enum RelayCommand {
     #[command(after_help = "Examples:\n  \
         worldcompute relay run --external-address /ip4/203.0.113.7/tcp/19999 --external-address /ip4/203.0.113.7/udp/19999/quic-v1\n  \
         worldcompute relay run --wss-listen --wss-cert fullchain.pem --wss-key privkey.pem \\\n    \
-        --external-address /dns4/relay.example/tcp/443/tls/ws --relay-rate 20MiB\n\n\
+        --external-address /dns4/relay.example/tcp/443/tls/ws --relay-rate 20MiB\n  \
+        worldcompute relay run --acme-domain relay.example --acme-contact me@example.org\n\n\
         What passes is encrypted between its ends: a relay sees who talks to whom, and how much.")]
     Run(Box<RelayArgs>),
     /// What this node's relay has done, and how the node itself is reached
@@ -401,6 +402,16 @@ pub struct WssArgs {
     /// Key of that certificate, in PEM
     #[arg(long, value_name = "FILE")]
     pub wss_key: Option<PathBuf>,
+    /// Name that leads to this machine: have an authority issue a certificate for it and renew it in time (ACME), by which
+    /// you agree to the authority's terms. Listens on port 443 unless --wss-listen says otherwise
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["wss_cert", "wss_key"])]
+    pub acme_domain: Option<String>,
+    /// Mail address that the authority may write to
+    #[arg(long, value_name = "MAIL")]
+    pub acme_contact: Option<String>,
+    /// Directory of the authority [default: that of Let's Encrypt]
+    #[arg(long, value_name = "URL")]
+    pub acme_directory: Option<String>,
     /// Seed of the network, as a multiaddr such as /dnsaddr/seeds.example, or none; may be repeated [default: those of the
     /// public network]
     #[arg(long, value_name = "MULTIADDR")]

@@ -10,6 +10,7 @@ mod book;
 mod fallback;
 mod peers;
 mod reach;
+mod regions;
 mod seeds;
 mod timers;
 
@@ -49,13 +50,14 @@ use crate::exchange::table::{Faults, Table};
 use crate::exchange::{self, Heard, Window};
 use crate::mesh::{Command, PeerInfo, StartError};
 use crate::nat::Evidence;
-use crate::path::{is_dialable, relay_of};
+use crate::path::{is_dialable, region_of, relay_of};
 use crate::relay::RelayCounters;
 use crate::relay::keeper::Keeper;
 use crate::relay::shape::Shaper;
 use crate::stream::{Refused, Registry};
 use crate::transport::Ways;
 use book::Book;
+use regions::Regions;
 use seeds::{LOOKED_UP_QUEUED_MAX, LookedUp};
 use timers::Timers;
 
@@ -202,6 +204,7 @@ pub(crate) struct Host {
     table: Table,
     faults: Faults,
     own: Option<Signed<Announcement>>,
+    regions: Regions,
     window: Window,
     heard: mpsc::Receiver<Heard>,
     heard_sender: mpsc::Sender<Heard>,
@@ -272,6 +275,7 @@ impl Host {
             table: Table::new(config.network.clone(), node),
             faults: Faults::default(),
             own: None,
+            regions: Regions::default(),
             window: Window::default(),
             heard,
             heard_sender,
@@ -1175,6 +1179,8 @@ impl Host {
         state.relays = info.protocols.contains(&relay::HOP_PROTOCOL_NAME);
         let relays = state.relays;
         let circuit = link.transport == Transport::Relay;
+        // Whoever is met through a relay stands for the region of the relay: a crowd behind one is still a crowd.
+        let region = region_of(&link.addr);
         let listen_addrs: Vec<Multiaddr> = info
             .listen_addrs
             .iter()
@@ -1190,7 +1196,14 @@ impl Host {
             transport: link.transport,
             direction: link.direction,
         });
-        if info.protocols.iter().any(|protocol| protocol.as_ref() == KADEMLIA_PROTOCOL) {
+        let kad = &mut self.swarm.behaviour_mut().kad;
+        let has_place = |known: &PeerId| {
+            kad.kbucket(*known)
+                .is_some_and(|bucket| bucket.iter().any(|entry| entry.node.key.preimage() == known))
+        };
+        if info.protocols.iter().any(|protocol| protocol.as_ref() == KADEMLIA_PROTOCOL)
+            && self.regions.admit(region, peer, has_place)
+        {
             for addr in &listen_addrs {
                 self.swarm.behaviour_mut().kad.add_address(&peer, addr.clone());
             }

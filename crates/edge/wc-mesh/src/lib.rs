@@ -58,4 +58,6 @@ pub use relay::{RelayCounters, RelayLimits};
 pub use resolve::{DnsConfig, DohUpstream, DohUpstreamError};
 pub use status::{MeshStatus, PathInfo, RelayInfo, ReservationInfo, UpgradeCount};
 pub use stream::{AcceptError, Incoming, MeshStream, OpenError};
-pub use transport::{BuildError, Inspection, Proxy, ProxyAddressError, ProxyConfig, WssCertificate};
+pub use transport::{
+    AcmeConfig, BuildError, Inspection, LETS_ENCRYPT, Proxy, ProxyAddressError, ProxyConfig, WssCertificate,
+};

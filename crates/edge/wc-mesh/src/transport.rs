@@ -6,6 +6,7 @@
 //!                         └─ session (TLS or Noise, yamux) ── wire: TCP, WebSocket over TLS; direct or by proxy
 //! ```
 
+mod acme;
 mod certificate;
 mod ended;
 mod http;
@@ -29,6 +30,7 @@ use named::Named;
 use session::Session;
 use wire::Wire;
 
+pub use acme::{AcmeConfig, LETS_ENCRYPT};
 pub(crate) use certificate::{Disbelief, Trust};
 pub use certificate::{Inspection, WssCertificate};
 pub(crate) use named::NamedError;
@@ -78,7 +80,7 @@ pub(crate) fn build(
     });
     let resolver = Resolver::new(told.dns.clone(), outward.clone());
     let session = Session::new(key, config.tcp_session, STREAMS_PER_CONNECTION_MAX)?;
-    let wire = session.over(Wire::new(outward, told.certificate.clone()));
+    let wire = session.over(Wire::new(outward, told.certificate.clone(), resolver.clone()));
     let direct = quic(config, key).or_transport(wire).map(|either, _| either.into_inner());
     let all = session.over(circuits).or_transport(direct).map(|either, _| either.into_inner());
     let all = all.map(|(peer, muxer), _| (peer, ended::guard(muxer)));

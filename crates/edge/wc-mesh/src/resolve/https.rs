@@ -236,7 +236,7 @@ fn query(name: &Name, record_type: RecordType) -> Result<Vec<u8>, String> {
 impl Outward {
     /// Connects to the first of `hosts` that answers: by a name only through a proxy, and to addresses only without one
     /// where there is a name that it can look up.
-    async fn connect_first(
+    pub(crate) async fn connect_first(
         &self,
         hosts: &[Host],
         port: u16,
