@@ -168,7 +168,8 @@ pub(crate) async fn run(identity: Weak<Identity>, config: AcmeConfig, web: Web) 
         let domain = &config.domain;
         tracing::info!(domain, directory = config.directory, "asking for a certificate");
         let issued = tokio::time::timeout(ISSUE_TIMEOUT, issue(&shown, &config, &web)).await;
-        shown.prove(None);
+        // Nothing can be wrong with no proof.
+        let _ = shown.prove(None);
         drop(shown);
         match issued.unwrap_or(Err(AcmeError::Timeout)) {
             Ok(()) => {
@@ -201,7 +202,8 @@ async fn issue(identity: &Identity, config: &AcmeConfig, web: &Web) -> Result<()
             .challenge(ChallengeType::TlsAlpn01)
             .ok_or_else(|| AcmeError::Refused("it cannot check a name by TLS-ALPN-01".to_owned()))?;
         let digest = challenge.key_authorization().digest().as_ref().to_vec();
-        identity.prove(Some(proof(&config.domain, &digest)?));
+        let proof = proof(&config.domain, &digest)?;
+        identity.prove(Some(proof)).map_err(|error| AcmeError::Unusable(error.to_string()))?;
         challenge.set_ready().await?;
     }
     match order.poll_ready(&WATCHED).await? {

@@ -128,9 +128,15 @@ impl Identity {
     }
 
     /// Shows this to an authority that looks whether the name is ours; nothing if there is none.
-    pub(super) fn prove(&self, proof: Option<Pair>) {
-        let proof = proof.and_then(|(chain, key)| certified(chain, key).ok());
-        *self.proof.lock().unwrap_or_else(PoisonError::into_inner) = proof;
+    pub(super) fn prove(&self, proof: Option<Pair>) -> Result<(), IdentityError> {
+        let load = |(chain, key)| {
+            // Not `certified`, which reads the certificate: what makes it a proof is an extension that no client knows.
+            let key = aws_lc_rs::default_provider().key_provider.load_private_key(key);
+            let key = key.map_err(|error| IdentityError::Unusable(error.to_string()))?;
+            Ok(Arc::new(CertifiedKey::new(chain, key)))
+        };
+        *self.proof.lock().unwrap_or_else(PoisonError::into_inner) = proof.map(load).transpose()?;
+        Ok(())
     }
 
     /// Returns the TLS configuration of a listener that shows this certificate.
