@@ -63,6 +63,17 @@ impl Node {
         }
     }
 
+    /// Lets the node end by itself, as its owner would.
+    ///
+    /// # Panics
+    /// When it is not ours.
+    pub fn end(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            drop(child.stdin.take());
+            child.wait().expect("our own child");
+        }
+    }
+
     /// Runs a command of the binary against this node, on this node's machine.
     ///
     /// # Panics

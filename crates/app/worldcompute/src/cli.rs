@@ -217,7 +217,7 @@ pub struct NodeArgs {
 pub enum RelayCommand {
     /// Relay until this command is stopped; lend nothing and coordinate nothing
     #[command(after_help = "Examples:\n  \
-        worldcompute relay run --external-address /ip4/203.0.113.7/tcp/19999 --external-address /ip4/203.0.113.7/udp/19999/quic-v1\n  \
+        worldcompute relay run\n  \
         worldcompute relay run --wss-listen --wss-cert fullchain.pem --wss-key privkey.pem \\\n    \
         --external-address /dns4/relay.example/tcp/443/tls/ws --relay-rate 20MiB\n  \
         worldcompute relay run --acme-domain relay.example --acme-contact me@example.org\n\n\
@@ -287,9 +287,9 @@ pub struct ReachArgs {
     /// [default: auto]
     #[arg(long, value_name = "WHEN")]
     pub reservations: Option<String>,
-    /// Ask the router to forward our ports (UPnP)
+    /// Do not ask the router to forward our ports (PCP, NAT-PMP, UPnP)
     #[arg(long)]
-    pub port_mapping: bool,
+    pub no_port_mapping: bool,
     /// Neither look for nodes on this machine and its LAN, nor show this one there
     #[arg(long)]
     pub no_lan: bool,
