@@ -850,6 +850,9 @@ impl Host {
             FollowUp::Fallback
         } else if let Some(after) = self.timers.pause(&Due::Retry(*peer)) {
             FollowUp::Retry { after }
+        } else if self.peers.contains_key(peer) {
+            // In doubt; its end would bring us back.
+            FollowUp::Connected
         } else if asked {
             FollowUp::Told
         } else {
