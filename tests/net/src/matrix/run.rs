@@ -276,7 +276,11 @@ impl<'lab> Run<'lab> {
             .host
             .machine
             .command("sh")
-            .args(["-c", "cd \"$1\" && exec \"$0\" send --no-progress --ticket-type addresses data", program])
+            .args([
+                "-c",
+                "cd \"$1\" && exec \"$0\" send --no-progress --relay disabled --ticket-type addresses data",
+                program,
+            ])
             .arg(&from)
             .env("HOME", &from)
             .stdin(Stdio::null())
@@ -289,7 +293,8 @@ impl<'lab> Run<'lab> {
             lines.filter_map(|line| Some(line.split_once("sendme receive ")?.1.trim().to_owned()));
         let took = tickets.next().and_then(|ticket| {
             let seconds = self.cell.patience.as_secs().to_string();
-            let script = "cd \"$1\" && exec timeout \"$2\" \"$0\" receive --no-progress \"$3\"";
+            let script =
+                "cd \"$1\" && exec timeout \"$2\" \"$0\" receive --no-progress --relay disabled \"$3\"";
             let begun = Instant::now();
             let to = to.to_str()?;
             let words = ["env", &format!("HOME={to}"), "sh", "-c", script, program, to, &seconds, &ticket];
