@@ -83,9 +83,12 @@ async fn fill(streams: usize, bytes_per_second: u32) {
     timeout(PATIENCE, here.dial(slow)).await.unwrap().unwrap();
     until(&mut there_events, |event| matches!(event, MeshEvent::Connected { .. }).then_some(())).await;
 
-    let mut writers = JoinSet::new();
+    let mut opened = Vec::new();
     for _ in 0..streams {
-        let mut stream = timeout(PATIENCE, here.open(there.node_id(), BULK)).await.unwrap().unwrap();
+        opened.push(timeout(PATIENCE, here.open(there.node_id(), BULK)).await.unwrap().unwrap());
+    }
+    let mut writers = JoinSet::new();
+    for mut stream in opened {
         writers.spawn(async move {
             let block = vec![7; 256 << 10];
             loop {
