@@ -12,6 +12,7 @@ mod peers;
 mod reach;
 mod regions;
 mod seeds;
+mod servers;
 mod timers;
 mod vitality;
 
@@ -63,6 +64,7 @@ use crate::transport::Ways;
 use book::Book;
 use regions::Regions;
 use seeds::{LOOKED_UP_QUEUED_MAX, LookedUp};
+use servers::{Server, Servers};
 use timers::Timers;
 
 /// How long a node that was turned away, or that we left, is not sought by ourselves.
@@ -189,6 +191,7 @@ pub(crate) struct Host {
     dialling: HashMap<ConnectionId, Dialling>,
     plans: HashMap<PeerId, Plan>,
     searches: HashMap<kad::QueryId, PeerId>,
+    servers: Servers,
     seeds: Vec<Seed>,
     kept: HashMap<PeerId, Kept>,
     avoided: HashMap<PeerId, Instant>,
@@ -268,6 +271,7 @@ impl Host {
             dialling: HashMap::new(),
             plans: HashMap::new(),
             searches: HashMap::new(),
+            servers: Servers::default(),
             kept: HashMap::new(),
             avoided: HashMap::new(),
             banned: HashSet::new(),
@@ -656,7 +660,7 @@ impl Host {
         if !asked_for {
             plan.put_last(is_foreign);
         }
-        if can_search && !plan.searching && self.swarm.behaviour_mut().kad.kbuckets().next().is_some() {
+        if can_search && !plan.searching && self.fill_table() {
             let query = self.swarm.behaviour_mut().kad.get_closest_peers(peer);
             self.searches.insert(query, peer);
             if let Some(plan) = self.plans.get_mut(&peer) {
@@ -1346,17 +1350,8 @@ impl Host {
             transport: link.transport,
             direction: link.direction,
         });
-        let kad = &mut self.swarm.behaviour_mut().kad;
-        let has_place = |known: &PeerId| {
-            kad.kbucket(*known)
-                .is_some_and(|bucket| bucket.iter().any(|entry| entry.node.key.preimage() == known))
-        };
-        if info.protocols.iter().any(|protocol| protocol.as_ref() == KADEMLIA_PROTOCOL)
-            && self.regions.admit(region, peer, has_place)
-        {
-            for addr in &listen_addrs {
-                self.swarm.behaviour_mut().kad.add_address(&peer, addr.clone());
-            }
+        if info.protocols.iter().any(|protocol| protocol.as_ref() == KADEMLIA_PROTOCOL) {
+            self.on_server(Server { peer, region, addrs: listen_addrs.clone() });
         }
         self.book.add(peer, listen_addrs);
         self.swarm.behaviour_mut().streams.admit(peer);

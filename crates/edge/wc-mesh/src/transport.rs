@@ -41,8 +41,8 @@ pub(crate) use wire::{Inspected, Outward, WireError};
 
 /// Streams on one connection, both directions and all protocols together.
 const STREAMS_PER_CONNECTION_MAX: usize = 1024;
-/// QUIC must speak up before the NAT forgets the flow; on both sides this also finds dead peers.
-const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Only if the pulse fails: its pings, at most 20 s apart, keep the NAT's memory of a flow and find dead peers.
+const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(25);
 const QUIC_IDLE_MS_MAX: u32 = 30_000;
 
 /// What the swarm takes: a proven peer and the streams to it.
