@@ -22,6 +22,7 @@ use wc_types::{CellId, JobId, LeaseId, NodeId, Refusal, Signed, SigningKey};
 use crate::anchor::{Anchoring, Shelf};
 use crate::archive::Archive;
 use crate::brain::{Brain, BrainError, Performer};
+use crate::cells::Cells;
 use crate::control::StateHash;
 use crate::flow::{agree, dispatch, post, report, stage};
 use crate::link::{self, LinkError};
@@ -187,6 +188,8 @@ pub(crate) struct Coordinator {
     pub anchors: Shelf,
     /// How they are made, if they are.
     pub anchoring: Option<Arc<Anchoring>>,
+    /// Other cells that this node has met.
+    pub cells: Arc<Cells>,
     /// Digest of the state, as it was last asked for.
     pub state_hash: tokio::sync::Mutex<Option<StateHash>>,
 }

@@ -82,13 +82,15 @@ pub const VARIABLES: [(&str, &str); 44] = [
 ];
 
 /// Keys of `config.toml`.
-const KEYS: [&str; 43] = [
+const KEYS: [&str; 45] = [
     "log",
     "network",
     "listen",
     "join",
     "slots",
     "consent",
+    "cells",
+    "island_after",
     "coordinate",
     "trusted",
     "keep_results",
@@ -145,6 +147,9 @@ const ANCHOR_INTERVAL: (Millis, Millis) = (Millis(1000), Millis(7 * 24 * 60 * 60
 const REKOR_URL: &str = "REKOR_URL";
 /// Most guests at the same time.
 const SLOTS_MAX: u16 = 1024;
+const CELLS_MAX: u16 = wc_proto::limit::CELLS_MAX as u16;
+/// Longer than a coordinator takes to restart or a router to come back, shorter than people wait with their work.
+const ISLAND_AFTER: Millis = Millis(5 * 60_000);
 
 /// A setting in the environment is wrong.
 const ENVIRONMENT: Code = Code::new("WC-CONFIG-001", Class::Caller);
@@ -174,6 +179,10 @@ pub struct Settings {
     pub slots: Option<u16>,
     /// Classes consented to.
     pub consents: Vec<WorkClass>,
+    /// Most cells to work for.
+    pub cells: u16,
+    /// How long the home cell is waited for before this node founds an island.
+    pub island_after: Millis,
     /// Whether this node founds cells.
     pub coordinate: Coordinate,
     /// Whether the nodes of such a cell are trusted.
@@ -222,6 +231,8 @@ struct Layer {
     join: Option<Vec<String>>,
     slots: Option<u16>,
     consents: Option<Vec<WorkClass>>,
+    cells: Option<u16>,
+    island_after: Option<Millis>,
     coordinate: Option<Coordinate>,
     trusted: Option<bool>,
     keep_results: Option<Millis>,
@@ -252,6 +263,8 @@ impl Layer {
             join: self.join.or(below.join),
             slots: self.slots.or(below.slots),
             consents: self.consents.or(below.consents),
+            cells: self.cells.or(below.cells),
+            island_after: self.island_after.or(below.island_after),
             coordinate: self.coordinate.or(below.coordinate),
             trusted: self.trusted.or(below.trusted),
             keep_results: self.keep_results.or(below.keep_results),
@@ -324,6 +337,8 @@ impl Context {
             slots: layer.slots,
             // A donor who says nothing lends its machine to everything that the acceptable-use rules allow.
             consents: layer.consents.unwrap_or_else(|| WorkClass::ALL.to_vec()),
+            cells: layer.cells.unwrap_or(CELLS_MAX),
+            island_after: layer.island_after.unwrap_or(ISLAND_AFTER),
             coordinate: layer.coordinate.unwrap_or(Coordinate::Auto),
             trusted: layer.trusted.unwrap_or(false),
             keep_results: layer.keep_results,
@@ -473,6 +488,11 @@ fn consents(text: &str) -> Result<Vec<WorkClass>, String> {
     }
 }
 
+fn cells(text: &str) -> Result<u16, String> {
+    let cells = text.trim().parse::<u16>().ok().filter(|cells| (1..=CELLS_MAX).contains(cells));
+    cells.ok_or_else(|| format!("must be 1 to {CELLS_MAX}"))
+}
+
 fn coordinate(text: &str) -> Result<Coordinate, String> {
     let found = COORDINATES.iter().find(|(name, _)| *name == text);
     found.map(|(_, when)| *when).ok_or_else(|| "must be auto, always or never".to_owned())
@@ -544,6 +564,8 @@ fn flags(args: &NodeArgs) -> Result<Layer, Usage> {
         join: several(&args.join),
         slots: args.slots,
         consents: read("consent", args.consent.as_ref(), consents)?,
+        cells: read("cells", args.cells.as_ref(), cells)?,
+        island_after: read("island-after", args.island_after.as_ref(), amount::duration)?,
         coordinate: read("coordinate", args.coordinate.as_ref(), coordinate)?,
         trusted: args.trusted.then_some(true),
         keep_results: read("keep-results", args.keep_results.as_ref(), amount::duration)?,
@@ -597,6 +619,8 @@ fn environment(variables: &BTreeMap<String, String>) -> Result<Layer, Failure> {
         join: text("WORLDCOMPUTE_JOIN").map(|text| list(&text)),
         slots: read(variables, "WORLDCOMPUTE_SLOTS", &mut wrong, slots),
         consents: read(variables, "WORLDCOMPUTE_CONSENT", &mut wrong, consents),
+        cells: read(variables, "WORLDCOMPUTE_CELLS", &mut wrong, cells),
+        island_after: read(variables, "WORLDCOMPUTE_ISLAND_AFTER", &mut wrong, amount::duration),
         coordinate: read(variables, "WORLDCOMPUTE_COORDINATE", &mut wrong, coordinate),
         trusted: read(variables, "WORLDCOMPUTE_TRUSTED", &mut wrong, flag),
         keep_results: read(variables, "WORLDCOMPUTE_KEEP_RESULTS", &mut wrong, amount::duration),
@@ -652,6 +676,8 @@ fn file(path: &Path) -> Result<Layer, Failure> {
                     })
                     .ok()
             }),
+            cells: fields.whole("cells", 1..=CELLS_MAX, &mut faults),
+            island_after: fields.amount("island_after", amount::duration, &mut faults),
             coordinate: fields.choice("coordinate", &COORDINATES, &mut faults),
             trusted: fields.flag("trusted", &mut faults),
             keep_results: fields.amount("keep_results", amount::duration, &mut faults),

@@ -414,7 +414,8 @@ impl Notary {
             }
             // One that died a moment ago still counts as connected: it does not hold up the others beyond the start.
             let left = heard_until.saturating_duration_since(now);
-            let longest = if left.is_zero() { asking::ANSWER_MAX } else { left.clamp(PROMPT, asking::ANSWER_MAX) };
+            let longest =
+                if left.is_zero() { asking::ANSWER_MAX } else { left.clamp(PROMPT, asking::ANSWER_MAX) };
             let patience = |node: &NodeId| {
                 if !conduct.is_last(node, now) {
                     return Some(longest);

@@ -1,0 +1,491 @@
+//! The cells of its network that a node knows: its home cell, and others that it has met (NET-06, NET-08).
+//!
+//! ```text
+//! hello of a peer ──► known cells ──┬──► hello: where others are led to
+//!        ▲                          ├──► role: whom the owner's requests are passed to
+//!   asked in turn                   ├──► sessions: for whom this machine works
+//!                                   ├──► the meeting, on our own cell's ledger
+//!                                   └──► <data dir>/cells, for the next start
+//! ```
+//!
+//! That another cell exists is believed by its founding record, signed by whom it names; that it is there now, only by a
+//! hello of that machine itself. A copy of the same cell is the same cell.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
+use wc_cell::Event;
+use wc_mesh::Mesh;
+use wc_proto::api::view::OtherCellView;
+use wc_proto::limit::CELLS_MAX;
+use wc_proto::peer::hello::{CellBrief, Hello};
+use wc_types::{CellId, Cid, NodeId, Timestamp, from_canonical, to_canonical};
+
+use crate::finder::{self, Heard, Introduction};
+use crate::node::Role;
+use crate::serving::Worker;
+use crate::witness::put;
+
+/// How long a cell counts as reachable after its coordinator was heard.
+const FRESH: Duration = Duration::from_secs(45);
+/// Pause between two hellos to a coordinator.
+const ASK_COORDINATOR: Duration = Duration::from_secs(15);
+/// Pause between two hellos to a coordinator that has not been heard yet, or not of late.
+const ASK_ABSENT: Duration = Duration::from_secs(5);
+/// Pause between two hellos to some peer: with ten of them, each is asked every half minute.
+const ASK_SOMEBODY: Duration = Duration::from_secs(3);
+/// Hellos that are under way at the same time.
+const ASKED_MAX: usize = 8;
+/// Pause between two looks at who is connected.
+const LOOK: Duration = Duration::from_secs(1);
+/// Largest file that is read.
+const FILE_BYTES_MAX: u64 = 128 << 10;
+
+/// A known cell.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    /// The cell and how to reach it.
+    pub brief: CellBrief,
+    /// When its coordinator last showed itself.
+    pub seen: Option<Instant>,
+}
+
+impl Place {
+    /// Returns whether its coordinator was there a moment ago.
+    pub fn is_fresh(&self, now: Instant) -> bool {
+        self.seen.is_some_and(|seen| now.saturating_duration_since(seen) < FRESH)
+    }
+
+    fn age(&self) -> (Timestamp, CellId) {
+        (self.brief.founding.founded_at, self.brief.cell)
+    }
+}
+
+/// The known cells, the home cell first.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Known(Vec<Place>);
+
+impl Known {
+    /// Returns what was kept of an earlier run.
+    pub fn of(kept: Vec<CellBrief>) -> Self {
+        Self(kept.into_iter().take(CELLS_MAX).map(|brief| Place { brief, seen: None }).collect())
+    }
+
+    /// Returns the home cell.
+    pub fn home(&self) -> Option<&Place> {
+        self.0.first()
+    }
+
+    /// Returns all of them, the home cell first.
+    pub fn places(&self) -> &[Place] {
+        &self.0
+    }
+
+    /// Returns one of them.
+    pub fn get(&self, cell: CellId) -> Option<&Place> {
+        self.0.iter().find(|place| place.brief.cell == cell)
+    }
+
+    /// Takes a cell in that this node belongs to: as its home where it has none, else beside it.
+    fn belong(&mut self, brief: CellBrief, now: Instant) {
+        if let Some(place) = self.0.iter_mut().find(|place| place.brief.cell == brief.cell) {
+            *place = Place { brief, seen: Some(now) };
+            return;
+        }
+        if self.0.len() >= CELLS_MAX {
+            self.0.pop();
+        }
+        self.0.push(Place { brief, seen: Some(now) });
+    }
+
+    /// Learns from what `from` says of itself; returns whether something has changed that is worth keeping.
+    ///
+    /// - `own`: the cell that this node coordinates
+    /// - `is_needed`: whether something is still held for a cell
+    fn hear(
+        &mut self,
+        from: NodeId,
+        hello: &Hello,
+        own: Option<CellId>,
+        is_needed: impl Fn(CellId) -> bool,
+        now: Instant,
+    ) -> bool {
+        let mut changed = false;
+        if let (Some(brief), Some(home)) = (&hello.cell, self.0.first())
+            && home.brief.coordinator == from
+            && home.brief.cell != brief.cell
+            && own.is_none()
+        {
+            // Whoever coordinated it is somewhere else now: the cell is given up, and its members go along.
+            tracing::info!(gave_up = %home.brief.cell, cell = %brief.cell, "the home cell was given up by its coordinator");
+            self.0.remove(0);
+            self.0.retain(|place| place.brief.cell != brief.cell);
+            let seen = (brief.coordinator == from).then_some(now);
+            self.0.insert(0, Place { brief: brief.clone(), seen });
+            changed = true;
+        }
+        let direct = hello.cell.iter().map(|brief| (brief, brief.coordinator == from));
+        for (brief, is_direct) in direct.chain(hello.others.iter().map(|brief| (brief, false))) {
+            if Some(brief.cell) == own {
+                continue;
+            }
+            match self.0.iter_mut().find(|place| place.brief.cell == brief.cell) {
+                Some(place) if is_direct => {
+                    changed |= place.brief.addresses != brief.addresses;
+                    *place = Place { brief: brief.clone(), seen: Some(now) };
+                }
+                Some(place) => {
+                    if place.brief.addresses.is_empty() && !brief.addresses.is_empty() {
+                        place.brief.addresses.clone_from(&brief.addresses);
+                        changed = true;
+                    }
+                }
+                None => {
+                    if self.0.len() >= CELLS_MAX {
+                        // Only one that shows itself takes the place of one that does not, and for whom nothing is held.
+                        let idle = self.0.iter().enumerate().skip(1).find(|(_, place)| {
+                            let cell = place.brief.cell;
+                            Some(cell) != own && !place.is_fresh(now) && !is_needed(cell)
+                        });
+                        let Some((at, _)) = idle.filter(|_| is_direct) else { continue };
+                        self.0.remove(at);
+                    }
+                    tracing::info!(cell = %brief.cell, coordinator = %brief.coordinator, "another cell of this network was met");
+                    self.0.push(Place { brief: brief.clone(), seen: is_direct.then_some(now) });
+                    changed = true;
+                }
+            }
+        }
+        changed
+    }
+
+    /// Returns the cell to which requests go: the one that this node coordinates, else the home cell, unless that has
+    /// been away for long and another one is there.
+    fn acting(&self, own: Option<CellId>, now: Instant) -> Option<&Place> {
+        if let Some(own) = own {
+            return self.get(own);
+        }
+        let home = self.0.first()?;
+        if home.is_fresh(now) {
+            return Some(home);
+        }
+        Some(self.0.iter().find(|place| place.is_fresh(now)).unwrap_or(home))
+    }
+}
+
+/// The known cells of a running node, shared by all that need them.
+pub(crate) struct Cells {
+    path: PathBuf,
+    /// Cells, at most, for which this machine works.
+    served_max: usize,
+    known: watch::Sender<Known>,
+}
+
+impl Cells {
+    /// Returns what was known at the end of an earlier run in this network.
+    pub fn load(path: PathBuf, network: &str, served_max: usize) -> Arc<Self> {
+        let mut kept = read(&path).unwrap_or_else(|error| {
+            if error.kind() != std::io::ErrorKind::NotFound {
+                tracing::warn!(path = %path.display(), %error, "what was known of cells cannot be read; starting without");
+            }
+            Vec::new()
+        });
+        kept.retain(|brief| finder::is_cell_of(brief, network));
+        Arc::new(Self { path, served_max, known: watch::Sender::new(Known::of(kept)) })
+    }
+
+    /// Returns the known cells as they are, and when they change.
+    pub fn subscribe(&self) -> watch::Receiver<Known> {
+        self.known.subscribe()
+    }
+
+    /// Returns the known cells.
+    pub fn known(&self) -> Known {
+        self.known.borrow().clone()
+    }
+
+    /// Returns the home cell.
+    pub fn home(&self) -> Option<CellBrief> {
+        self.known.borrow().home().map(|place| place.brief.clone())
+    }
+
+    /// Takes a cell in that this node belongs to: as its home where it has none, else beside it.
+    pub fn belong(&self, brief: CellBrief) {
+        self.known.send_if_modified(|known| {
+            let changed = known.get(brief.cell).is_none_or(|place| place.brief != brief);
+            known.belong(brief, Instant::now());
+            changed
+        });
+    }
+
+    /// Forgets where this node was at home, for a node that founds a cell by its owner's will.
+    pub fn move_out(&self) {
+        self.known.send_modify(|known| *known = Known::default());
+    }
+
+    /// Returns the other cells as the coordinator of `own` knows them, oldest first.
+    pub fn others(&self, own: CellId) -> Vec<OtherCellView> {
+        let now = Instant::now();
+        let known = self.known.borrow();
+        let mut others: Vec<&Place> = known.places().iter().filter(|place| place.brief.cell != own).collect();
+        others.sort_by_key(|place| place.age());
+        let view = |place: &Place| OtherCellView {
+            cell: place.brief.cell,
+            coordinator: place.brief.coordinator,
+            founded_at: place.brief.founding.founded_at,
+            state: if place.is_fresh(now) { "connected" } else { "unreachable" }.to_owned(),
+        };
+        others.into_iter().map(view).collect()
+    }
+}
+
+fn read(path: &Path) -> std::io::Result<Vec<CellBrief>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
+    from_canonical(&bytes).map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error))
+}
+
+/// What the known cells are kept true with, and what follows from them.
+pub(crate) struct Watcher {
+    pub cells: Arc<Cells>,
+    pub mesh: Mesh,
+    pub introduction: Introduction,
+    pub role: watch::Sender<Role>,
+    /// The founding record of the home cell, for whoever holds shares of its key.
+    pub belongs: watch::Sender<Option<Cid>>,
+    /// What peers say when they ask us.
+    pub heard: mpsc::Receiver<Heard>,
+    /// Who works for the cells, if this machine lends anything.
+    pub worker: Option<Worker>,
+}
+
+impl Watcher {
+    /// Keeps the known cells true, until it is dropped.
+    pub async fn run(mut self) {
+        let (answers, mut answered) = mpsc::channel(ASKED_MAX * 2);
+        let mut asked: HashMap<NodeId, Instant> = HashMap::new();
+        let mut under_way: HashSet<NodeId> = HashSet::new();
+        let mut sessions: HashMap<CellId, Option<AbortHandle>> = HashMap::new();
+        let mut sought: HashSet<CellId> = HashSet::new();
+        let mut recorded: HashSet<CellId> = HashSet::new();
+        let mut somebody_at = Instant::now();
+        let mut written = Vec::new();
+        let mut looks = tokio::time::interval(LOOK);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let heard = tokio::select! {
+                _ = looks.tick() => None,
+                Some(heard) = self.heard.recv() => Some(heard),
+                Some((node, hello)) = answered.recv() => {
+                    under_way.remove(&node);
+                    let Some(hello) = hello else { continue };
+                    Some(Heard { node, hello })
+                }
+            };
+            let now = Instant::now();
+            let own = self.own();
+            match heard {
+                Some(Heard { node, hello }) => {
+                    let is_needed = |cell| self.worker.as_ref().is_some_and(|worker| worker.is_needed(cell));
+                    self.cells.known.send_if_modified(|known| known.hear(node, &hello, own, is_needed, now));
+                    if let Some(brief) = hello.cell.filter(|brief| brief.coordinator == node) {
+                        self.record(brief, &mut recorded).await;
+                    }
+                }
+                None => {
+                    self.ask_around(&answers, &mut asked, &mut under_way, &mut somebody_at, now).await;
+                    self.notice_sessions(own, now);
+                }
+            }
+            self.follow(own, &mut sessions, &mut sought, &mut written, now).await;
+        }
+    }
+
+    fn own(&self) -> Option<CellId> {
+        match &*self.role.borrow() {
+            Role::Coordinating(coordinator) => Some(coordinator.cell),
+            Role::Searching | Role::Member { .. } => None,
+        }
+    }
+
+    /// A session is as good as a hello, and so is being the coordinator oneself.
+    fn notice_sessions(&self, own: Option<CellId>, now: Instant) {
+        self.cells.known.send_if_modified(|known| {
+            for place in &mut known.0 {
+                let cell = place.brief.cell;
+                if Some(cell) == own || self.worker.as_ref().is_some_and(|worker| worker.is_in_session(cell))
+                {
+                    place.seen = Some(now);
+                }
+            }
+            false
+        });
+    }
+
+    /// Asks who has just connected, the coordinators once in a while, and somebody in turn.
+    async fn ask_around(
+        &self,
+        answers: &mpsc::Sender<(NodeId, Option<Hello>)>,
+        asked: &mut HashMap<NodeId, Instant>,
+        under_way: &mut HashSet<NodeId>,
+        somebody_at: &mut Instant,
+        now: Instant,
+    ) {
+        let peers: Vec<NodeId> = self.mesh.peers().await.iter().map(|peer| peer.node).collect();
+        let coordinators: HashMap<NodeId, Duration> = {
+            let known = self.cells.known.borrow();
+            let pause = |place: &Place| if place.is_fresh(now) { ASK_COORDINATOR } else { ASK_ABSENT };
+            known.places().iter().map(|place| (place.brief.coordinator, pause(place))).collect()
+        };
+        asked.retain(|node, _| peers.contains(node) || coordinators.contains_key(node));
+        let own = self.mesh.node_id();
+        let mut due: Vec<NodeId> = coordinators
+            .iter()
+            .filter(|(node, pause)| asked.get(node).is_none_or(|at| now.duration_since(*at) >= **pause))
+            .map(|(node, _)| *node)
+            .collect();
+        due.extend(peers.iter().filter(|peer| !asked.contains_key(peer)));
+        if now.duration_since(*somebody_at) >= ASK_SOMEBODY
+            && let Some(longest_ago) = peers.iter().min_by_key(|peer| asked.get(peer).copied())
+        {
+            *somebody_at = now;
+            due.push(*longest_ago);
+        }
+        for node in due {
+            if node == own || under_way.len() >= ASKED_MAX || !under_way.insert(node) {
+                continue;
+            }
+            asked.insert(node, now);
+            let (mesh, mine, answers) =
+                (self.mesh.clone(), self.introduction.borrow().clone(), answers.clone());
+            tokio::spawn(async move {
+                let hello = finder::ask(&mesh, node, &mine).await;
+                let _ = answers.send((node, hello)).await;
+            });
+        }
+    }
+
+    /// Writes down, in the ledger of the cell that this node coordinates, that an older one showed itself.
+    async fn record(&self, brief: CellBrief, recorded: &mut HashSet<CellId>) {
+        let role = self.role.borrow().clone();
+        let Role::Coordinating(coordinator) = role else { return };
+        let older =
+            (brief.founding.founded_at, brief.cell) < (coordinator.founding.founded_at, coordinator.cell);
+        // Only cells that are known here, so that nobody fills the journal with cells that come and go.
+        let is_known = self.cells.known.borrow().get(brief.cell).is_some();
+        if !older || !is_known || !recorded.insert(brief.cell) {
+            return;
+        }
+        tracing::info!(parent = %brief.cell, "this cell has met an older one; each keeps its ledger");
+        let met = Event::CellMet(brief.founding.witnessed());
+        if let Err(error) = coordinator.brain.events(vec![met]).await {
+            tracing::error!(%error, "that another cell was met cannot be recorded");
+        }
+    }
+
+    /// Lets everything follow from what is known.
+    async fn follow(
+        &self,
+        own: Option<CellId>,
+        sessions: &mut HashMap<CellId, Option<AbortHandle>>,
+        sought: &mut HashSet<CellId>,
+        written: &mut Vec<u8>,
+        now: Instant,
+    ) {
+        let known = self.cells.known();
+        self.introduce(&known, own, now);
+        if own.is_none()
+            && let Some(acting) = known.acting(own, now)
+        {
+            self.role.send_if_modified(|role| match role {
+                Role::Member { coordinator, founding }
+                    if *coordinator != acting.brief.coordinator || **founding != acting.brief.founding =>
+                {
+                    tracing::info!(cell = %acting.brief.cell, "requests go to this cell now");
+                    *coordinator = acting.brief.coordinator;
+                    *founding = Arc::new(acting.brief.founding.clone());
+                    true
+                }
+                _ => false,
+            });
+        }
+        if let Some(home) = known.home() {
+            let record = Some(home.brief.founding.cid());
+            self.belongs.send_if_modified(|belongs| std::mem::replace(belongs, record) != record);
+            if let Some(worker) = &self.worker {
+                worker.set_home(home.brief.cell);
+            }
+        }
+        // The home cell, one's own, then whoever was met first.
+        let first = |place: &&Place| {
+            Some(place.brief.cell) == own
+                || known.home().is_some_and(|home| home.brief.cell == place.brief.cell)
+        };
+        let (mut served, rest): (Vec<&Place>, Vec<&Place>) = known.places().iter().partition(first);
+        served.extend(rest.into_iter().take(self.cells.served_max.saturating_sub(served.len())));
+        sessions.retain(|cell, session| {
+            let stays = served.iter().any(|place| place.brief.cell == *cell);
+            if !stays {
+                if let (Some(session), Some(worker)) = (session, &self.worker) {
+                    session.abort();
+                    worker.forget(*cell);
+                }
+            }
+            stays
+        });
+        for place in &served {
+            let cell = place.brief.cell;
+            if Some(cell) != own && sought.insert(cell) {
+                let addresses = place.brief.addresses.iter().filter_map(|text| text.parse().ok()).collect();
+                self.mesh.connect(place.brief.coordinator, addresses).await;
+            }
+            sessions.entry(cell).or_insert_with(|| {
+                self.worker.as_ref().map(|worker| worker.serve(cell, &self.cells, &self.role))
+            });
+        }
+        let gone: Vec<CellId> = sought.iter().filter(|cell| known.get(**cell).is_none()).copied().collect();
+        for cell in gone {
+            sought.remove(&cell);
+        }
+        self.keep(&known, written).await;
+    }
+
+    /// Says in our hello where we lead others: to the cell that requests go to, and to others that are there now.
+    fn introduce(&self, known: &Known, own: Option<CellId>, now: Instant) {
+        let acting =
+            known.acting(own, now).filter(|place| Some(place.brief.cell) == own || place.is_fresh(now));
+        let cell = acting.map(|place| place.brief.clone());
+        let others = known.places().iter().filter(|place| {
+            place.is_fresh(now) && cell.as_ref().is_none_or(|cell| cell.cell != place.brief.cell)
+        });
+        let others: Vec<CellBrief> = others.map(|place| place.brief.clone()).collect();
+        self.introduction.send_if_modified(|hello| {
+            let changed = hello.cell != cell || hello.others != others;
+            hello.cell = cell;
+            hello.others = others;
+            changed
+        });
+    }
+
+    /// Writes what is known, if that has changed.
+    async fn keep(&self, known: &Known, written: &mut Vec<u8>) {
+        let briefs: Vec<CellBrief> =
+            known.places().iter().map(|place| CellBrief { has_jobs: false, ..place.brief.clone() }).collect();
+        let bytes = to_canonical(&briefs);
+        if bytes == *written {
+            return;
+        }
+        written.clone_from(&bytes);
+        let path = self.cells.path.clone();
+        let done = tokio::task::spawn_blocking(move || put(&path, &bytes)).await;
+        if let Ok(Err(error)) = done {
+            tracing::warn!(path = %self.cells.path.display(), %error, "what is known of cells cannot be kept");
+        }
+    }
+}
