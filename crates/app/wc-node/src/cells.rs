@@ -141,7 +141,9 @@ impl Known {
                     *place = Place { brief: brief.clone(), seen: Some(now) };
                 }
                 Some(place) => {
-                    if place.brief.addresses.is_empty() && !brief.addresses.is_empty() {
+                    // Whoever passes it on has heard it of late, and we have not.
+                    let is_newer = !place.is_fresh(now) && !brief.addresses.is_empty();
+                    if is_newer && place.brief.addresses != brief.addresses {
                         place.brief.addresses.clone_from(&brief.addresses);
                         changed = true;
                     }
@@ -272,7 +274,7 @@ impl Watcher {
         let mut asked: HashMap<NodeId, Instant> = HashMap::new();
         let mut under_way: HashSet<NodeId> = HashSet::new();
         let mut sessions: HashMap<CellId, Option<AbortHandle>> = HashMap::new();
-        let mut sought: HashSet<CellId> = HashSet::new();
+        let mut sought: HashMap<CellId, Vec<String>> = HashMap::new();
         let mut recorded: HashSet<CellId> = HashSet::new();
         let mut somebody_at = Instant::now();
         let mut written = Vec::new();
@@ -394,7 +396,7 @@ impl Watcher {
         &self,
         own: Option<CellId>,
         sessions: &mut HashMap<CellId, Option<AbortHandle>>,
-        sought: &mut HashSet<CellId>,
+        sought: &mut HashMap<CellId, Vec<String>>,
         written: &mut Vec<u8>,
         now: Instant,
     ) {
@@ -441,18 +443,15 @@ impl Watcher {
         });
         for place in &served {
             let cell = place.brief.cell;
-            if Some(cell) != own && sought.insert(cell) {
-                let addresses = place.brief.addresses.iter().filter_map(|text| text.parse().ok()).collect();
-                self.mesh.connect(place.brief.coordinator, addresses).await;
+            if Some(cell) != own && sought.get(&cell) != Some(&place.brief.addresses) {
+                sought.insert(cell, place.brief.addresses.clone());
+                self.mesh.connect(place.brief.coordinator, finder::addresses(&place.brief)).await;
             }
             sessions.entry(cell).or_insert_with(|| {
                 self.worker.as_ref().map(|worker| worker.serve(cell, &self.cells, &self.role))
             });
         }
-        let gone: Vec<CellId> = sought.iter().filter(|cell| known.get(**cell).is_none()).copied().collect();
-        for cell in gone {
-            sought.remove(&cell);
-        }
+        sought.retain(|cell, _| known.get(*cell).is_some());
         self.keep(&known, written).await;
     }
 

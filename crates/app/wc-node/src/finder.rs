@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
-use wc_mesh::{Mesh, MeshStream};
+use wc_mesh::{Mesh, MeshStream, Multiaddr};
 use wc_proto::limit::{ADDRESS_BYTES_MAX, ADDRESSES_MAX, CELLS_MAX, HELLO_BYTES_MAX, NETWORK_BYTES_MAX};
 use wc_proto::peer::hello::{CellBrief, Hello};
 use wc_proto::version;
@@ -50,6 +50,11 @@ fn believable(hello: &Hello, network: &str) -> bool {
         && hello.network == network
         && hello.others.len() < CELLS_MAX
         && hello.cell.iter().chain(&hello.others).all(|brief| is_cell_of(brief, network))
+}
+
+/// Returns where a cell's coordinator can be dialled.
+pub(crate) fn addresses(brief: &CellBrief) -> Vec<Multiaddr> {
+    brief.addresses.iter().filter_map(|text| text.parse().ok()).collect()
 }
 
 /// Returns whether a brief is of a cell of this network: its founding record says so, and is signed by the machine that
@@ -121,8 +126,7 @@ pub(crate) async fn oldest_cell(mesh: &Mesh, mine: &Hello) -> (Option<CellBrief>
 pub(crate) async fn search(mesh: &Mesh, introduction: &Introduction, mut home: Option<CellBrief>) -> Search {
     let begun = Instant::now();
     if let Some(home) = &home {
-        let addresses = home.addresses.iter().filter_map(|text| text.parse().ok()).collect();
-        mesh.connect(home.coordinator, addresses).await;
+        mesh.connect(home.coordinator, addresses(home)).await;
     }
     let mine = introduction.borrow().clone();
     let mut neighbours: Vec<NodeId> = Vec::new();

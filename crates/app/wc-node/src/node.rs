@@ -445,8 +445,7 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
                 founding: Arc::new(brief.founding.clone()),
             });
             cells.belong((*brief).clone());
-            let addresses = brief.addresses.iter().filter_map(|text| text.parse().ok()).collect();
-            mesh.connect(brief.coordinator, addresses).await;
+            mesh.connect(brief.coordinator, finder::addresses(&brief)).await;
             tracing::info!(cell = %brief.cell, coordinator = %brief.coordinator, "cell found");
             if config.trusted {
                 tracing::warn!(

@@ -13,6 +13,7 @@ use crate::agent::{Agent, SessionEnd};
 use crate::cells::{Cells, Known};
 use crate::clock;
 use crate::coordinator::Coordinator;
+use crate::finder;
 use crate::link::LinkError;
 use crate::node::Role;
 
@@ -98,8 +99,11 @@ async fn keep_session(
             tokio::spawn(own.serve_session(agent.node(), theirs));
             agent.converse(cell, coordinator, enrolment.make(), ours).await
         } else {
-            let coordinator = known.borrow().get(cell).map(|place| place.brief.coordinator);
-            let Some(coordinator) = coordinator else { return };
+            let brief = known.borrow().get(cell).map(|place| place.brief.clone());
+            let Some(brief) = brief else { return };
+            let coordinator = brief.coordinator;
+            // Every time: it may have another address than when it was last there.
+            agent.mesh.connect(coordinator, finder::addresses(&brief)).await;
             match agent.mesh.open(coordinator, version::SESSION).await {
                 Ok(stream) => agent.converse(cell, coordinator, enrolment.make(), stream).await,
                 Err(error) => {
