@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::filter::Filter;
 use crate::link::Link;
-use crate::nat::Nat;
+use crate::nat::{MAPPER, MAPPER_RULES, MAPPER_SETTINGS, Nat};
 use crate::probe;
 use crate::space::{Ground, Machine, Service};
 
@@ -170,6 +170,18 @@ impl Lab {
             .ip(&format!("link add lan type bridge\naddr add {a}.{b}.{c}.1/24 dev lan\nlink set lan up\n"));
         machine.nft(&nat.rules(filter));
         Router { machine, address: v4, inside: Inside::Ethernet(inside), ports: Cell::new(0) }
+    }
+
+    /// Lets a router forward ports to whoever inside asks for that by PCP, NAT-PMP or UPnP.
+    ///
+    /// # Panics
+    /// When it cannot be done.
+    pub fn forward_ports(&self, router: &Router) -> Service {
+        router.machine.nft(MAPPER_RULES);
+        let file = |kind: &str| self.dir.path().join(format!("{}.{kind}", router.machine.name));
+        std::fs::write(file("mapper"), MAPPER_SETTINGS).expect("a file in the lab's directory");
+        let (settings, number) = (file("mapper").display().to_string(), file("pid").display().to_string());
+        router.machine.serve(&["keep", MAPPER, "-d", "-f", &settings, "-P", &number].map(str::to_owned))
     }
 
     /// Takes a machine off its network and puts it behind another router, as a laptop that leaves its desk.

@@ -6,14 +6,12 @@
 mod run;
 
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use crate::filter::Filter;
 use crate::lab::{Family, Lab};
 use crate::link::{Link, Profile};
-use crate::nat::Nat;
-use crate::node::binary;
+use crate::nat::{MAPPER, Nat};
 use run::Run;
 
 /// Where a node stands.
@@ -24,6 +22,7 @@ pub struct Site {
     filter: Filter,
     link: Option<Link>,
     docker: bool,
+    forwards: bool,
     middle: Middle,
 }
 
@@ -48,6 +47,7 @@ impl Site {
             filter: Filter::Nothing,
             link: None,
             docker: false,
+            forwards: false,
             middle: Middle::Nobody,
         }
     }
@@ -80,6 +80,11 @@ impl Site {
     /// Returns the same behind this wire.
     pub fn over(self, link: Link) -> Self {
         Self { link: Some(link), ..self }
+    }
+
+    /// Returns the same with a router that forwards ports to whoever asks for that.
+    pub fn that_forwards(self) -> Self {
+        Self { forwards: true, ..self }
     }
 
     /// Returns the same with a bridge that has the same address on every such machine.
@@ -169,6 +174,7 @@ pub fn cells() -> Vec<Cell> {
     let public = Site::public;
     let home = || Site::behind(Nat::PortRestricted);
     let far = Link::both(millis(100));
+    let broad = Link::both(millis(20).rate(100_000_000));
     let both = |profile| public().over(Link::both(profile));
     let megabit = Link { up: millis(40).rate(1_000_000), down: millis(40).rate(20_000_000) };
     vec![
@@ -199,6 +205,11 @@ pub fn cells() -> Vec<Cell> {
         Cell::relayed("symmetric to full cone", Site::behind(Nat::Symmetric), Site::behind(Nat::FullCone)),
         Cell::relayed("symmetric to port-restricted", Site::behind(Nat::Symmetric), home()),
         Cell::relayed("symmetric to symmetric", Site::behind(Nat::Symmetric), Site::behind(Nat::Symmetric)),
+        Cell::relayed(
+            "symmetric to symmetric, routers forward ports",
+            Site::behind(Nat::Symmetric).that_forwards(),
+            Site::behind(Nat::Symmetric).that_forwards(),
+        ),
         Cell::relayed("carrier to carrier", Site::behind_carrier(), Site::behind_carrier()),
         Cell::relayed("UDP blocked on both sides", Site::office(Filter::Udp), Site::office(Filter::Udp)),
         Cell::relayed("only TCP 443 on one side", home(), Site::office(Filter::AllBut443)),
@@ -211,6 +222,12 @@ pub fn cells() -> Vec<Cell> {
         Cell::relayed(
             "relayed, 100 ms round trip",
             Site::behind(Nat::Symmetric).over(far),
+            Site::behind(Nat::Symmetric),
+        ),
+        Cell::new("100 Mbit/s, 20 ms round trip", public().over(broad), public()),
+        Cell::relayed(
+            "100 Mbit/s, 20 ms round trip, relayed",
+            Site::behind(Nat::Symmetric).over(broad),
             Site::behind(Nat::Symmetric),
         ),
         Cell {
@@ -264,11 +281,15 @@ pub struct Row {
 /// How fast bytes get from the coordinator to a donor.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Bulk {
+    /// How long a job of one small task takes, on one donor, once its module is there.
+    pub trivial: Duration,
     /// Bytes a second of a job's input, from the difference between a large and a small job.
     pub job: f64,
     /// Bytes a second of one TCP connection on the same path at the same hour, by `iperf3`; nothing where there is no
     /// straight way.
     pub tcp: Option<f64>,
+    /// Bytes a second of `sendme` on the same path, if there is one to measure; nothing where there is no straight way.
+    pub sendme: Option<f64>,
 }
 
 impl Cell {
@@ -281,8 +302,9 @@ impl Cell {
     /// # Panics
     /// When the network is not what the cell says.
     pub fn run(&self, bulk: bool) -> Result<Option<Row>, String> {
-        if self.relays > 0 && !relays_known() {
-            println!("SKIP: {}: this binary has no `relay run`", self.name);
+        let sites = [&self.coordinator, &self.donors[0], &self.donors[1]];
+        if sites.iter().any(|site| site.forwards) && !Path::new(MAPPER).exists() {
+            println!("SKIP: {}: no {MAPPER} here (apt-get install miniupnpd-nftables)", self.name);
             return Ok(None);
         }
         let Some(lab) = Lab::open(self.family) else { return Ok(None) };
@@ -297,12 +319,4 @@ impl Cell {
             format!("{}: {error}\n{}", self.name, ends.join("\n"))
         })
     }
-}
-
-/// Says whether the binary under test can be a relay.
-fn relays_known() -> bool {
-    Command::new(binary())
-        .args(["relay", "run", "--help"])
-        .output()
-        .is_ok_and(|output| output.status.success())
 }

@@ -76,3 +76,33 @@ const WALL: &str = "table inet wall {
     iifname wan ct status dnat accept; iifname wan ct state new,invalid drop; }
 }
 ";
+
+/// The program that forwards ports for whoever asks, by PCP, NAT-PMP and UPnP.
+pub const MAPPER: &str = "/usr/sbin/miniupnpd";
+
+/// Tables that [`MAPPER`] fills.
+pub const MAPPER_RULES: &str = "table inet mapper {
+  chain forward { type filter hook forward priority 0; jump mapped; }
+  chain mapped { }
+  chain in { type nat hook prerouting priority -101; jump mapped_in; }
+  chain mapped_in { }
+  chain out { type nat hook postrouting priority 99; jump mapped_out; }
+  chain mapped_out { }
+}
+";
+
+/// Settings of [`MAPPER`] on a router with the devices `wan` and `lan`.
+pub const MAPPER_SETTINGS: &str = "ext_ifname=wan
+listening_ip=lan
+enable_natpmp=yes
+enable_upnp=yes
+secure_mode=yes
+uuid=5a4ad5ac-6d6a-4d3b-9d46-9ff1d1f0f6a1
+upnp_table_name=mapper
+upnp_nat_table_name=mapper
+upnp_forward_chain=mapped
+upnp_nat_chain=mapped_in
+upnp_nat_postrouting_chain=mapped_out
+allow 1024-65535 0.0.0.0/0 1024-65535
+deny 0-65535 0.0.0.0/0 0-65535
+";

@@ -63,6 +63,17 @@ impl Node {
         }
     }
 
+    /// Lets the node end by itself, as its owner would.
+    ///
+    /// # Panics
+    /// When it is not ours.
+    pub fn end(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            drop(child.stdin.take());
+            child.wait().expect("our own child");
+        }
+    }
+
     /// Runs a command of the binary against this node, on this node's machine.
     ///
     /// # Panics
@@ -141,9 +152,19 @@ impl Node {
         }
     }
 
+    /// Returns the number of the node's process while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// Returns all that the node logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
     /// Returns the last lines that the node logged.
     pub fn last_words(&self, lines: usize) -> String {
-        let text = fs::read_to_string(&self.log).unwrap_or_default();
+        let text = self.log();
         let all: Vec<&str> = text.lines().collect();
         all[all.len().saturating_sub(lines)..].join("\n")
     }

@@ -82,3 +82,8 @@ fn a_coordinator_behind_a_home_router_has_donors_behind_others() {
 fn port_443_on_both_sides_is_enough_with_a_relay() {
     check("only TCP 443 on both sides", "relay");
 }
+
+#[test]
+fn routers_that_forward_ports_are_asked_to() {
+    check("symmetric to symmetric, routers forward ports", "quic");
+}

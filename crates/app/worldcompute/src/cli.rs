@@ -289,9 +289,9 @@ pub struct ReachArgs {
     /// [default: auto]
     #[arg(long, value_name = "WHEN")]
     pub reservations: Option<String>,
-    /// Ask the router to forward our ports (UPnP)
+    /// Do not ask the router to forward our ports (PCP, NAT-PMP, UPnP)
     #[arg(long)]
-    pub port_mapping: bool,
+    pub no_port_mapping: bool,
     /// Neither look for nodes on this machine and its LAN, nor show this one there
     #[arg(long)]
     pub no_lan: bool,

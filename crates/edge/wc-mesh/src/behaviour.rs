@@ -8,7 +8,7 @@ use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::{
     PeerId, StreamProtocol, Swarm, allow_block_list, autonat, connection_limits, dcutr, identify, identity,
-    kad, mdns, memory_connection_limits, ping, relay, upnp,
+    kad, mdns, memory_connection_limits, ping, relay,
 };
 
 use crate::config::{DhtRole, MeshConfig};
@@ -48,7 +48,6 @@ pub(crate) struct Behaviour {
     relay: Toggle<relay::Behaviour>,
     reachable: autonat::v2::client::Behaviour,
     dial_back: Toggle<autonat::v2::server::Behaviour>,
-    port_mapping: Toggle<upnp::tokio::Behaviour>,
     // Last: it counts a connection as there before the others have agreed to it.
     punch: dcutr::Behaviour,
 }
@@ -145,7 +144,6 @@ fn behaviour(
             (config.reach.relay.is_some() || !config.reach.external.is_empty())
                 .then(autonat::v2::server::Behaviour::default),
         ),
-        port_mapping: Toggle::from(config.reach.port_mapping.then(upnp::tokio::Behaviour::default)),
         punch: dcutr::Behaviour::new(local),
     };
     (behaviour, mdns_error)

@@ -132,7 +132,7 @@ pub struct ReachConfig {
     pub relay: Option<crate::relay::RelayLimits>,
     /// When to hold reservations on relays of others.
     pub reservations: Reservations,
-    /// Asks the router to forward our ports (UPnP).
+    /// Asks the router to forward our ports (PCP, NAT-PMP, UPnP).
     pub port_mapping: bool,
 }
 

@@ -45,6 +45,7 @@ use crate::discovery::dial_delay;
 use crate::event::{DialAttempt, DialOutcome, Direction, EventSender, Interception, MeshEvent, Via};
 use crate::exchange::table::{Faults, Table};
 use crate::exchange::{self, Heard, Window};
+use crate::mapping::PortMapping;
 use crate::mesh::{Command, PeerInfo, StartError};
 use crate::nat::Evidence;
 use crate::path::{is_dialable, relay_of};
@@ -191,6 +192,8 @@ pub(crate) struct Host {
     evidence: Evidence,
     /// Addresses at which everybody can dial us.
     external: Vec<Multiaddr>,
+    mapping: Option<PortMapping>,
+    forwarded: HashMap<Transport, Multiaddr>,
     contacted: HashSet<std::net::IpAddr>,
     contacts_forgotten: bool,
     upgrades: reach::Upgrades,
@@ -261,6 +264,8 @@ impl Host {
             keeper: Keeper::default(),
             evidence: Evidence::default(),
             external: Vec::new(),
+            mapping: config.reach.port_mapping.then(PortMapping::start),
+            forwarded: HashMap::new(),
             contacted: HashSet::new(),
             contacts_forgotten: false,
             upgrades: reach::Upgrades::default(),
@@ -324,6 +329,8 @@ impl Host {
                 Some(heard) = self.heard.recv() => self.on_heard(heard),
                 Some(news) = async { self.news.as_mut()?.recv().await }, if self.news.is_some() => self.on_news(news),
                 Some(looked_up) = self.looked_up.recv() => self.on_looked_up(looked_up),
+                Some(forwarded) = async { self.mapping.as_mut()?.news().await }, if self.mapping.is_some() =>
+                    self.on_forwarded(forwarded),
                 () = sleep_until(due) => {
                     for due in self.timers.take_due(Instant::now()) {
                         self.on_due(due);
@@ -342,6 +349,9 @@ impl Host {
         })
         .await;
         self.registry.stop();
+        if let Some(mapping) = self.mapping.take() {
+            mapping.stop().await;
+        }
         drop(self);
         if let Some(reply) = stopper {
             let _ = reply.send(());
@@ -901,7 +911,7 @@ impl Host {
         let reused = matches!(endpoint, ConnectedPoint::Dialer { port_use: PortUse::Reuse, .. });
         let circuit = is_circuit(&addr);
         if direction == Direction::Inbound && !circuit {
-            self.on_inbound(&peer, &addr);
+            self.on_inbound(&peer, &addr, &local);
         }
         let dialling = self.dialling.remove(&id);
         let (mut inspected, mut fallback) = (None, None);
@@ -1066,7 +1076,6 @@ impl Host {
             BehaviourEvent::DialBack(event) => {
                 tracing::debug!(client = %event.client, addr = %event.tested_addr, "dialled back for a peer");
             }
-            BehaviourEvent::PortMapping(event) => self.on_port_mapping(event),
             BehaviourEvent::Punch(event) => self.on_punched(event),
             BehaviourEvent::Streams(Refused { peer, protocol, reason }) => {
                 let Some(node) = node_of(&peer) else { return };

@@ -73,6 +73,10 @@ pub(crate) struct Evidence {
     stranger: bool,
     /// A peer dialled us back from another port, when we asked for it.
     dialled_back: Option<bool>,
+    /// Somebody from elsewhere got through to an address of our own.
+    reached: bool,
+    /// Somebody got through to a port that the router forwards to us.
+    forwarded: bool,
     /// Our own addresses.
     own: Vec<SocketAddr>,
 }
@@ -109,6 +113,21 @@ impl Evidence {
         self.stranger = true;
     }
 
+    /// Notes that somebody from elsewhere, whom we had never sent anything, got through to `addr`.
+    pub(crate) fn reached(&mut self, addr: &Multiaddr) {
+        self.reached |= !is_near(addr) && socket_of(addr).is_some_and(|socket| self.own.contains(&socket));
+    }
+
+    /// Notes that a peer got through to a port that the router forwards to us.
+    pub(crate) fn forwarded_works(&mut self) {
+        self.forwarded = true;
+    }
+
+    /// Notes how many ports the router forwards to us.
+    pub(crate) fn forwards(&mut self, ports: usize) {
+        self.forwarded &= ports > 0;
+    }
+
     /// Notes how an attempt of a peer to dial us back ended.
     pub(crate) fn dialled_back(&mut self, success: bool) {
         // One success is proof; a failure may be the fault of the one who tried.
@@ -123,6 +142,13 @@ impl Evidence {
 
     /// Returns what follows from the evidence.
     pub(crate) fn kind(&self) -> NatKind {
+        if self.reached {
+            return NatKind::Direct;
+        }
+        if self.forwarded {
+            // Whatever the router does with other ports, anybody gets through to this one.
+            return NatKind::FullCone;
+        }
         let mut untranslated = false;
         let mut independent = false;
         for transport in [Transport::Quic, Transport::Tcp] {
@@ -204,6 +230,36 @@ mod tests {
         for (row, (found, expected)) in table.into_iter().enumerate() {
             assert_eq!(found, expected, "row {row}");
         }
+    }
+
+    #[test]
+    fn a_public_address_of_our_own_that_strangers_reach_is_direct_without_anybody_having_told() {
+        let own = addr("/ip4/8.8.4.4/udp/19999/quic-v1");
+        let mut evidence = Evidence::default();
+        evidence.listening([addr(LISTEN), own.clone()].into_iter());
+        for elsewhere in [addr(LISTEN), addr("/ip4/8.8.4.4/udp/20000/quic-v1")] {
+            evidence.reached(&elsewhere);
+            assert_eq!(evidence.kind(), NatKind::Unknown, "{elsewhere}");
+        }
+        evidence.reached(&own);
+        assert_eq!(evidence.kind(), NatKind::Direct);
+    }
+
+    #[test]
+    fn a_forwarded_port_that_works_opens_even_a_symmetric_nat_until_it_is_gone() {
+        let mut evidence = Evidence::default();
+        evidence.listening([addr(LISTEN)].into_iter());
+        for (by, port) in [("8.8.8.8", 4000), ("1.1.1.1", 4001)] {
+            let observed = addr(&format!("/ip4/203.0.113.9/udp/{port}/quic-v1"));
+            evidence.observed(&addr(&format!("/ip4/{by}/udp/19999/quic-v1")), &observed);
+        }
+        evidence.forwards(2);
+        assert_eq!(evidence.kind(), NatKind::Symmetric, "nobody has tried it");
+        evidence.forwarded_works();
+        evidence.forwards(1);
+        assert_eq!(evidence.kind(), NatKind::FullCone);
+        evidence.forwards(0);
+        assert_eq!(evidence.kind(), NatKind::Symmetric);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! is wrong exactly where it is needed. Here its candidates are dropped, and the host feeds in what was really seen on
 //! connections that we made from our listening port.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::task::{Context, Poll};
 
 use libp2p::core::Endpoint;
@@ -23,18 +23,17 @@ const CANDIDATES_MAX: usize = 64;
 pub(crate) struct Behaviour {
     inner: identify::Behaviour,
     candidates: VecDeque<Multiaddr>,
-    fed: usize,
+    fed: HashSet<Multiaddr>,
 }
 
 impl Behaviour {
     pub(crate) fn new(inner: identify::Behaviour) -> Self {
-        Self { inner, candidates: VecDeque::new(), fed: 0 }
+        Self { inner, candidates: VecDeque::new(), fed: HashSet::new() }
     }
 
-    /// Tells hole punching and reachability tests of an address at which we were seen.
+    /// Tells hole punching and reachability tests, once, of an address at which others may reach us.
     pub(crate) fn candidate(&mut self, addr: Multiaddr) {
-        if self.fed < CANDIDATES_MAX {
-            self.fed += 1;
+        if self.fed.len() < CANDIDATES_MAX && self.fed.insert(addr.clone()) {
             self.candidates.push_back(addr);
         }
     }

@@ -68,8 +68,9 @@ fn run(words: &[&str]) -> Result<(), Any> {
         }
         // Another program, made to end with our standard input.
         ["keep", program, arguments @ ..] => {
-            let mut child =
-                Command::new(program).args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
+            let mut command = Command::new(program);
+            command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            let mut child = command.spawn()?;
             let ended = ready();
             child.kill()?;
             child.wait()?;

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -209,7 +210,58 @@ impl<'lab> Run<'lab> {
         let small = self.job(1000, 1, Some(1))?;
         let large = self.job(BULK_BYTES, 1, Some(1))?;
         let seconds = large.saturating_sub(small).as_secs_f64().max(0.001);
-        Ok(Bulk { job: BULK_BYTES as f64 / seconds, tcp: self.iperf() })
+        Ok(Bulk {
+            trivial: small,
+            job: BULK_BYTES as f64 / seconds,
+            tcp: self.iperf(),
+            sendme: self.sendme(),
+        })
+    }
+
+    /// Returns how many bytes a second `sendme` brings from the coordinator to the first donor, from the difference
+    /// between a large and a small file. `WC_SENDME` names it.
+    fn sendme(&self) -> Option<f64> {
+        let program = std::env::var("WC_SENDME").ok()?;
+        let small = self.sent_by(&program, 1000)?;
+        let large = self.sent_by(&program, BULK_BYTES)?;
+        Some(BULK_BYTES as f64 / large.saturating_sub(small).as_secs_f64().max(0.001))
+    }
+
+    fn sent_by(&self, program: &str, bytes: usize) -> Option<Duration> {
+        let dir = self.lab.dir().join(format!("sendme-{bytes}"));
+        let (from, to) = (dir.join("from"), dir.join("to"));
+        fs::create_dir_all(&from).ok()?;
+        fs::create_dir_all(&to).ok()?;
+        fs::write(from.join("data"), noise(bytes)).ok()?;
+        let mut sender = self
+            .coordinator
+            .host
+            .machine
+            .command("sh")
+            .args(["-c", "cd \"$1\" && exec \"$0\" send --no-progress --ticket-type addresses data", program])
+            .arg(&from)
+            .env("HOME", &from)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .ok()?;
+        let lines = BufReader::new(sender.stdout.take()?).lines().map_while(Result::ok);
+        let mut tickets =
+            lines.filter_map(|line| Some(line.split_once("sendme receive ")?.1.trim().to_owned()));
+        let took = tickets.next().and_then(|ticket| {
+            let seconds = self.cell.patience.as_secs().to_string();
+            let script = "cd \"$1\" && exec timeout \"$2\" \"$0\" receive --no-progress \"$3\"";
+            let begun = Instant::now();
+            let to = to.to_str()?;
+            let words = ["env", &format!("HOME={to}"), "sh", "-c", script, program, to, &seconds, &ticket];
+            let output = self.donors[0].host.machine.try_run(&words, "");
+            let came = fs::metadata(Path::new(to).join("data")).is_ok_and(|data| data.len() == bytes as u64);
+            (output.status.success() && came).then(|| begun.elapsed())
+        });
+        let _ = sender.kill();
+        let _ = sender.wait();
+        took
     }
 
     /// Returns how many bytes a second of TCP get from the coordinator to the first donor.
@@ -419,6 +471,9 @@ fn place(lab: &Lab, name: &str, site: &Site, prober: Option<&Prober>) -> Placed 
         && site.link.is_none()
     {
         prober.check(&host.machine, site.nat);
+    }
+    if let (true, Some(home)) = (site.forwards, routers.last()) {
+        middle.push(lab.forward_ports(home));
     }
     if let (Middle::Reader { allowed }, Some(home)) = (site.middle, routers.last()) {
         let pem = lab.dir().join(format!("{name}-reader.pem")).display().to_string();

@@ -70,7 +70,7 @@ impl ReachLayer {
             external: self.external_addresses.clone().unwrap_or_default(),
             relay: (self.relay == Some(true)).then_some(limits),
             reservations: self.reservations.unwrap_or(Reservations::WhenUnreachable),
-            port_mapping: self.port_mapping.unwrap_or(false),
+            port_mapping: self.port_mapping.unwrap_or(true),
             lan: self.lan.unwrap_or(true),
         }
     }
@@ -107,7 +107,7 @@ pub(super) fn flags(args: &ReachArgs, limits: &RelayLimitArgs, relay: bool) -> R
     Ok(ReachLayer {
         external_addresses: (!args.external_address.is_empty()).then(|| args.external_address.clone()),
         reservations: read("reservations", args.reservations.as_ref(), reservations)?,
-        port_mapping: args.port_mapping.then_some(true),
+        port_mapping: args.no_port_mapping.then_some(false),
         lan: args.no_lan.then_some(false),
         relay: relay.then_some(true),
         relay_reservations: read("relay-reservations", limits.relay_reservations.as_ref(), places)?,
@@ -182,7 +182,7 @@ mod tests {
             context.settings(&args).expect("resolves").reach()
         };
         let plain = reach("", NodeArgs::default());
-        assert!(plain.relay.is_none() && plain.lan && !plain.port_mapping);
+        assert!(plain.relay.is_none() && plain.lan && plain.port_mapping);
         assert_eq!(plain.reservations, Reservations::WhenUnreachable);
         let config =
             "relay_rate = \"1MiB\"\nrelay_reservations = 5\nrelay_circuit_time = \"1h\"\nlan = false\n";

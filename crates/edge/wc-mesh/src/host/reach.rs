@@ -1,13 +1,14 @@
 //! How others reach us: external addresses, reservations on relays, direct paths that replace circuits.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use libp2p::core::transport::ListenerId;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::ConnectionId;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
-use libp2p::{Multiaddr, PeerId, autonat, dcutr, kad, relay, upnp};
+use libp2p::{Multiaddr, PeerId, autonat, dcutr, kad, relay};
 
 use super::{Dialling, Due, Host};
 use crate::address::{
@@ -15,6 +16,7 @@ use crate::address::{
 };
 use crate::config::{DhtRole, Reservations};
 use crate::event::{Direction, MeshEvent};
+use crate::mapping::Forwarded;
 use crate::nat::NatKind;
 use crate::path::{Prefix, is_near, relay_of};
 use crate::relay::keeper::Candidate;
@@ -283,24 +285,39 @@ impl Host {
         tracing::info!(addr = %event.tested_addr, server = %event.server, success, "dialled back");
         let before = self.evidence.kind();
         self.evidence.dialled_back(success);
+        let (tested, _) = split_node(&event.tested_addr);
+        if success {
+            self.evidence.reached(&tested);
+            if self.forwarded.values().any(|addr| *addr == tested) {
+                self.evidence.forwarded_works();
+            }
+        }
         if self.evidence.kind() != before {
             self.reachability_changed();
         }
     }
 
-    pub(super) fn on_port_mapping(&mut self, event: upnp::Event) {
-        match event {
-            upnp::Event::NewExternalAddr { external_addr, .. } => {
-                tracing::info!(addr = %external_addr, "the router forwards a port to us");
-            }
-            upnp::Event::ExpiredExternalAddr { external_addr, .. } => {
-                tracing::info!(addr = %external_addr, "the router no longer forwards a port to us");
-            }
-            upnp::Event::GatewayNotFound => tracing::debug!("no router offers port mapping"),
-            upnp::Event::NonRoutableGateway => {
-                tracing::info!("the router that maps ports is itself behind another one");
-            }
+    /// Notes what the router forwards to us now.
+    pub(super) fn on_forwarded(&mut self, forwarded: Forwarded) {
+        let before = self.forwarded.remove(&forwarded.transport);
+        let now = forwarded.addr();
+        if let Some(gone) = before.filter(|gone| now.as_ref() != Some(gone)) {
+            tracing::info!(addr = %gone, "the router no longer forwards a port to us");
+            self.swarm.remove_external_address(&gone);
+            self.on_external(gone, false);
         }
+        match now {
+            Some(addr) if is_near(&addr) => {
+                tracing::info!(%addr, "the router that forwards a port to us is itself behind another one");
+            }
+            Some(addr) => {
+                tracing::info!(%addr, "the router forwards a port to us");
+                self.forwarded.insert(forwarded.transport, addr.clone());
+                self.swarm.behaviour_mut().identify.candidate(addr);
+            }
+            None => {}
+        }
+        self.evidence.forwards(self.forwarded.len());
     }
 
     /// Notes at which address the peer of a connection sees us.
@@ -334,8 +351,8 @@ impl Host {
         }
     }
 
-    /// Notes a direct connection that somebody else made.
-    pub(super) fn on_inbound(&mut self, peer: &PeerId, addr: &Multiaddr) {
+    /// Notes a direct connection that somebody else made to our `local` address.
+    pub(super) fn on_inbound(&mut self, peer: &PeerId, addr: &Multiaddr, local: &Multiaddr) {
         let Some(socket) = crate::path::socket_of(addr) else { return };
         let punched = self.peers.get(peer).is_some_and(|state| !state.links.is_empty());
         let stranger =
@@ -343,9 +360,35 @@ impl Host {
         let before = self.evidence.kind();
         if stranger {
             self.evidence.stranger_came();
+            self.on_reached(local);
         }
         if self.evidence.kind() != before {
             self.reachability_changed();
+        }
+    }
+
+    /// Notes that a stranger from elsewhere got through to our `local` address: if that is a public one of this machine,
+    /// others get through to it, too. The first relay of a network knows of itself from nobody else.
+    fn on_reached(&mut self, local: &Multiaddr) {
+        let Some(reached) = crate::path::socket_of(local) else { return };
+        let is_it = |own: &&Multiaddr| {
+            let same = |own: SocketAddr| {
+                let any = reached.ip().is_unspecified() && own.is_ipv4() == reached.is_ipv4();
+                own.port() == reached.port() && (any || own.ip() == reached.ip())
+            };
+            !is_circuit(own)
+                && !is_near(own)
+                && transport_of(own) == transport_of(local)
+                && crate::path::socket_of(own).is_some_and(same)
+        };
+        let found: Vec<Multiaddr> = self.swarm.listeners().filter(is_it).cloned().collect();
+        // With several public addresses at one socket it is not known which one it was; peers test each of them.
+        let [own] = found.as_slice() else { return };
+        let (own, _) = split_node(own);
+        self.evidence.reached(&own);
+        if !self.external.contains(&own) {
+            self.swarm.add_external_address(own.clone());
+            self.on_external(own, true);
         }
     }
 
@@ -353,6 +396,14 @@ impl Host {
     pub(super) fn on_listeners_changed(&mut self, network_changed: bool) {
         if network_changed {
             self.evidence.forget();
+        }
+        let own = self.swarm.listeners().filter(|addr| !is_circuit(addr) && !is_near(addr));
+        let own: Vec<Multiaddr> = own.map(|addr| split_node(addr).0).collect();
+        for addr in own {
+            self.swarm.behaviour_mut().identify.candidate(addr);
+        }
+        if let Some(mapping) = &self.mapping {
+            mapping.listening(self.swarm.listeners().filter(|addr| !is_circuit(addr)));
         }
         self.evidence.listening(self.swarm.listeners().filter(|addr| !is_circuit(addr)).cloned());
         self.announce_soon();

@@ -1,0 +1,49 @@
+//! A router that forwards ports, and the node that asks it to.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use wc_tests_net::Lab;
+use wc_tests_net::filter::Filter;
+use wc_tests_net::lab::Family;
+use wc_tests_net::nat::{MAPPER, Nat};
+use wc_tests_net::node::Node;
+
+#[test]
+fn a_node_that_ends_gives_its_forwarded_ports_back_and_one_that_was_told_asks_for_none() {
+    if !Path::new(MAPPER).exists() {
+        println!("SKIP: no {MAPPER} here (apt-get install miniupnpd-nftables)");
+        return;
+    }
+    let Some(lab) = Lab::open(Family::V4) else { return };
+    let home = lab.router("home", Nat::PortRestricted, &Filter::Nothing, lab.internet(), None);
+    let _mapper = lab.forward_ports(&home);
+    let forwarded = || home.machine.run(&["nft", "list", "chain", "inet", "mapper", "mapped_in"]);
+    let run = |name: &str, more: &[&str]| {
+        let host = lab.host(name, &home, None);
+        let mut node = Node::new(&host.machine, lab.dir());
+        let words = ["node", "run", "--until-stdin-closes", "--network", "lab"];
+        node.start(&words.iter().chain(more).map(|word| (*word).to_owned()).collect::<Vec<_>>(), &[]);
+        node.id().expect("it runs");
+        (node, host)
+    };
+    let wait = |what: &str, is_so: &dyn Fn() -> bool| {
+        let begun = Instant::now();
+        while !is_so() {
+            assert!(begun.elapsed() < Duration::from_secs(60), "{what}:\n{}", forwarded());
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    };
+    let (mut node, _host) = run("asks", &[]);
+    // QUIC's and TCP's.
+    wait("both ports are forwarded", &|| forwarded().matches("dport 19999 dnat").count() == 2);
+    wait("the node says so", &|| node.log().matches("the router forwards a port to us").count() == 2);
+    node.end();
+    assert!(!forwarded().contains("19999"), "nothing is left behind:\n{}", forwarded());
+
+    let (mut node, _host) = run("silent", &["--no-port-mapping"]);
+    // Longer than the first one took.
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(!forwarded().contains("19999"), "nobody asked:\n{}", forwarded());
+    node.end();
+}
