@@ -5,8 +5,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use wc_host::{DataDir, KeyFile};
-use wc_proto::api::view::{ClusterView, NodeView, Phase};
-use wc_proto::api::{CellRequest, Response};
+use wc_proto::api::view::{ClusterView, DonorView, NodeView, Phase};
+use wc_proto::api::{CellRequest, Request, Response};
 use wc_tests::federation::{Federation, Node, binary, guest};
 use wc_types::{AccountId, NodeId};
 
@@ -208,6 +208,141 @@ async fn two_islands_with_jobs_in_flight_merge_within_a_minute_and_nothing_is_lo
         .expect("runs");
     let met: serde_json::Value = serde_json::from_slice(&met.stdout).expect("json");
     assert_eq!(met["parent_cluster_id"], one.cell.to_string());
+}
+
+/// What a node says of itself.
+async fn status(node: &Node) -> DonorView {
+    match node.client().await.ask(Request::DonorStatus).await {
+        Ok(Response::Donor(view)) => *view,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn cluster_of(node: &Node) -> Option<ClusterView> {
+    match node.cell(CellRequest::Cluster).await {
+        Response::Cluster(view) => Some(*view),
+        _ => None,
+    }
+}
+
+#[tokio::test]
+async fn a_donor_holds_its_report_while_the_coordinator_is_away_and_nothing_is_run_twice() {
+    let (mut island, _) = island(None, 1).await;
+    let job = island
+        .submit(&guest("kernels/integer"), |stage| {
+            stage.replicas = 1;
+            stage.command = vec!["1500".into()];
+        })
+        .await;
+    island.until("the task runs", async || status(&island.nodes[1]).await.guests > 0).await;
+    island.nodes[0].kill();
+    island
+        .until("the task has been run, and its report waits", async || {
+            let cells = status(&island.nodes[1]).await.cells;
+            cells.first().is_some_and(|cell| (cell.replicas_run, cell.leases) == (1, 1))
+        })
+        .await;
+    // Longer than the donor waits between its tries, and than the usual grace.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    island.nodes[0].start();
+    let view = island.finished(job).await;
+    assert_eq!(view.phase, Phase::Verified, "{view:?}\n{}", island.logs());
+    let cells = status(&island.nodes[1]).await.cells;
+    assert_eq!((cells[0].replicas_run, cells[0].leases), (1, 0), "once, and settled");
+    island.credited_once().await;
+    audited(&mut island).await;
+}
+
+#[tokio::test]
+async fn members_that_are_cut_off_found_an_island_and_serve_both_cells_when_home_is_back() {
+    let mut all = Federation::empty(binary());
+    all.add(&["--coordinate", "always", "--trusted", "--slots", "0"]);
+    for _ in 0..2 {
+        let how = [
+            "--coordinate",
+            "auto",
+            "--trusted",
+            "--consent",
+            "all",
+            "--slots",
+            "1",
+            "--island-after",
+            "30s",
+        ];
+        all.add(&how);
+    }
+    all.joined(2).await;
+    let home = all.cluster().await;
+    let hello = |stage: &mut wc_types::manifest::Stage| {
+        stage.tasks = 4;
+        stage.replicas = 2;
+    };
+    let job = all.submit(&guest("hello"), hello).await;
+    assert_eq!(all.finished(job).await.phase, Phase::Verified);
+
+    all.nodes[0].kill();
+    all.until("the lowest of the two founds an island, and the other one finds it", async || {
+        let seen = [cluster_of(&all.nodes[1]).await, cluster_of(&all.nodes[2]).await];
+        seen.iter().all(|view| view.as_ref().is_some_and(|view| view.cell != home.cell && view.online == 2))
+    })
+    .await;
+    let island = cluster_of(&all.nodes[1]).await.expect("an island");
+    assert_eq!(island.dht, "island");
+    let founder = if id(&all.nodes[1]) == island.coordinator { 1 } else { 2 };
+    // It keeps serving its LAN.
+    all.nodes.swap(0, founder);
+    let job = all.submit(&guest("hello"), hello).await;
+    assert_eq!(all.finished(job).await.phase, Phase::Verified, "{}", all.logs());
+    all.nodes.swap(0, founder);
+
+    all.nodes[0].start();
+    all.until("home is back, everybody serves both, and the island has met it", async || {
+        let mut serving = 0;
+        for node in &all.nodes[1..] {
+            let cells = status(node).await.cells;
+            let both = cells.len() == 2 && cells.iter().all(|cell| cell.state == "working");
+            serving += usize::from(both && cells[0].cell == home.cell && cells[0].home);
+        }
+        let met = cluster_of(&all.nodes[founder]).await.is_some_and(|view| view.dht == "merged (global)");
+        serving == 2
+            && met
+            && cluster_of(&all.nodes[3 - founder]).await.is_some_and(|view| view.cell == home.cell)
+    })
+    .await;
+    let met = cluster_of(&all.nodes[founder]).await.expect("the island");
+    assert_eq!((met.cell, met.parent_cluster_id), (island.cell, Some(home.cell)));
+    // Both cells have work done, by both machines.
+    let job = all.submit(&guest("hello"), hello).await;
+    assert_eq!(all.finished(job).await.phase, Phase::Verified, "{}", all.logs());
+    all.nodes.swap(0, founder);
+    let job = all.submit(&guest("hello"), hello).await;
+    assert_eq!(all.finished(job).await.phase, Phase::Verified, "{}", all.logs());
+    all.nodes.swap(0, founder);
+    for node in &all.nodes[1..] {
+        let (cells, found) = credits(node);
+        assert!(cells == 2 && found.values().all(|balance| *balance > 0), "{found:?}");
+    }
+    // Whoever restarts finds its home again, and the other cell.
+    let member = 3 - founder;
+    all.nodes[member].kill();
+    all.nodes[member].start();
+    all.until("the member is back in both", async || {
+        let view = status(&all.nodes[member]).await;
+        view.cell == Some(home.cell)
+            && view.cells.len() == 2
+            && view.cells.iter().all(|cell| cell.state == "working")
+    })
+    .await;
+    // And the founder coordinates its island still.
+    all.nodes[founder].kill();
+    all.nodes[founder].start();
+    all.until("the island goes on", async || {
+        let view = cluster_of(&all.nodes[founder]).await;
+        view.is_some_and(|view| {
+            view.cell == island.cell && view.parent_cluster_id == Some(home.cell) && view.online == 2
+        })
+    })
+    .await;
 }
 
 fn collect(dir: &std::path::Path, files: &mut Vec<std::path::PathBuf>) {

@@ -33,7 +33,7 @@ use crate::serving::Worker;
 use crate::witness::put;
 
 /// How long a cell counts as reachable after its coordinator was heard.
-const FRESH: Duration = Duration::from_secs(45);
+const FRESH: Duration = Duration::from_secs(35);
 /// Pause between two hellos to a coordinator.
 const ASK_COORDINATOR: Duration = Duration::from_secs(15);
 /// Pause between two hellos to a coordinator that has not been heard yet, or not of late.
@@ -44,6 +44,10 @@ const ASK_SOMEBODY: Duration = Duration::from_secs(3);
 const ASKED_MAX: usize = 8;
 /// Pause between two looks at who is connected.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long the others wait for the lowest of those who are cut off to found an island.
+const PATIENCE: Duration = Duration::from_secs(45);
+/// Peers whose last word is remembered.
+const CASTAWAYS_MAX: usize = 256;
 /// Largest file that is read.
 const FILE_BYTES_MAX: u64 = 128 << 10;
 
@@ -265,6 +269,37 @@ pub(crate) struct Watcher {
     pub heard: mpsc::Receiver<Heard>,
     /// Who works for the cells, if this machine lends anything.
     pub worker: Option<Worker>,
+    /// When to found an island, for a node that may.
+    pub island: Option<Island>,
+}
+
+/// When a node that is cut off from its cell founds an island (NET-09).
+pub(crate) struct Island {
+    /// How long nobody who coordinates has been there.
+    pub after: Duration,
+    /// Told when it is this node's turn.
+    pub found: mpsc::Sender<()>,
+}
+
+/// What peers said last, of those who could found an island.
+#[derive(Default)]
+struct Castaways(HashMap<NodeId, (Instant, bool)>);
+
+impl Castaways {
+    fn hear(&mut self, node: NodeId, hello: &Hello, now: Instant) {
+        if self.0.len() >= CASTAWAYS_MAX {
+            self.0.retain(|_, (heard, _)| now.saturating_duration_since(*heard) < FRESH);
+        }
+        if self.0.len() < CASTAWAYS_MAX {
+            self.0.insert(node, (now, hello.coordinates && hello.cell.is_none()));
+        }
+    }
+
+    /// Returns whether nobody with a lower id is as lost and may found an island as well.
+    fn is_lowest(&self, own: NodeId, now: Instant) -> bool {
+        let fresh = |heard: &Instant| now.saturating_duration_since(*heard) < FRESH;
+        !self.0.iter().any(|(node, (heard, could))| *could && *node < own && fresh(heard))
+    }
 }
 
 impl Watcher {
@@ -277,6 +312,8 @@ impl Watcher {
         let mut sought: HashMap<CellId, Vec<String>> = HashMap::new();
         let mut recorded: HashSet<CellId> = HashSet::new();
         let mut somebody_at = Instant::now();
+        let mut castaways = Castaways::default();
+        let mut lost_since: Option<Instant> = None;
         let mut written = Vec::new();
         let mut looks = tokio::time::interval(LOOK);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -294,6 +331,7 @@ impl Watcher {
             let own = self.own();
             match heard {
                 Some(Heard { node, hello }) => {
+                    castaways.hear(node, &hello, now);
                     let is_needed = |cell| self.worker.as_ref().is_some_and(|worker| worker.is_needed(cell));
                     self.cells.known.send_if_modified(|known| known.hear(node, &hello, own, is_needed, now));
                     if let Some(brief) = hello.cell.filter(|brief| brief.coordinator == node) {
@@ -303,6 +341,10 @@ impl Watcher {
                 None => {
                     self.ask_around(&answers, &mut asked, &mut under_way, &mut somebody_at, now).await;
                     self.notice_sessions(own, now);
+                    let is_lost =
+                        own.is_none() && !self.cells.known.borrow().0.iter().any(|place| place.is_fresh(now));
+                    lost_since = if is_lost { lost_since.or(Some(now)) } else { None };
+                    self.found_island(&castaways, lost_since, now);
                 }
             }
             self.follow(own, &mut sessions, &mut sought, &mut written, now).await;
@@ -313,6 +355,22 @@ impl Watcher {
         match &*self.role.borrow() {
             Role::Coordinating(coordinator) => Some(coordinator.cell),
             Role::Searching | Role::Member { .. } => None,
+        }
+    }
+
+    /// Founds an island when nobody who coordinates a cell has been there for long: the lowest of those who are as lost
+    /// does, and should it not, the others a while later.
+    fn found_island(&self, castaways: &Castaways, lost_since: Option<Instant>, now: Instant) {
+        let (Some(island), Some(since)) = (&self.island, lost_since) else { return };
+        if !matches!(&*self.role.borrow(), Role::Member { .. }) {
+            return;
+        }
+        // Lost is who has heard of nobody for `FRESH`.
+        let lost = now.saturating_duration_since(since) + FRESH;
+        let lowest = castaways.is_lowest(self.mesh.node_id(), now);
+        if lost >= island.after.max(FRESH) + if lowest { Duration::ZERO } else { PATIENCE } {
+            // Said again until it is so.
+            let _ = island.found.try_send(());
         }
     }
 

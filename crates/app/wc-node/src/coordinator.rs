@@ -129,10 +129,10 @@ impl Sessions {
         lock(&self.live).len()
     }
 
-    /// Counts a node as gone since now, if it is not connected.
-    pub fn expect(&self, node: NodeId) {
+    /// Counts a node as gone from a moment on that is still to come, if it is not connected.
+    pub fn expect(&self, node: NodeId, within: Duration) {
         if !self.is_live(&node) {
-            lock(&self.gone).entry(node).or_insert_with(Instant::now);
+            lock(&self.gone).entry(node).or_insert_with(|| Instant::now() + within);
         }
     }
 
@@ -148,6 +148,7 @@ impl Sessions {
             !silent
         });
         lock(&self.gone).retain(|node, since| {
+            // Nothing has passed yet of a moment to come.
             let over = since.elapsed() > grace;
             if over {
                 lost.push(*node);

@@ -27,7 +27,7 @@ use crate::agent::Agent;
 use crate::anchor::{self, Anchoring, Shelf};
 use crate::archive::Archive;
 use crate::brain::{self, Brain, BrainError};
-use crate::cells::{Cells, Place, Watcher};
+use crate::cells::{Cells, Island, Place, Watcher};
 use crate::config::{Coordinate, NodeConfig};
 use crate::control::Messenger;
 use crate::coordinator::{Coordinator, Hands, Sessions, lock};
@@ -437,6 +437,16 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
         }
     };
     let mut yielded = None;
+    let (island_wishes, mut island_turns) = mpsc::channel(1);
+    let mut office = Office {
+        log: dir.log(),
+        listener: log_listener,
+        anchoring,
+        cells: cells.clone(),
+        mesh: mesh.clone(),
+        role: role.clone(),
+        introduction: introduction.clone(),
+    };
     match begun {
         None => {}
         Some(Begun::Joining(brief)) => {
@@ -459,35 +469,12 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
             if config.coordinate == Coordinate::Always && !resumed {
                 cells.move_out();
             }
-            let brief = CellBrief {
-                cell: coordinator.cell,
-                founding: coordinator.founding.clone(),
-                coordinator: coordinator.node(),
-                addresses: Vec::new(),
-                has_jobs: false,
-            };
-            introduction.send_modify(|hello| hello.cell = Some(brief.clone()));
-            cells.belong(brief);
-            tasks.spawn(notary::run(coordinator.clone()));
-            tasks.spawn(notary::tell_former(coordinator.clone()));
-            tasks.spawn(keep_introduced(coordinator.clone(), cells.clone()));
-            tasks.spawn(accept_sessions(coordinator.clone()));
-            tasks.spawn(control::serve(mesh.clone(), coordinator.clone()));
-            tasks.spawn(schedule::run(coordinator.clone()));
-            tasks.spawn(publish::run(coordinator.clone()));
-            if let Some(listener) = log_listener {
-                tracing::info!(address = ?listener.local_addr().ok(), "the ledger is served over http");
-                tasks.spawn(wc_api::log::serve(listener, dir.log()));
-            }
-            if let Some(anchoring) = anchoring {
-                tasks.spawn(anchor::run(coordinator.clone(), anchoring));
-            }
+            office.take(&mut tasks, &coordinator);
             if config.coordinate == Coordinate::Auto && !resumed {
                 let (found, yielding) = tokio::sync::oneshot::channel();
                 tasks.spawn(yield_to_older(coordinator.clone(), introduction.subscribe(), found));
                 yielded = Some(yielding);
             }
-            role.send_replace(Role::Coordinating(coordinator.clone()));
             tracing::info!(cell = %coordinator.cell, resumed, "coordinating");
             if resumed && config.trusted && !coordinator.founding.charter.nodes_trusted {
                 tracing::warn!(
@@ -517,18 +504,32 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
     }
     if config.joins_cell {
         let (cells, mesh) = (cells.clone(), mesh.clone());
-        let (role, belongs) = (role.clone(), belongs.clone());
-        tasks.spawn(Watcher { cells, mesh, introduction, role, belongs, heard, worker }.run());
+        let (role, belongs, introduction) = (role.clone(), belongs.clone(), introduction.clone());
+        let island = (config.coordinate == Coordinate::Auto)
+            .then(|| Island { after: Duration::from_millis(config.island_after.0), found: island_wishes });
+        tasks.spawn(Watcher { cells, mesh, introduction, role, belongs, heard, worker, island }.run());
     }
 
-    let ended = tokio::select! {
-        ended = async { ended_early.take().unwrap_or(Ended::Stopped) }, if ended_early.is_some() => Ok(ended),
-        _ = stopped.changed() => Ok(Ended::Stopped),
-        wish = end_wishes.recv() => Ok(Ended::wished(wish)),
-        error = wait(&mut journal_failed) => {
-            Err(NodeError::JournalFailed { store: dir.store(), source: Box::new(error) })
+    let ended = loop {
+        tokio::select! {
+            ended = async { ended_early.take().unwrap_or(Ended::Stopped) }, if ended_early.is_some() => break Ok(ended),
+            _ = stopped.changed() => break Ok(Ended::Stopped),
+            wish = end_wishes.recv() => break Ok(Ended::wished(wish)),
+            error = wait(&mut journal_failed) => {
+                break Err(NodeError::JournalFailed { store: dir.store(), source: Box::new(error) });
+            }
+            () = wait_unit(&mut yielded) => break Ok(Ended::Yielded),
+            Some(()) = island_turns.recv(), if coordinating.is_none() => match starter.coordinate().await {
+                Ok(Begun::Coordinating(coordinator, threads, failed)) => {
+                    tracing::warn!(cell = %coordinator.cell, "the home cell is out of reach: coordinating an island until it is back");
+                    office.take(&mut tasks, &coordinator);
+                    journal_failed = Some(failed);
+                    coordinating = Some((coordinator, threads));
+                }
+                Ok(Begun::Joining(_)) => {}
+                Err(error) => break Err(error),
+            },
         }
-        () = wait_unit(&mut yielded) => Ok(Ended::Yielded),
     };
     if let Some(agent) = &agent {
         agent.stop();
@@ -567,6 +568,47 @@ async fn wait_unit(signal: &mut Option<tokio::sync::oneshot::Receiver<()>>) {
             }
         }
         None => std::future::pending().await,
+    }
+}
+
+/// What a coordinator needs to do its work in this node.
+struct Office {
+    log: PathBuf,
+    listener: Option<tokio::net::TcpListener>,
+    anchoring: Option<Arc<Anchoring>>,
+    cells: Arc<Cells>,
+    mesh: Mesh,
+    role: watch::Sender<Role>,
+    introduction: finder::Introduction,
+}
+
+impl Office {
+    /// Begins to coordinate.
+    fn take(&mut self, tasks: &mut JoinSet<()>, coordinator: &Arc<Coordinator>) {
+        let brief = CellBrief {
+            cell: coordinator.cell,
+            founding: coordinator.founding.clone(),
+            coordinator: coordinator.node(),
+            addresses: Vec::new(),
+            has_jobs: false,
+        };
+        self.introduction.send_modify(|hello| hello.cell = Some(brief.clone()));
+        self.cells.belong(brief);
+        tasks.spawn(notary::run(coordinator.clone()));
+        tasks.spawn(notary::tell_former(coordinator.clone()));
+        tasks.spawn(keep_introduced(coordinator.clone(), self.cells.clone()));
+        tasks.spawn(accept_sessions(coordinator.clone()));
+        tasks.spawn(control::serve(self.mesh.clone(), coordinator.clone()));
+        tasks.spawn(schedule::run(coordinator.clone()));
+        tasks.spawn(publish::run(coordinator.clone()));
+        if let Some(listener) = self.listener.take() {
+            tracing::info!(address = ?listener.local_addr().ok(), "the ledger is served over http");
+            tasks.spawn(wc_api::log::serve(listener, self.log.clone()));
+        }
+        if let Some(anchoring) = self.anchoring.clone() {
+            tasks.spawn(anchor::run(coordinator.clone(), anchoring));
+        }
+        self.role.send_replace(Role::Coordinating(coordinator.clone()));
     }
 }
 
