@@ -147,11 +147,7 @@ async fn two_islands_with_jobs_in_flight_merge_within_a_minute_and_nothing_is_lo
     younger.nodes[0].start();
     older.nodes[1].start();
 
-    younger
-        .until("the coordinator is back", async || {
-            matches!(younger.coordinator().cell(CellRequest::Cluster).await, Response::Cluster(_))
-        })
-        .await;
+    is_back(&younger).await;
     let more = younger.submit(&kernel, work(6)).await;
     for (island, job) in [(&older, long[0]), (&younger, long[1]), (&younger, more)] {
         let view = island.finished(job).await;
@@ -218,6 +214,10 @@ async fn status(node: &Node) -> DonorView {
     }
 }
 
+async fn is_back(island: &Federation) {
+    island.until("the coordinator is back", async || cluster_of(island.coordinator()).await.is_some()).await;
+}
+
 async fn cluster_of(node: &Node) -> Option<ClusterView> {
     match node.cell(CellRequest::Cluster).await {
         Response::Cluster(view) => Some(*view),
@@ -245,6 +245,7 @@ async fn a_donor_holds_its_report_while_the_coordinator_is_away_and_nothing_is_r
     // Longer than the donor waits between its tries, and than the usual grace.
     tokio::time::sleep(Duration::from_secs(6)).await;
     island.nodes[0].start();
+    is_back(&island).await;
     let view = island.finished(job).await;
     assert_eq!(view.phase, Phase::Verified, "{view:?}\n{}", island.logs());
     let cells = status(&island.nodes[1]).await.cells;

@@ -281,7 +281,8 @@ pub(crate) struct Island {
     pub found: mpsc::Sender<()>,
 }
 
-/// What peers said last, of those who could found an island.
+/// Peers who spoke of late, and whether they may found an island. Those who can be heard from here are as lost, or will
+/// notice it soon: what cell they named last says less than that nobody of a cell can be heard.
 #[derive(Default)]
 struct Castaways(HashMap<NodeId, (Instant, bool)>);
 
@@ -291,14 +292,14 @@ impl Castaways {
             self.0.retain(|_, (heard, _)| now.saturating_duration_since(*heard) < FRESH);
         }
         if self.0.len() < CASTAWAYS_MAX {
-            self.0.insert(node, (now, hello.coordinates && hello.cell.is_none()));
+            self.0.insert(node, (now, hello.coordinates));
         }
     }
 
-    /// Returns whether nobody with a lower id is as lost and may found an island as well.
+    /// Returns whether nobody with a lower id may found an island as well.
     fn is_lowest(&self, own: NodeId, now: Instant) -> bool {
         let fresh = |heard: &Instant| now.saturating_duration_since(*heard) < FRESH;
-        !self.0.iter().any(|(node, (heard, could))| *could && *node < own && fresh(heard))
+        !self.0.iter().any(|(node, (heard, may))| *may && *node < own && fresh(heard))
     }
 }
 
@@ -546,3 +547,6 @@ impl Watcher {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
