@@ -504,6 +504,8 @@ async fn serve_one(coordinator: &Arc<Coordinator>, node: NodeId, mut stream: Mes
 /// Streams to the coordinator that may wait for their next request. A stream that is opened for each would meet the
 /// coordinator's limit on new ones as soon as somebody's script asks often.
 const IDLE_STREAMS_MAX: usize = 4;
+/// Streams on which a question that may be asked twice is asked.
+const ASK_TRIES: u32 = 3;
 
 /// Passes requests on to the coordinator of this node's cell.
 pub(crate) struct Messenger {
@@ -537,9 +539,17 @@ impl Messenger {
             return response;
         }
         let asked = async {
-            let stream =
-                self.mesh.open(coordinator, version::CONTROL).await.map_err(|error| error.to_string())?;
-            self.converse(coordinator, stream, request).await.map_err(|error| error.to_string())
+            let mut tries = if looks { ASK_TRIES } else { 1 };
+            loop {
+                tries -= 1;
+                let stream =
+                    self.mesh.open(coordinator, version::CONTROL).await.map_err(|error| error.to_string())?;
+                match self.converse(coordinator, stream, request).await {
+                    // The path may have ended under it; there may be another one.
+                    Err(LinkError::Io(_) | LinkError::Closed) if tries > 0 => {}
+                    answer => return answer.map_err(|error| error.to_string()),
+                }
+            }
         };
         match tokio::time::timeout(patience, asked).await {
             Ok(Ok(response)) => response,

@@ -220,7 +220,7 @@ pub struct NodeArgs {
 pub enum RelayCommand {
     /// Relay until this command is stopped; lend nothing and coordinate nothing
     #[command(after_help = "Examples:\n  \
-        worldcompute relay run --external-address /ip4/203.0.113.7/tcp/19999 --external-address /ip4/203.0.113.7/udp/19999/quic-v1\n  \
+        worldcompute relay run\n  \
         worldcompute relay run --wss-listen --wss-cert fullchain.pem --wss-key privkey.pem \\\n    \
         --external-address /dns4/relay.example/tcp/443/tls/ws --relay-rate 20MiB\n\n\
         What passes is encrypted between its ends: a relay sees who talks to whom, and how much.")]

@@ -8,14 +8,14 @@ use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::{
     PeerId, StreamProtocol, Swarm, allow_block_list, autonat, connection_limits, dcutr, identify, identity,
-    kad, mdns, memory_connection_limits, ping, relay,
+    kad, mdns, memory_connection_limits, relay,
 };
 
 use crate::config::{DhtRole, MeshConfig};
 use crate::relay::shape::Shaper;
 use crate::stream::{self, Registry};
 use crate::transport::{BuildError, Ways};
-use crate::{gate, observe};
+use crate::{gate, observe, pulse};
 
 /// Protocol id that identify carries; nodes that say anything else are not ours.
 pub const PROTOCOL_VERSION: &str = wc_proto::version::IDENTIFY;
@@ -24,9 +24,6 @@ pub const KADEMLIA_PROTOCOL: &str = "/worldcompute/kad/1.0.0";
 
 /// Streams that one connection may have half negotiated.
 const STREAMS_NEGOTIATING_MAX: usize = 128;
-/// Pause between pings. Twice a dead peer's grace; one ping costs about 20 µs of processor time.
-const PING_INTERVAL: Duration = Duration::from_secs(20);
-const PING_TIMEOUT: Duration = Duration::from_secs(15);
 /// Share of this machine's memory beyond which this process takes no new connections.
 const MEMORY_SHARE_MAX: f64 = 0.5;
 /// One Kademlia query; the catalogue's figure.
@@ -40,10 +37,11 @@ pub(crate) struct Behaviour {
     memory: memory_connection_limits::Behaviour,
     gate: gate::Behaviour,
     pub(crate) identify: observe::Behaviour,
-    ping: ping::Behaviour,
     pub(crate) kad: kad::Behaviour<MemoryStore>,
     mdns: Toggle<mdns::tokio::Behaviour>,
     pub(crate) streams: stream::Behaviour,
+    // After the streams, which make what it looks at.
+    pulse: pulse::Behaviour,
     circuits: relay::client::Behaviour,
     relay: Toggle<relay::Behaviour>,
     reachable: autonat::v2::client::Behaviour,
@@ -128,12 +126,10 @@ fn behaviour(
             limits.connections_per_prefix_per_minute,
         ),
         identify: observe::Behaviour::new(identify::Behaviour::new(identify)),
-        ping: ping::Behaviour::new(
-            ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT),
-        ),
         kad: kademlia(local),
         mdns: Toggle::from(mdns),
-        streams: stream::Behaviour::new(registry),
+        streams: stream::Behaviour::new(registry.clone()),
+        pulse: pulse::Behaviour::new(registry),
         circuits,
         relay: Toggle::from(
             config.reach.relay.as_ref().map(|limits| relay::Behaviour::new(local, limits.to_config())),

@@ -1,6 +1,7 @@
 //! What a mesh must be told before it starts, and how much it may hold.
 
 use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use libp2p::Multiaddr;
@@ -95,14 +96,15 @@ pub struct TransportConfig {
     pub dns: DnsConfig,
 }
 
-/// Returns `/ip4/0.0.0.0` on the default TCP and QUIC ports.
+/// Returns every interface on the default TCP and QUIC ports, over IPv4 and IPv6.
 pub fn listen_default() -> Vec<Multiaddr> {
     use libp2p::multiaddr::Protocol;
-    let any = Multiaddr::from(std::net::Ipv4Addr::UNSPECIFIED);
-    vec![
-        any.clone().with(Protocol::Tcp(PORT_DEFAULT)),
-        any.with(Protocol::Udp(PORT_DEFAULT)).with(Protocol::QuicV1),
-    ]
+    let families = [Multiaddr::from(Ipv4Addr::UNSPECIFIED), Multiaddr::from(Ipv6Addr::UNSPECIFIED)];
+    let both = |any: Multiaddr| {
+        let quic = any.clone().with(Protocol::Udp(PORT_DEFAULT)).with(Protocol::QuicV1);
+        [any.with(Protocol::Tcp(PORT_DEFAULT)), quic]
+    };
+    families.into_iter().flat_map(both).collect()
 }
 
 /// Ways to find nodes without being told about them.

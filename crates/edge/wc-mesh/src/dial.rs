@@ -3,7 +3,7 @@
 //! ```text
 //! queued ──next──► in flight ──established──► waiting for identify ──admitted──► done
 //!   ▲                 │  │
-//!   │ 250 ms pass     │  └─ failed: next address; none left: every waiter learns all causes
+//!   │ head start over │  └─ failed: next address; none left: every waiter learns all causes
 //!   └─────────────────┘
 //! ```
 
@@ -20,11 +20,15 @@ use wc_types::NodeId;
 
 use crate::address::{Transport, rank, transport_of};
 use crate::event::{DialAttempt, DialOutcome};
+use crate::path::{before_circuit, relay_of};
 use crate::resolve::in_turns;
 use crate::transport::{Disbelief, NamedError, ProxyError};
 
-/// Head start of one address over the next (RFC 8305 recommends 250 ms).
-pub(crate) const STAGGER: Duration = Duration::from_millis(250);
+/// Head start of one transport over the next (RFC 8305 recommends 250 ms): QUIC needs one round trip and TCP three, so
+/// what is preferred wins where it works (NET-20), and where it is blocked nobody waits for its failure.
+const HEAD_START: Duration = Duration::from_millis(250);
+/// Head start of one address over another one of the same transport.
+const TURN: Duration = Duration::from_millis(50);
 /// Pause of the higher and of the lower node before they dial again after their dials crossed.
 pub(crate) const CROSSED_PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(150)];
 /// Addresses of one node that are tried in one go.
@@ -114,9 +118,29 @@ pub(crate) struct Plan {
     pub(crate) relays: HashSet<PeerId>,
     /// A Kademlia query for more addresses is under way.
     pub(crate) searching: bool,
+    /// Circuits that wait for a connection to their relay.
+    pub(crate) waiting: Vec<(PeerId, Multiaddr)>,
+    /// Only circuits need the connection, which keep it while they last.
+    pub(crate) passing: bool,
+}
+
+/// Returns how long after the dial of `addr` the one of `next` begins.
+pub(crate) fn head_start(addr: &Multiaddr, next: &Multiaddr) -> Duration {
+    if transport_of(addr) == transport_of(next) { TURN } else { HEAD_START }
 }
 
 impl Plan {
+    /// Returns a plan of which, `passing`, only circuits need the connection.
+    pub(crate) fn in_passing(passing: bool) -> Self {
+        Self { passing, ..Self::default() }
+    }
+
+    /// Returns where the circuits that are still to be tried say that `relay` is.
+    pub(crate) fn ways_to(&self, relay: &PeerId) -> Vec<Multiaddr> {
+        let through = self.queued.iter().filter(|addr| relay_of(addr).as_ref() == Some(relay));
+        through.filter_map(before_circuit).collect()
+    }
+
     /// Adds addresses that were not tried yet, best first.
     pub(crate) fn extend(&mut self, addrs: impl IntoIterator<Item = Multiaddr>) {
         for addr in addrs {
@@ -129,6 +153,16 @@ impl Plan {
         for equals in queued.chunk_by_mut(|a, b| rank(a) == rank(b)) {
             take_turns(equals);
         }
+    }
+
+    /// Moves addresses behind all others: they are of a network that this machine is not in.
+    pub(crate) fn put_last(&mut self, foreign: impl Fn(&Multiaddr) -> bool) {
+        self.queued.make_contiguous().sort_by_key(foreign);
+    }
+
+    /// Returns how long after the dial of `addr` the next one begins; nothing if there is none.
+    pub(crate) fn head_start(&self, addr: &Multiaddr) -> Option<Duration> {
+        self.queued.front().map(|next| head_start(addr, next))
     }
 
     /// Returns the next address to try.
@@ -146,14 +180,22 @@ impl Plan {
         true
     }
 
+    /// Puts addresses whose turn has come before all others.
+    pub(crate) fn put_first(&mut self, addrs: impl Iterator<Item = Multiaddr>) {
+        for addr in addrs {
+            self.queued.push_front(addr);
+        }
+    }
+
     /// Forgets the addresses that are no longer needed.
     pub(crate) fn settle(&mut self) {
         self.queued.clear();
+        self.waiting.clear();
     }
 
     /// Returns whether nothing that is under way can still succeed.
     pub(crate) fn is_exhausted(&self) -> bool {
-        self.queued.is_empty() && self.in_flight.is_empty() && !self.searching
+        self.queued.is_empty() && self.in_flight.is_empty() && self.waiting.is_empty() && !self.searching
     }
 }
 
@@ -313,6 +355,34 @@ mod tests {
             std::iter::from_fn(|| plan.next()).count(),
             ADDRS_MAX - 3,
             "addresses of one node are bounded"
+        );
+    }
+
+    #[test]
+    fn a_transport_has_a_head_start_and_an_address_of_the_same_only_a_turn() {
+        let addr = |text: &str| text.parse::<Multiaddr>().unwrap();
+        let mut plan = Plan::default();
+        plan.extend(
+            ["/ip4/8.8.8.8/tcp/443/tls/ws", "/ip4/8.8.8.8/udp/1/quic-v1", "/ip4/8.8.4.4/udp/1/quic-v1"]
+                .map(addr),
+        );
+        plan.extend([addr("/ip4/192.168.7.7/tcp/1")]);
+        plan.put_last(|addr| addr.to_string().contains("192.168"));
+        let mut starts = vec![];
+        let mut at = Duration::ZERO;
+        while let Some(next) = plan.next() {
+            starts.push((next.to_string(), at.as_millis()));
+            at += plan.head_start(&next).unwrap_or_default();
+        }
+        let starts: Vec<(&str, u128)> = starts.iter().map(|(addr, at)| (addr.as_str(), *at)).collect();
+        assert_eq!(
+            starts,
+            [
+                ("/ip4/8.8.8.8/udp/1/quic-v1", 0),
+                ("/ip4/8.8.4.4/udp/1/quic-v1", 50),
+                ("/ip4/8.8.8.8/tcp/443/tls/ws", 300),
+                ("/ip4/192.168.7.7/tcp/1", 550),
+            ]
         );
     }
 

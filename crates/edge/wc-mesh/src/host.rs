@@ -12,9 +12,10 @@ mod peers;
 mod reach;
 mod seeds;
 mod timers;
+mod vitality;
 
-use std::collections::{HashMap, HashSet};
-use std::net::UdpSocket;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures::StreamExt;
@@ -23,7 +24,8 @@ use libp2p::core::transport::{ListenerId, PortUse};
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, Swarm, identify, identity, kad, mdns, ping, relay};
+use libp2p::{Multiaddr, PeerId, Swarm, identify, identity, kad, mdns, relay};
+use socket2::{Domain, Socket, Type};
 use tokio::sync::{mpsc, watch};
 use wc_proto::peer::announce::Announcement;
 use wc_proto::peer::beacon::Port;
@@ -37,8 +39,8 @@ use crate::behaviour::{
 };
 use crate::config::MeshConfig;
 use crate::dial::{
-    BACKOFF_FIRST, BACKOFF_MAX, CROSSED_PAUSES, DialError, Plan, STAGGER, Waiter, answer, conclude,
-    interceptor_of, may_have_crossed, outcome_of, root_cause,
+    BACKOFF_FIRST, BACKOFF_MAX, CROSSED_PAUSES, DialError, Plan, Waiter, answer, conclude, interceptor_of,
+    may_have_crossed, outcome_of, root_cause,
 };
 use crate::discovery::beacon::{self, News, Sighting, port_of};
 use crate::discovery::dial_delay;
@@ -48,10 +50,11 @@ use crate::exchange::{self, Heard, Window};
 use crate::mapping::PortMapping;
 use crate::mesh::{Command, PeerInfo, StartError};
 use crate::nat::Evidence;
-use crate::path::{is_dialable, relay_of};
-use crate::relay::RelayCounters;
+use crate::path::{before_circuit, ip_of, is_dialable, is_foreign, is_scoped, relay_of};
+use crate::pulse::Life;
 use crate::relay::keeper::Keeper;
 use crate::relay::shape::Shaper;
+use crate::relay::{Granted, RelayCounters};
 use crate::stream::{Refused, Registry};
 use crate::transport::Ways;
 use book::Book;
@@ -66,8 +69,6 @@ const AVOIDED_MAX: usize = 4096;
 const KEPT_MAX: usize = 4096;
 /// Attempts to reach a node that mDNS found: it tells of a node once, so one lost packet must not be the end.
 const MDNS_TRIES: u8 = 6;
-/// Pings in a row that may fail before the connection counts as dead.
-const PING_FAILURES_MAX: u8 = 2;
 /// Longest agent version kept from a peer, in characters.
 const AGENT_CHARS_MAX: usize = 128;
 /// Beacon sightings that wait for the swarm task.
@@ -102,6 +103,10 @@ enum Due {
     Ask,
     /// A peer that is connected through a relay only.
     Improve(PeerId),
+    /// This machine's addresses have changed.
+    Network,
+    /// The next address that may be better than a circuit gets its chance.
+    ImproveNext(PeerId),
     /// A circuit beside a direct path.
     Retire(PeerId, ConnectionId),
 }
@@ -139,7 +144,6 @@ struct Peer {
     agent_version: String,
     rtt: Option<Duration>,
     since: SystemTime,
-    ping_failures: u8,
     /// Whether it offers to relay.
     relays: bool,
     /// Why we are about to close the last connection, if it was our decision.
@@ -153,6 +157,9 @@ struct Link {
     addr: Multiaddr,
     /// Our end, as the connection names it.
     local: Multiaddr,
+    /// The address of this machine that it goes out from, as far as that is known.
+    source: Option<std::net::IpAddr>,
+    life: Arc<Life>,
     /// Dialled from the port that we listen on.
     reused: bool,
     round_trip_at: Option<Instant>,
@@ -173,7 +180,7 @@ pub(crate) struct Host {
     news: Option<mpsc::Receiver<News>>,
     ports: watch::Sender<Vec<Port>>,
     listeners: HashMap<ListenerId, bool>,
-    _port_guards: Vec<UdpSocket>,
+    _port_guards: Vec<Socket>,
     peers: HashMap<PeerId, Peer>,
     dialling: HashMap<ConnectionId, Dialling>,
     plans: HashMap<PeerId, Plan>,
@@ -196,10 +203,12 @@ pub(crate) struct Host {
     forwarded: HashMap<Transport, Multiaddr>,
     contacted: HashSet<std::net::IpAddr>,
     contacts_forgotten: bool,
+    /// Addresses that may be better than the circuits we have.
+    improving: HashMap<PeerId, VecDeque<Multiaddr>>,
     upgrades: reach::Upgrades,
     shaper: Option<Shaper>,
     relayed: RelayCounters,
-    reserved: HashSet<PeerId>,
+    granted: Granted,
     table: Table,
     faults: Faults,
     own: Option<Signed<Announcement>>,
@@ -209,10 +218,12 @@ pub(crate) struct Host {
     fresh: Vec<(NodeId, NodeId)>,
     asked: usize,
     mingle_pause: Duration,
+    /// The listeners know their first addresses; others mean that the network has changed.
+    settled: bool,
 }
 
 impl Host {
-    /// Builds the host, binds its listeners and starts the first dials. Nothing moves until it is polled.
+    /// Builds the host and binds its listeners. Nothing moves until it is polled.
     pub(crate) fn new(
         config: MeshConfig,
         registry: Registry,
@@ -268,10 +279,11 @@ impl Host {
             forwarded: HashMap::new(),
             contacted: HashSet::new(),
             contacts_forgotten: false,
+            improving: HashMap::new(),
             upgrades: reach::Upgrades::default(),
             shaper,
             relayed: RelayCounters::default(),
-            reserved: HashSet::new(),
+            granted: Granted::default(),
             table: Table::new(config.network.clone(), node),
             faults: Faults::default(),
             own: None,
@@ -281,6 +293,7 @@ impl Host {
             fresh: Vec::new(),
             asked: usize::from(node.0[0]),
             mingle_pause: peers::MINGLE.0,
+            settled: false,
             config,
         };
         host.listen()?;
@@ -294,9 +307,6 @@ impl Host {
             let network = host.config.network.clone();
             tokio::spawn(beacon::run(node, network, boot, host.ports.subscribe(), news));
         }
-        for seed in 0..host.seeds.len() {
-            host.dial_seed(seed);
-        }
         Ok(host)
     }
 
@@ -304,8 +314,23 @@ impl Host {
         self.node
     }
 
-    /// Runs until every listener knows an address, or two seconds have passed.
+    /// Runs until every listener knows an address, or two seconds have passed; then dials the seeds.
     pub(crate) async fn settle(&mut self) {
+        self.find_listeners().await;
+        self.settled = true;
+        // Not before: only who knows its listeners can dial from their ports, which is what holes are punched with. And all
+        // addresses of a node before the first of them is dialled, so that the best one is.
+        for seed in &self.seeds {
+            if let (bare, Some(peer)) = split_node(&seed.addr) {
+                self.book.add(peer, [bare]);
+            }
+        }
+        for seed in 0..self.seeds.len() {
+            self.dial_seed(seed);
+        }
+    }
+
+    async fn find_listeners(&mut self) {
         let deadline = tokio::time::Instant::now() + SETTLE_TIMEOUT;
         while self.listeners.values().any(|ready| !ready) {
             match tokio::time::timeout_at(deadline, self.swarm.select_next_some()).await {
@@ -365,6 +390,10 @@ impl Host {
         // nodes of one user would both succeed on 19999 and the kernel would deal connections out between them. A UDP
         // socket of the same number, QUIC's or a guard of ours, decides whose port it is.
         let mut wanted = self.config.listen.clone();
+        if wanted.iter().any(|addr| !is_any_v6(addr)) && !speaks_ipv6() {
+            wanted.retain(|addr| !is_any_v6(addr));
+            tracing::debug!("this machine does not speak IPv6");
+        }
         wanted.sort_by_key(|addr| transport_of(addr) != Some(Transport::Quic));
         let mut ours = HashSet::new();
         let mut last_cause = None;
@@ -418,15 +447,15 @@ impl Host {
         match parts.next() {
             Some(Protocol::Udp(port)) if port != 0 => {
                 // Bound and let go: QUIC binds it next, and fails itself if somebody was faster.
-                UdpSocket::bind((ip, port))?;
+                guard(ip, port, Type::DGRAM)?;
                 ours.insert((ip, port));
                 Ok(())
             }
             Some(Protocol::Tcp(port)) if port != 0 => {
                 if ours.insert((ip, port)) {
-                    self._port_guards.push(UdpSocket::bind((ip, port))?);
+                    self._port_guards.push(guard(ip, port, Type::DGRAM)?);
                 }
-                std::net::TcpListener::bind((ip, port)).map(drop)
+                guard(ip, port, Type::STREAM).map(drop)
             }
             _ => Ok(()),
         }
@@ -450,7 +479,8 @@ impl Host {
                 // What everybody can use comes first: whoever passes our addresses on may pass on the first ones only.
                 let mut addrs = self.external.clone();
                 addrs.extend(self.keeper.circuits());
-                addrs.extend(self.swarm.listeners().filter(|addr| !is_circuit(addr)).cloned());
+                let own = self.swarm.listeners().filter(|addr| !is_circuit(addr) && !is_scoped(addr));
+                addrs.extend(own.cloned());
                 let addrs = addrs.into_iter().map(|addr| with_node(addr, self.local)).collect();
                 let _ = reply.send(addrs);
             }
@@ -551,6 +581,13 @@ impl Host {
         }
     }
 
+    /// Notes the addresses of a seed again: it stays one, however often they have failed.
+    fn book_seeds_of(&mut self, peer: &PeerId) {
+        for seed in self.seeds.iter().filter(|seed| seed.peer.as_ref() == Some(peer)) {
+            self.book.add(*peer, [split_node(&seed.addr).0]);
+        }
+    }
+
     fn dial_seed(&mut self, index: usize) {
         let Some(seed) = self.seeds.get(index) else { return };
         let (bare, _) = split_node(&seed.addr);
@@ -584,7 +621,9 @@ impl Host {
         let refusal = match node_of(&peer) {
             _ if peer == self.local => Some(DialError::Ourselves),
             Some(node) if self.banned.contains(&peer) => Some(DialError::Banned { node }),
-            Some(node) if self.peers.get(&peer).is_some_and(|state| state.admitted) => {
+            Some(node)
+                if self.is_reached(&peer) && self.peers.get(&peer).is_some_and(|state| state.admitted) =>
+            {
                 return answer(waiter.into_iter().collect(), &Ok(node));
             }
             Some(_) => None,
@@ -595,16 +634,22 @@ impl Host {
         if let Some(refusal) = refusal {
             return answer(waiter.into_iter().collect(), &Err(refusal));
         }
-        let connected = self.peers.contains_key(&peer);
+        let connected = self.is_reached(&peer);
+        let asked_for = only.is_some();
         let addrs = only.unwrap_or_else(|| self.book.addrs(&peer));
+        let addrs = if asked_for { addrs } else { self.without_false_neighbours(addrs) };
         let can_search = addrs.is_empty() && !connected;
         let plan = self.plans.entry(peer).or_default();
+        plan.passing &= waiter.is_none() && asked_for;
         plan.waiters.extend(waiter);
         if connected {
             // Its identification is on the way.
             return;
         }
         plan.extend(addrs);
+        if !asked_for {
+            plan.put_last(is_foreign);
+        }
         if can_search && !plan.searching && self.swarm.behaviour_mut().kad.kbuckets().next().is_some() {
             let query = self.swarm.behaviour_mut().kad.get_closest_peers(peer);
             self.searches.insert(query, peer);
@@ -618,15 +663,30 @@ impl Host {
         }
     }
 
+    /// Returns the addresses of one node without its loopback ones, unless it may be on this machine.
+    fn without_false_neighbours(&self, mut addrs: Vec<Multiaddr>) -> Vec<Multiaddr> {
+        let ours = |addr: &Multiaddr| self.swarm.listeners().any(|own| ip_of(own) == ip_of(addr));
+        let elsewhere = addrs.iter().any(|addr| !is_loopback(addr) && !is_circuit(addr));
+        let beside = addrs.iter().any(|addr| !is_loopback(addr) && !is_circuit(addr) && ours(addr));
+        if elsewhere && !beside {
+            addrs.retain(|addr| !is_loopback(addr));
+        }
+        addrs
+    }
+
     /// Starts the next attempt of a plan, or ends the plan.
     fn dial_next(&mut self, peer: PeerId) {
         while let Some(addr) = self.plans.get_mut(&peer).and_then(Plan::next) {
-            // All addresses of a relay that we are connected to lead over that connection: one try is enough.
-            if let Some(relay) = relay_of(&addr)
-                && self.peers.get(&relay).is_some_and(|state| state.admitted)
-                && self.plans.get_mut(&peer).is_some_and(|plan| !plan.relays.insert(relay))
-            {
-                continue;
+            if let Some(relay) = relay_of(&addr).filter(|relay| *relay != peer) {
+                // All addresses of a relay lead over one connection to it: one try is enough.
+                let again = self.plans.get_mut(&peer).is_some_and(|plan| !plan.relays.insert(relay));
+                if !self.has_direct_link(&relay) {
+                    self.call_relay(peer, relay, addr, again);
+                    continue;
+                }
+                if again {
+                    continue;
+                }
             }
             self.on_contact(&addr);
             let opts = DialOpts::peer_id(peer)
@@ -634,14 +694,16 @@ impl Host {
                 .addresses(vec![addr.clone()])
                 .build();
             let id = opts.connection_id();
-            let dialling = Dialling { addr, peer: Some(peer), seed: None, waiters: Vec::new() };
+            let dialling = Dialling { addr: addr.clone(), peer: Some(peer), seed: None, waiters: Vec::new() };
             match self.swarm.dial(opts) {
                 Ok(()) => {
                     self.dialling.insert(id, dialling);
                     if let Some(plan) = self.plans.get_mut(&peer) {
                         plan.in_flight.insert(id);
                     }
-                    self.timers.after(STAGGER, Due::Stagger(peer));
+                    if let Some(pause) = self.plans.get(&peer).and_then(|plan| plan.head_start(&addr)) {
+                        self.timers.after(pause, Due::Stagger(peer));
+                    }
                     return;
                 }
                 Err(error) => {
@@ -651,7 +713,7 @@ impl Host {
             }
         }
         let Some(plan) = self.plans.get(&peer).filter(|plan| plan.is_exhausted()) else { return };
-        if self.peers.contains_key(&peer) {
+        if self.is_reached(&peer) {
             return;
         }
         let error = match node_of(&peer) {
@@ -659,6 +721,70 @@ impl Host {
             Some(_) | None => DialError::Unreachable { attempts: plan.attempts.clone() },
         };
         self.give_up(peer, error);
+    }
+
+    /// Returns whether circuits can be opened at `relay` now.
+    fn has_direct_link(&self, relay: &PeerId) -> bool {
+        self.peers.get(relay).is_some_and(|state| {
+            state.links.iter().any(|link| link.transport != Transport::Relay && !link.life.is_doubted())
+        })
+    }
+
+    /// Connects to `relay`, because `circuit` leads through it to `peer`. The library would do that with one address only,
+    /// and give the circuit up if we are dialling the relay already.
+    fn call_relay(&mut self, peer: PeerId, relay: PeerId, circuit: Multiaddr, again: bool) {
+        let mut ways: Vec<Multiaddr> = before_circuit(&circuit).into_iter().collect();
+        if let Some(plan) = self.plans.get_mut(&peer) {
+            ways.extend(plan.ways_to(&relay));
+            if !again {
+                plan.waiting.push((relay, circuit));
+            }
+        }
+        ways.extend(self.book.addrs(&relay).into_iter().filter(|addr| !is_circuit(addr)));
+        if !self.plans.contains_key(&relay) {
+            self.plans.insert(relay, Plan::in_passing(!self.is_sought(&relay)));
+        }
+        self.seek_at(relay, Some(ways), None);
+        // Whoever may not be dialled has no plan that could end.
+        if self.plans.get(&relay).is_none_or(Plan::is_exhausted) && !self.has_direct_link(&relay) {
+            self.plans.remove(&relay);
+            self.on_relay_failed(relay);
+        }
+    }
+
+    /// Opens the circuits that waited for a connection to `relay`.
+    fn on_relay_there(&mut self, relay: PeerId) {
+        for peer in self.waiting_for(&relay) {
+            let Some(plan) = self.plans.get_mut(&peer) else { continue };
+            let (there, waiting) =
+                std::mem::take(&mut plan.waiting).into_iter().partition(|(of, _)| *of == relay);
+            plan.waiting = waiting;
+            let there: Vec<(PeerId, Multiaddr)> = there;
+            plan.relays.remove(&relay);
+            plan.put_first(there.into_iter().map(|(_, circuit)| circuit));
+            self.dial_next(peer);
+        }
+    }
+
+    /// Gives up the circuits that waited for a connection to `relay`.
+    fn on_relay_failed(&mut self, relay: PeerId) {
+        for peer in self.waiting_for(&relay) {
+            let Some(plan) = self.plans.get_mut(&peer) else { continue };
+            let (lost, waiting): (Vec<_>, Vec<_>) =
+                std::mem::take(&mut plan.waiting).into_iter().partition(|(of, _)| *of == relay);
+            plan.waiting = waiting;
+            for (_, circuit) in lost {
+                let cause = "its relay is not reached".to_owned();
+                let outcome = DialOutcome::TransportError(cause.clone());
+                self.note_attempt(peer, conclude(circuit, outcome, Some(cause)));
+            }
+            self.dial_next(peer);
+        }
+    }
+
+    fn waiting_for(&self, relay: &PeerId) -> Vec<PeerId> {
+        let waits = |plan: &Plan| plan.waiting.iter().any(|(of, _)| of == relay);
+        self.plans.iter().filter(|(_, plan)| waits(plan)).map(|(peer, _)| *peer).collect()
     }
 
     fn note_attempt(&mut self, peer: PeerId, attempt: DialAttempt) {
@@ -678,7 +804,11 @@ impl Host {
         if let Some(plan) = self.plans.remove(&peer) {
             answer(plan.waiters, &Err(error));
         }
-        self.retry_later(peer);
+        // Where there is a connection in doubt, its end brings us back.
+        if !self.peers.contains_key(&peer) {
+            self.retry_later(peer);
+        }
+        self.on_relay_failed(peer);
     }
 
     fn retry_later(&mut self, peer: PeerId) {
@@ -804,16 +934,13 @@ impl Host {
     fn on_due(&mut self, due: Due) {
         match due {
             Due::Dial(peer) | Due::Retry(peer) => {
-                // A seed stays one, however often its address has failed.
-                for seed in self.seeds.iter().filter(|seed| seed.peer == Some(peer)) {
-                    self.book.add(peer, [split_node(&seed.addr).0]);
-                }
+                self.book_seeds_of(&peer);
                 if !self.peers.contains_key(&peer) && !self.is_avoided(&peer) {
                     self.seek(peer, None);
                 }
             }
             Due::Stagger(peer) => {
-                if !self.peers.contains_key(&peer) && self.plans.contains_key(&peer) {
+                if !self.is_reached(&peer) && self.plans.contains_key(&peer) {
                     self.dial_next(peer);
                 }
             }
@@ -831,6 +958,8 @@ impl Host {
             Due::Spread => self.spread(),
             Due::Ask => self.ask_around(),
             Due::Improve(peer) => self.improve(peer),
+            Due::ImproveNext(peer) => self.improve_next(peer),
+            Due::Network => self.on_network(),
             Due::Retire(peer, id) => self.retire(peer, id),
         }
     }
@@ -860,7 +989,11 @@ impl Host {
                 self.on_listeners_changed(false);
                 self.listeners.insert(listener_id, true);
                 tracing::info!(addr = %address, "listening");
-                self.events.send(MeshEvent::Listening { addr: with_node(address, self.local) });
+                if self.settled && !is_loopback(&address) {
+                    self.network_soon();
+                }
+                self.events.send(MeshEvent::Listening { addr: with_node(address.clone(), self.local) });
+                self.on_public_address(&address);
                 self.announce_ports();
             }
             SwarmEvent::ExpiredListenAddr { address, .. } => {
@@ -870,6 +1003,7 @@ impl Host {
                 // An address of this machine is gone: what others saw was seen on another network.
                 self.on_listeners_changed(true);
                 tracing::info!(addr = %address, "no longer listening");
+                self.on_address_lost(&address);
                 self.announce_ports();
             }
             SwarmEvent::ListenerClosed { listener_id, addresses, reason } => {
@@ -925,7 +1059,8 @@ impl Host {
         // Of our own plan only: the library's own dials punch holes, or answer who asked us to dial back.
         let duplicate = dialling.is_some()
             && self.peers.get(&peer).is_some_and(|state| {
-                let as_good = |link: &Link| circuit || link.transport != Transport::Relay;
+                let as_good =
+                    |link: &Link| !link.life.is_doubted() && (circuit || link.transport != Transport::Relay);
                 state.links.iter().any(|link| link.direction == Direction::Outbound && as_good(link))
             });
         let replaces_circuit = !circuit
@@ -939,7 +1074,7 @@ impl Host {
         plan.settle();
         let mut wanted = direction == Direction::Inbound || replaces_circuit;
         if let Some(dialling) = dialling {
-            wanted = true;
+            wanted = !plan.passing;
             plan.waiters.extend(dialling.waiters);
             if let Some(seed) = dialling.seed.and_then(|index| self.seeds.get_mut(index)) {
                 seed.peer = Some(peer);
@@ -952,6 +1087,7 @@ impl Host {
                 answer(plan.waiters, &Err(error));
             }
             self.swarm.close_connection(id);
+            self.on_relay_failed(peer);
             return;
         };
         if duplicate {
@@ -961,13 +1097,14 @@ impl Host {
             self.swarm.behaviour_mut().streams.release(peer, id);
         }
         let transport = transport_of(&addr).unwrap_or(Transport::Tcp);
+        let source = vitality::source(&addr, &local);
+        let life = self.registry.life(&peer, id);
         let state = self.peers.entry(peer).or_insert_with(|| Peer {
             links: Vec::new(),
             admitted: false,
             agent_version: String::new(),
             rtt: None,
             since: SystemTime::now(),
-            ping_failures: 0,
             relays: false,
             farewell: None,
         });
@@ -975,6 +1112,8 @@ impl Host {
             id,
             addr,
             local,
+            source,
+            life,
             reused,
             round_trip_at: None,
             transport,
@@ -982,8 +1121,14 @@ impl Host {
             inspected,
             fallback,
         });
+        if !duplicate {
+            self.compare_links(&peer, id);
+        }
         if replaces_circuit && !duplicate {
             self.leave_circuits(peer);
+        }
+        if !circuit && !duplicate {
+            self.on_relay_there(peer);
         }
         let Some(state) = self.peers.get(&peer) else { return };
         if !known {
@@ -1002,7 +1147,7 @@ impl Host {
             return;
         }
         let Some(state) = self.peers.remove(&peer) else { return };
-        self.reserved.remove(&peer);
+        self.granted.leave(&peer);
         let Some(node) = node_of(&peer) else { return };
         let cause = state.farewell.or(cause).unwrap_or_else(|| "closed".to_owned());
         if state.admitted {
@@ -1013,6 +1158,7 @@ impl Host {
             answer(plan.waiters, &Err(DialError::Unidentified { node, cause }));
         }
         self.retry_later(peer);
+        self.on_relay_failed(peer);
         self.mingle_soon();
     }
 
@@ -1025,32 +1171,13 @@ impl Host {
                 tracing::debug!(%peer_id, cause = root_cause(&error), "identify failed");
             }
             BehaviourEvent::Identify(_) => {}
-            BehaviourEvent::Ping(ping::Event { peer, connection, result }) => {
-                let Some(state) = self.peers.get_mut(&peer) else { return };
-                match result {
-                    Ok(rtt) => {
-                        state.rtt = Some(rtt);
-                        state.ping_failures = 0;
-                        if let Some(link) = state.links.iter_mut().find(|link| link.id == connection) {
-                            link.round_trip_at = Some(Instant::now());
-                        }
-                    }
-                    Err(ping::Failure::Unsupported) => {}
-                    Err(error) => {
-                        state.ping_failures += 1;
-                        if state.ping_failures >= PING_FAILURES_MAX {
-                            state.farewell = Some(format!("does not answer pings: {error}"));
-                            self.swarm.close_connection(connection);
-                        }
-                    }
-                }
-            }
+            BehaviourEvent::Pulse(event) => self.on_pulse(event),
             BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {
                 let mut by_peer: HashMap<PeerId, Vec<Multiaddr>> = HashMap::new();
                 for (peer, addr) in found {
                     // Loopback addresses on the LAN are those of the machine that announces them.
                     let (bare, _) = split_node(&addr);
-                    if transport_of(&bare).is_some() && !is_loopback(&bare) {
+                    if transport_of(&bare).is_some() && !is_loopback(&bare) && !is_scoped(&bare) {
                         by_peer.entry(peer).or_default().push(bare);
                     }
                 }
@@ -1107,7 +1234,10 @@ impl Host {
         // Addresses on the peer's own loopback help only those on the same machine.
         let local = self.local;
         let usable = |addr: &Multiaddr| {
-            transport_of(addr).is_some() && (local_link || !is_loopback(addr)) && is_dialable(addr, &local)
+            transport_of(addr).is_some()
+                && (local_link || !is_loopback(addr))
+                && is_dialable(addr, &local)
+                && !is_scoped(addr)
         };
         let observed = info.observed_addr.clone();
         state.relays = info.protocols.contains(&relay::HOP_PROTOCOL_NAME);
@@ -1217,6 +1347,34 @@ fn dialled_addrs(error: &libp2p::swarm::DialError) -> Vec<Multiaddr> {
         | libp2p::swarm::DialError::LocalPeerId { address } => vec![address.clone()],
         _ => Vec::new(),
     }
+}
+
+/// Returns whether `addr` is every IPv6 address of this machine.
+fn is_any_v6(addr: &Multiaddr) -> bool {
+    matches!(addr.iter().next(), Some(Protocol::Ip6(ip)) if ip.is_unspecified())
+}
+
+fn speaks_ipv6() -> bool {
+    std::net::UdpSocket::bind((std::net::Ipv6Addr::LOCALHOST, 0)).is_ok()
+}
+
+/// Binds a port of this machine, of IPv6 without IPv4: the other family has listeners of its own.
+fn guard(ip: std::net::IpAddr, port: u16, kind: Type) -> std::io::Result<Socket> {
+    let addr = std::net::SocketAddr::new(ip, port);
+    let socket = Socket::new(Domain::for_address(addr), kind, None)?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // As the listeners do: what a connection that ended left behind does not hold the port.
+    #[cfg(unix)]
+    if kind == Type::STREAM {
+        socket.set_reuse_address(true)?;
+    }
+    socket.bind(&addr.into())?;
+    if kind == Type::STREAM {
+        socket.listen(1)?;
+    }
+    Ok(socket)
 }
 
 /// Returns `addr` with a port that the system picks.

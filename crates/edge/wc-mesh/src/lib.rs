@@ -33,6 +33,7 @@ mod mux;
 mod nat;
 mod observe;
 mod path;
+mod pulse;
 mod relay;
 mod resolve;
 mod status;

@@ -21,6 +21,8 @@ use crate::transport::BuildError;
 const COMMANDS_QUEUED_MAX: usize = 256;
 /// Time for connecting, where needed, and opening one stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
+/// Connections on which one stream is tried.
+const OPEN_TRIES: u32 = 3;
 
 /// One node's presence on the network. Cloning is cheap; the mesh stops when the last handle is gone.
 #[derive(Debug, Clone)]
@@ -205,12 +207,15 @@ impl Mesh {
             protocol_id(protocol).ok_or_else(|| OpenError::Malformed { protocol: protocol.to_owned() })?;
         let peer = peer_of(node);
         let opened = timeout(OPEN_TIMEOUT, async {
-            match self.registry.open(&peer, id.clone()).await {
-                Err(LinkError::NoLink) => {}
-                other => return Ok(other),
+            let mut tries = OPEN_TRIES;
+            loop {
+                tries -= 1;
+                match self.registry.open(&peer, id.clone()).await {
+                    // A connection that ends while a stream is opened on it says nothing about the next one.
+                    Err(LinkError::NoLink | LinkError::Io(_)) if tries > 0 => self.reach(node).await?,
+                    other => return Ok(other),
+                }
             }
-            self.reach(node).await?;
-            Ok(self.registry.open(&peer, id).await)
         })
         .await;
         let protocol = protocol.to_owned();

@@ -7,11 +7,15 @@ use std::collections::VecDeque;
 use std::future::{Ready, ready};
 use std::io;
 use std::pin::Pin;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
+use futures::task::AtomicWaker;
 use futures::{AsyncRead, AsyncWrite};
 use libp2p::core::muxing::{StreamMuxer, StreamMuxerEvent};
 use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo};
+use tokio::time::Sleep;
 use yamux::{Config, Connection, ConnectionError, Mode, Stream};
 
 /// Most bytes of one frame. A frame goes out whole, so on a slow link it delays the small ones behind it: 64 KiB are
@@ -22,6 +26,8 @@ const FRAME_BYTES_MAX: usize = 64 << 10;
 const WINDOW_BYTES_PER_STREAM: usize = 256 << 10;
 /// Streams that a peer has opened and nobody has taken yet; further ones are reset.
 const INBOUND_QUEUED_MAX: usize = 256;
+/// Time to send what is still to be sent when a connection is closed.
+const CLOSING_MAX: Duration = Duration::from_secs(1);
 
 /// Negotiates yamux.
 #[derive(Debug, Clone)]
@@ -78,21 +84,104 @@ pub(crate) struct Mux<C> {
     inbound: VecDeque<Stream>,
     /// Whoever waits for the next inbound stream.
     taker: Option<Waker>,
+    /// Runs while the connection is being closed.
+    closing: Option<Pin<Box<Sleep>>>,
+    // After the connection, so that whoever is woken finds it gone.
+    sleepers: Sleepers,
+}
+
+/// Whoever waits for bytes of one stream, or for room on it.
+#[derive(Debug, Default)]
+struct Sleeper {
+    reader: AtomicWaker,
+    writer: AtomicWaker,
+}
+
+/// The streams of one connection. The library wakes them when the other side ends a connection, but not when we do.
+#[derive(Debug, Default)]
+struct Sleepers {
+    all: Vec<Weak<Sleeper>>,
+    swept_at: usize,
+}
+
+impl Sleepers {
+    fn wrap(&mut self, stream: Stream) -> MuxStream {
+        if self.all.len() >= 2 * self.swept_at.max(16) {
+            self.all.retain(|sleeper| sleeper.strong_count() > 0);
+            self.swept_at = self.all.len();
+        }
+        let sleeper = Arc::new(Sleeper::default());
+        self.all.push(Arc::downgrade(&sleeper));
+        MuxStream { stream, sleeper }
+    }
+
+    fn wake(&self) {
+        for sleeper in self.all.iter().filter_map(Weak::upgrade) {
+            sleeper.reader.wake();
+            sleeper.writer.wake();
+        }
+    }
+}
+
+impl Drop for Sleepers {
+    fn drop(&mut self) {
+        self.wake();
+    }
+}
+
+/// One stream of a connection.
+#[derive(Debug)]
+pub(crate) struct MuxStream {
+    stream: Stream,
+    sleeper: Arc<Sleeper>,
+}
+
+impl AsyncRead for MuxStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        self.sleeper.reader.register(cx.waker());
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for MuxStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.sleeper.writer.register(cx.waker());
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.sleeper.writer.register(cx.waker());
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.sleeper.writer.register(cx.waker());
+        Pin::new(&mut self.stream).poll_close(cx)
+    }
 }
 
 impl<C> Mux<C> {
     fn new(connection: Connection<C>) -> Self {
-        Self { connection, inbound: VecDeque::new(), taker: None }
+        Self {
+            connection,
+            inbound: VecDeque::new(),
+            taker: None,
+            closing: None,
+            sleepers: Sleepers::default(),
+        }
     }
 }
 
 impl<C: AsyncRead + AsyncWrite + Unpin> StreamMuxer for Mux<C> {
-    type Substream = Stream;
+    type Substream = MuxStream;
     type Error = ConnectionError;
 
-    fn poll_inbound(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Stream, ConnectionError>> {
+    fn poll_inbound(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<MuxStream, ConnectionError>> {
         match self.inbound.pop_front() {
-            Some(stream) => Poll::Ready(Ok(stream)),
+            Some(stream) => Poll::Ready(Ok(self.sleepers.wrap(stream))),
             None => {
                 // `poll`, which drives the connection, fills the queue.
                 self.taker = Some(cx.waker().clone());
@@ -104,12 +193,24 @@ impl<C: AsyncRead + AsyncWrite + Unpin> StreamMuxer for Mux<C> {
     fn poll_outbound(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<Stream, ConnectionError>> {
-        self.connection.poll_new_outbound(cx)
+    ) -> Poll<Result<MuxStream, ConnectionError>> {
+        let stream = std::task::ready!(self.connection.poll_new_outbound(cx))?;
+        Poll::Ready(Ok(self.sleepers.wrap(stream)))
     }
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), ConnectionError>> {
-        self.connection.poll_close(cx)
+        let first = self.closing.is_none();
+        let closed = self.connection.poll_close(cx);
+        if first {
+            self.sleepers.wake();
+        }
+        if closed.is_ready() {
+            return closed;
+        }
+        // Where nobody reads any more, the last bytes would be waited for until the system gives up.
+        let closing = self.closing.get_or_insert_with(|| Box::pin(tokio::time::sleep(CLOSING_MAX)));
+        std::task::ready!(closing.as_mut().poll(cx));
+        Poll::Ready(Err(ConnectionError::Closed))
     }
 
     fn poll(

@@ -1,6 +1,6 @@
 //! Where an address leads: to which host, on which network, through which relay.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, PeerId};
@@ -50,12 +50,18 @@ pub(crate) fn region_of(addr: &Multiaddr) -> Option<[u8; 4]> {
     })
 }
 
-fn ip_of(addr: &Multiaddr) -> Option<IpAddr> {
+/// Returns the host at the beginning of `addr`.
+pub(crate) fn ip_of(addr: &Multiaddr) -> Option<IpAddr> {
     match addr.iter().next()? {
         Protocol::Ip4(ip) => Some(ip.into()),
         Protocol::Ip6(ip) => Some(ip.into()),
         _ => None,
     }
+}
+
+/// Returns `addr` at another host.
+pub(crate) fn with_ip(addr: &Multiaddr, ip: IpAddr) -> Multiaddr {
+    addr.iter().skip(1).fold(Multiaddr::from(ip), Multiaddr::with)
 }
 
 /// Returns the host and port at the beginning of `addr`.
@@ -65,6 +71,30 @@ pub(crate) fn socket_of(addr: &Multiaddr) -> Option<SocketAddr> {
         Protocol::Tcp(port) | Protocol::Udp(port) => Some(SocketAddr::new(ip, port)),
         _ => None,
     }
+}
+
+/// Returns the address of this machine from which packets to `remote` leave now. Sends nothing.
+pub(crate) fn source_of(remote: SocketAddr) -> Option<IpAddr> {
+    let any: IpAddr = match remote {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect(remote).ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}
+
+/// Returns whether `addr` is of use only with the name of an interface, which a multiaddr does not carry.
+pub(crate) fn is_scoped(addr: &Multiaddr) -> bool {
+    matches!(ip_of(addr), Some(IpAddr::V6(ip)) if ip.is_unicast_link_local())
+}
+
+/// Returns whether `addr` is one of a private network that this machine is not in. There may be a way to it all the same,
+/// or somebody else may have it.
+pub(crate) fn is_foreign(addr: &Multiaddr) -> bool {
+    let Some(socket) = socket_of(addr).filter(|_| is_near(addr) && !is_circuit(addr)) else { return false };
+    let shares = |source: IpAddr| Prefix::of_ip(source) == Prefix::of_ip(socket.ip());
+    !socket.ip().is_loopback() && !source_of(socket).is_some_and(shares)
 }
 
 /// Returns whether the host of `addr` is this machine, or one of a private network.
@@ -100,6 +130,13 @@ pub(crate) fn relay_of(addr: &Multiaddr) -> Option<PeerId> {
     relay.filter(|_| circuits == 1)
 }
 
+/// Returns the address of the relay that `addr` leads through, without its name.
+pub(crate) fn before_circuit(addr: &Multiaddr) -> Option<Multiaddr> {
+    let before = addr.iter().take_while(|part| !matches!(part, Protocol::P2p(_) | Protocol::P2pCircuit));
+    let relay: Multiaddr = before.collect();
+    (!relay.is_empty()).then_some(relay)
+}
+
 /// Returns whether `addr` is one that a node may be dialled at by a stranger's word: direct, or through one relay that is
 /// not `local` itself.
 pub(crate) fn is_dialable(addr: &Multiaddr, local: &PeerId) -> bool {
@@ -128,6 +165,26 @@ mod tests {
         {
             assert!(is_near(&addr(near)) && region_of(&addr(near)).is_none(), "{near}");
         }
+    }
+
+    #[test]
+    fn an_address_moves_to_another_host_with_everything_else() {
+        let hash = "/tcp/443/tls/ws/certhash/uEiDuT6aO45IY_l6jtPrXPgrlGT_gsLrg2JtandYvOiEojA";
+        let moved = with_ip(&addr(&format!("/ip4/10.0.0.2{hash}")), Ipv4Addr::new(192, 0, 2, 9).into());
+        assert_eq!(moved, addr(&format!("/ip4/192.0.2.9{hash}")));
+    }
+
+    #[test]
+    fn a_private_network_is_foreign_unless_this_machine_is_in_it() {
+        assert!(!is_foreign(&addr("/ip4/127.0.0.1/tcp/1")));
+        assert!(!is_foreign(&addr("/ip4/192.0.2.1/tcp/1")), "a public address is nobody's neighbour");
+        let ours = source_of(SocketAddr::from(([192, 0, 2, 1], 1))).filter(|ip| !is_public(*ip));
+        if let Some(ours) = ours {
+            assert!(!is_foreign(&Multiaddr::from(ours).with(Protocol::Tcp(1))));
+        }
+        // A machine has one of these networks at most.
+        let networks = ["/ip4/10.251.3.9/tcp/1", "/ip4/10.252.3.9/tcp/1"];
+        assert!(networks.iter().any(|network| is_foreign(&addr(network))));
     }
 
     #[test]

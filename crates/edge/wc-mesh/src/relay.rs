@@ -145,6 +145,37 @@ impl Rates {
     }
 }
 
+/// The places that a relay has granted, by who holds them. The library says that a reservation timed out without saying on
+/// which of the peer's connections, so what counts is how old the newest one is.
+#[derive(Debug, Default)]
+pub(crate) struct Granted(HashMap<PeerId, Instant>);
+
+impl Granted {
+    /// Notes that `peer` got a place, or has renewed its own.
+    pub(crate) fn grant(&mut self, peer: PeerId, now: Instant) {
+        self.0.insert(peer, now);
+    }
+
+    /// Notes that `peer` is gone.
+    pub(crate) fn leave(&mut self, peer: &PeerId) {
+        self.0.remove(peer);
+    }
+
+    /// Notes that a reservation of `peer` timed out, where one lasts for `life`.
+    pub(crate) fn time_out(&mut self, peer: &PeerId, now: Instant, life: Duration) {
+        // The library counts whole seconds.
+        let over =
+            |granted: &Instant| now.saturating_duration_since(*granted) + Duration::from_secs(1) >= life;
+        if self.0.get(peer).is_some_and(over) {
+            self.0.remove(peer);
+        }
+    }
+
+    pub(crate) fn count(&self) -> u64 {
+        self.0.len() as u64
+    }
+}
+
 /// What a relay has done since its start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RelayCounters {
@@ -192,6 +223,23 @@ mod tests {
         let later = now + Duration::from_secs(5);
         assert!(rates.spend(Prefix::of(&addr(99_999).parse().unwrap()).unwrap(), later));
         assert_eq!(rates.buckets.len(), 1, "what is full again is forgotten");
+    }
+
+    #[test]
+    fn a_place_that_timed_out_is_counted_no_longer_unless_it_was_taken_anew() {
+        let life = Duration::from_secs(60);
+        let start = Instant::now();
+        let [gone, moved] = [PeerId::random(), PeerId::random()];
+        let mut granted = Granted::default();
+        granted.grant(gone, start);
+        granted.grant(moved, start);
+        // On another connection, while the old one is still there.
+        granted.grant(moved, start + life / 2);
+        granted.time_out(&gone, start + life, life);
+        granted.time_out(&moved, start + life, life);
+        assert_eq!(granted.count(), 1);
+        granted.leave(&moved);
+        assert_eq!(granted.count(), 0);
     }
 
     #[test]

@@ -10,6 +10,8 @@ mod registry;
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use libp2p::StreamProtocol;
@@ -18,6 +20,7 @@ use tokio::sync::mpsc;
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
 use wc_types::NodeId;
 
+use crate::pulse::Life;
 pub(crate) use behaviour::{Behaviour, Refused};
 use registry::Permit;
 pub(crate) use registry::{LinkError, Registry};
@@ -28,17 +31,28 @@ pub(crate) use registry::{LinkError, Registry};
 pub struct MeshStream {
     pipe: Compat<libp2p::Stream>,
     node: NodeId,
-    _permits: (Permit, Option<Permit>),
+    life: Arc<Life>,
+    /// A write waits for room, which the peer makes.
+    blocked: bool,
+    _budget: Option<Permit>,
 }
 
 impl MeshStream {
-    fn new(pipe: libp2p::Stream, node: NodeId, load: Permit, budget: Option<Permit>) -> Self {
-        Self { pipe: pipe.compat(), node, _permits: (load, budget) }
+    fn new(pipe: libp2p::Stream, node: NodeId, life: Arc<Life>, budget: Option<Permit>) -> Self {
+        life.load.fetch_add(1, Ordering::Relaxed);
+        life.used();
+        Self { pipe: pipe.compat(), node, life, blocked: false, _budget: budget }
     }
 
     /// Returns the peer at the other end.
     pub fn node(&self) -> NodeId {
         self.node
+    }
+}
+
+impl Drop for MeshStream {
+    fn drop(&mut self) {
+        self.life.load.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -54,13 +68,25 @@ impl AsyncRead for MeshStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.pipe).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.pipe).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.life.heard();
+        }
+        read
     }
 }
 
 impl AsyncWrite for MeshStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.pipe).poll_write(cx, buf)
+        let written = Pin::new(&mut self.pipe).poll_write(cx, buf);
+        if std::mem::replace(&mut self.blocked, written.is_pending()) && matches!(written, Poll::Ready(Ok(_)))
+        {
+            self.life.heard();
+        } else {
+            self.life.used();
+        }
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -9,8 +9,8 @@ use support::{PATIENCE, config, install_crypto, network, pair, start, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 use wc_mesh::{
-    DhtRole, DialError, DialOutcome, LanDiscovery, Mesh, MeshEvent, Multiaddr, OpenError, StartError,
-    StreamLimits, StreamRefusal, TcpSession, Transport, Via,
+    DhtRole, DialError, DialOutcome, LanDiscovery, Mesh, MeshConfig, MeshEvent, Multiaddr, OpenError,
+    StartError, StreamLimits, StreamRefusal, TcpSession, Transport, Via,
 };
 
 const ECHO: &str = "/test/echo/1.0.0";
@@ -32,9 +32,9 @@ fn echo(mesh: &Mesh) {
 async fn two_fresh_nodes_find_each_other_on_loopback_within_a_second() {
     let network = network();
     let lan = LanDiscovery { mdns: false, loopback: true };
-    let (one, mut one_events) = start(wc_mesh::MeshConfig { lan, ..config(&network) }).await;
+    let (one, mut one_events) = start(MeshConfig { lan, ..config(&network) }).await;
     let started = Instant::now();
-    let (two, mut two_events) = start(wc_mesh::MeshConfig { lan, ..config(&network) }).await;
+    let (two, mut two_events) = start(MeshConfig { lan, ..config(&network) }).await;
     let connected = |event| match event {
         MeshEvent::Connected { node, .. } => Some(node),
         _ => None,
@@ -55,9 +55,9 @@ async fn two_fresh_nodes_find_each_other_on_loopback_within_a_second() {
 async fn several_networks_on_one_machine_do_not_see_each_other() {
     let (red, blue) = (network(), network());
     let lan = LanDiscovery { mdns: false, loopback: true };
-    let (_one, mut one_events) = start(wc_mesh::MeshConfig { lan, ..config(&red) }).await;
-    let (other, _other_events) = start(wc_mesh::MeshConfig { lan, ..config(&blue) }).await;
-    let (two, _two_events) = start(wc_mesh::MeshConfig { lan, ..config(&red) }).await;
+    let (_one, mut one_events) = start(MeshConfig { lan, ..config(&red) }).await;
+    let (other, _other_events) = start(MeshConfig { lan, ..config(&blue) }).await;
+    let (two, _two_events) = start(MeshConfig { lan, ..config(&red) }).await;
     // When the second red node is connected, the blue one has had its chance.
     until(&mut one_events, |event| match event {
         MeshEvent::Connected { node, .. } => {
@@ -138,7 +138,7 @@ async fn an_address_that_answers_with_another_key_is_denied() {
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_carry_bytes_both_ways_over_each_transport() {
     let network = network();
-    let noise = wc_mesh::MeshConfig { tcp_session: TcpSession::Noise, ..config(&network) };
+    let noise = MeshConfig { tcp_session: TcpSession::Noise, ..config(&network) };
     for config in [config(&network), noise] {
         let (one, _one_events) = start(config).await;
         let (two, _two_events) = start(support::config(&network)).await;
@@ -312,7 +312,7 @@ async fn a_seed_is_dialled_again_when_it_comes_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_known_only_by_its_id_is_found_through_the_table_of_a_third() {
     let network = network();
-    let server = |network: &str| wc_mesh::MeshConfig { dht: DhtRole::Server, ..config(network) };
+    let server = |network: &str| MeshConfig { dht: DhtRole::Server, ..config(network) };
     let (hub, mut hub_events) = start(server(&network)).await;
     let (target, _target_events) = start(server(&network)).await;
     let (seeker, mut seeker_events) = start(config(&network)).await;
@@ -374,4 +374,53 @@ fn ways_of_discovery_have_names_for_logs() {
         [Via::Mdns, Via::Loopback, Via::Kademlia, Via::Seed].map(|via| via.to_string()).join(" "),
         "mdns loopback kademlia seed"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_families_listen_on_one_port() {
+    if std::net::UdpSocket::bind("[::1]:0").is_err() {
+        println!("SKIP: this machine does not speak IPv6");
+        return;
+    }
+    let network = network();
+    let port = std::net::TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port();
+    let listen = [
+        format!("/ip4/0.0.0.0/tcp/{port}"),
+        format!("/ip4/0.0.0.0/udp/{port}/quic-v1"),
+        format!("/ip6/::/tcp/{port}"),
+        format!("/ip6/::/udp/{port}/quic-v1"),
+    ];
+    let listen = listen.map(|addr| addr.parse().unwrap()).to_vec();
+    let (mesh, _events) = start(MeshConfig { listen, ..config(&network) }).await;
+    let addrs: Vec<String> = mesh.listen_addrs().await.iter().map(ToString::to_string).collect();
+    for wanted in [
+        format!("/ip4/127.0.0.1/tcp/{port}/"),
+        format!("/ip4/127.0.0.1/udp/{port}/"),
+        format!("/ip6/::1/tcp/{port}/"),
+        format!("/ip6/::1/udp/{port}/"),
+    ] {
+        assert!(addrs.iter().any(|addr| addr.starts_with(&wanted)), "{wanted}: {addrs:?}");
+    }
+    // A second node on the same ports must not share them: the kernel would deal out the connections.
+    let listen = vec![format!("/ip6/::/tcp/{port}").parse().unwrap()];
+    let (other, _events) = start(MeshConfig { listen, ..config(&network) }).await;
+    let addrs: Vec<String> = other.listen_addrs().await.iter().map(ToString::to_string).collect();
+    assert!(addrs.iter().all(|addr| !addr.contains(&format!("/tcp/{port}/"))), "{addrs:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_seeds_addresses_the_best_one_wins_in_whatever_order_they_are_named() {
+    let network = network();
+    let (seed, _seed_events) = start(config(&network)).await;
+    let mut seeds = seed.listen_addrs().await;
+    // On one machine that is TCP; the order of the transports is reversed here.
+    seeds.sort_by_key(|addr| !addr.to_string().contains("quic"));
+    assert!(seeds.len() >= 2 && seeds[0].to_string().contains("quic"), "{seeds:?}");
+    let (node, mut events) = start(MeshConfig { seeds, ..config(&network) }).await;
+    let transport = until(&mut events, |event| match event {
+        MeshEvent::Connected { transport, .. } => Some(transport),
+        _ => None,
+    })
+    .await;
+    assert_eq!(transport, Transport::Tcp, "{:?}", node.peers().await);
 }

@@ -256,3 +256,36 @@ async fn streams_move_to_a_direct_path_and_the_circuit_is_left() {
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_circuit_can_be_dialled_while_its_relay_is_being_dialled() {
+    let network = network();
+    let (_relay, _relay_events, addr) = relay(&network, RelayLimits::default()).await;
+    let (two, _two_events) = start(hidden(&network, &[&addr])).await;
+    eventually(&two, "a reservation", |status| (active(status) == 1).then_some(())).await;
+    let circuit: Multiaddr =
+        two.listen_addrs().await.into_iter().find(|addr| addr.to_string().contains("p2p-circuit")).unwrap();
+    for round in 0..5 {
+        let (one, _one_events) = start(hidden(&network, &[])).await;
+        let (to_relay, to_two) = tokio::join!(one.dial(addr.clone()), one.dial(circuit.clone()));
+        to_relay.unwrap();
+        assert_eq!(to_two.unwrap_or_else(|error| panic!("round {round}: {error}")), two.node_id());
+    }
+    // Nobody needs to have heard of the relay.
+    let (three, _three_events) = start(hidden(&network, &[])).await;
+    assert_eq!(timeout(PATIENCE, three.dial(circuit)).await.unwrap().unwrap(), two.node_id());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_circuit_through_a_relay_that_is_gone_fails_with_that_as_its_cause() {
+    let network = network();
+    let (relay, _relay_events, addr) = relay(&network, RelayLimits::default()).await;
+    let (two, _two_events) = start(hidden(&network, &[&addr])).await;
+    eventually(&two, "a reservation", |status| (active(status) == 1).then_some(())).await;
+    let circuit: Multiaddr =
+        two.listen_addrs().await.into_iter().find(|addr| addr.to_string().contains("p2p-circuit")).unwrap();
+    relay.stop().await;
+    let (one, _one_events) = start(hidden(&network, &[])).await;
+    let error = timeout(PATIENCE, one.dial(circuit)).await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("relay is not reached"), "{error}");
+}

@@ -14,7 +14,7 @@ use crate::address::{is_circuit, node_of, peer_of, split_node, transport_of};
 use crate::event::{MeshEvent, Via};
 use crate::exchange::table::Learned;
 use crate::exchange::{self, Heard};
-use crate::path::{is_dialable, is_near};
+use crate::path::{is_dialable, is_foreign, is_near};
 
 /// Life of our own announcement, renewed at its half.
 const LIFE: Millis = Millis(2 * 60 * 60 * 1000);
@@ -241,6 +241,7 @@ impl Host {
         }
         if let Some(plan) = self.plans.get_mut(&peer) {
             plan.extend(addrs);
+            plan.put_last(is_foreign);
             if plan.in_flight.is_empty() {
                 self.dial_next(peer);
             }

@@ -15,10 +15,11 @@ use crate::address::{
     Transport, is_circuit, is_loopback, node_of, peer_of, rank, split_node, transport_of, with_node,
 };
 use crate::config::{DhtRole, Reservations};
+use crate::dial::head_start;
 use crate::event::{Direction, MeshEvent};
 use crate::mapping::Forwarded;
 use crate::nat::NatKind;
-use crate::path::{Prefix, is_near, relay_of};
+use crate::path::{Prefix, ip_of, is_near, relay_of, socket_of, with_ip};
 use crate::relay::keeper::Candidate;
 use crate::relay::{RESERVATION_DEFAULT, RelayCounters};
 use crate::status::{MeshStatus, PathInfo, RelayInfo, ReservationInfo, UpgradeCount};
@@ -33,7 +34,7 @@ const LOOK_PAUSE: Duration = Duration::from_secs(5);
 const IMPROVE_AFTER: Duration = Duration::from_secs(2);
 /// Pause before the next try while there is only a circuit.
 const IMPROVE_PAUSE: Duration = Duration::from_secs(300);
-/// Addresses tried at once then.
+/// Addresses tried then, each with its head start.
 const IMPROVE_ADDRS_MAX: usize = 3;
 /// How long streams may stay on a circuit once there is a direct path; whatever is left then starts again on that.
 const CIRCUIT_GRACE: Duration = Duration::from_secs(60);
@@ -65,6 +66,15 @@ impl Host {
         self.timers.after(Duration::from_millis(500), Due::Reach);
     }
 
+    /// Counts an address of this machine that everybody can dial as external, if this node relays: its operator says that
+    /// strangers get through, and whoever asks for a place has got through.
+    pub(super) fn on_public_address(&mut self, addr: &Multiaddr) {
+        if self.config.reach.relay.is_some() && !is_circuit(addr) && !is_near(addr) {
+            self.swarm.add_external_address(addr.clone());
+            self.on_external(addr.clone(), true);
+        }
+    }
+
     /// Returns whether strangers get through to us.
     pub(super) fn is_open(&self) -> bool {
         !self.config.reach.external.is_empty()
@@ -89,6 +99,7 @@ impl Host {
 
     /// Looks after the reservations, and comes back when that is due again.
     pub(super) fn reach_turn(&mut self) {
+        self.watch_relays();
         let now = Instant::now();
         let candidates = if self.wants_relays() { self.relay_candidates() } else { Vec::new() };
         for candidate in self.keeper.turn(now, candidates) {
@@ -217,10 +228,12 @@ impl Host {
     pub(super) fn on_relay(&mut self, event: relay::Event) {
         let counters = &mut self.relayed;
         match event {
-            relay::Event::ReservationReqAccepted { renewed: true, .. } => {}
+            relay::Event::ReservationReqAccepted { src_peer_id, renewed: true } => {
+                self.granted.grant(src_peer_id, Instant::now());
+            }
             relay::Event::ReservationReqAccepted { src_peer_id, renewed: false } => {
                 counters.reservations_accepted += 1;
-                self.reserved.insert(src_peer_id);
+                self.granted.grant(src_peer_id, Instant::now());
                 tracing::info!(peer = %src_peer_id, "reservation granted");
             }
             relay::Event::ReservationReqDenied { src_peer_id, status } => {
@@ -228,13 +241,16 @@ impl Host {
                 tracing::info!(peer = %src_peer_id, ?status, "reservation refused");
             }
             // The library says so for every closed connection; another one may still hold the reservation.
-            relay::Event::ReservationClosed { src_peer_id }
-            | relay::Event::ReservationTimedOut { src_peer_id }
-                if !self.peers.contains_key(&src_peer_id) =>
-            {
-                self.reserved.remove(&src_peer_id);
+            relay::Event::ReservationClosed { src_peer_id } => {
+                if !self.peers.contains_key(&src_peer_id) {
+                    self.granted.leave(&src_peer_id);
+                }
             }
-            relay::Event::ReservationClosed { .. } | relay::Event::ReservationTimedOut { .. } => {}
+            relay::Event::ReservationTimedOut { src_peer_id } => {
+                let life =
+                    self.config.reach.relay.as_ref().map_or(RESERVATION_DEFAULT, |limits| limits.reservation);
+                self.granted.time_out(&src_peer_id, Instant::now(), life);
+            }
             relay::Event::CircuitReqDenied { src_peer_id, dst_peer_id, status } => {
                 counters.circuits_denied += 1;
                 tracing::debug!(from = %src_peer_id, to = %dst_peer_id, ?status, "circuit refused");
@@ -269,9 +285,24 @@ impl Host {
             self.external.retain(|known| *known != bare);
         } else if !self.external.contains(&bare) && self.external.len() < EXTERNAL_MAX {
             tracing::info!(addr = %bare, "external address confirmed");
-            self.external.push(bare);
+            self.external.push(bare.clone());
+            self.offer_web_listener(&bare);
         }
         self.reachability_changed();
+    }
+
+    /// Has our own WebSocket listener tested at the host of an address that works: where only port 443 gets through, it is
+    /// what others need.
+    fn offer_web_listener(&mut self, addr: &Multiaddr) {
+        let Some(ip) = ip_of(addr).filter(|_| transport_of(addr) != Some(Transport::Wss)) else { return };
+        let web = self.swarm.listeners().filter(|own| {
+            transport_of(own) == Some(Transport::Wss)
+                && ip_of(own).is_some_and(|own| own.is_ipv4() == ip.is_ipv4() && !own.is_loopback())
+        });
+        let there: Option<Multiaddr> = web.map(|own| with_ip(own, ip)).next();
+        if let Some(there) = there.filter(|there| !self.external.contains(there)) {
+            self.swarm.behaviour_mut().identify.candidate(there);
+        }
     }
 
     fn reachability_changed(&mut self) {
@@ -323,11 +354,15 @@ impl Host {
     /// Notes at which address the peer of a connection sees us.
     pub(super) fn on_observed(&mut self, peer: PeerId, id: ConnectionId, observed: &Multiaddr) {
         let link = self.peers.get(&peer).and_then(|state| state.links.iter().find(|link| link.id == id));
-        let Some(link) = link.filter(|link| link.reused && link.transport != Transport::Relay) else {
-            return;
-        };
+        // A WebSocket is dialled from any port: nobody can use what is seen of it.
+        let tells =
+            |link: &&super::Link| link.reused && matches!(link.transport, Transport::Quic | Transport::Tcp);
+        let Some(link) = link.filter(tells) else { return };
         let (remote, before) = (link.addr.clone(), self.evidence.kind());
         let (observed, _) = split_node(observed);
+        if self.is_passing_port(&observed) {
+            return;
+        }
         if self.evidence.observed(&remote, &observed) {
             tracing::info!(addr = %observed, by = %remote, "seen from outside");
             self.swarm.behaviour_mut().identify.candidate(observed);
@@ -339,9 +374,18 @@ impl Host {
         }
     }
 
+    /// Returns whether `observed` is this machine's own address with a port on which nobody listens: the system could not
+    /// dial from the port that was wanted, and nothing on the way changed it.
+    fn is_passing_port(&self, observed: &Multiaddr) -> bool {
+        let Some(socket) = socket_of(observed) else { return true };
+        let mut own = self.swarm.listeners().filter_map(socket_of).filter(|own| own.ip() == socket.ip());
+        own.next()
+            .is_some_and(|first| first.port() != socket.port() && own.all(|own| own.port() != socket.port()))
+    }
+
     /// Notes that we send something to the host of `addr`.
     pub(super) fn on_contact(&mut self, addr: &Multiaddr) {
-        if let Some(socket) = crate::path::socket_of(addr).filter(|_| !is_circuit(addr)) {
+        if let Some(socket) = socket_of(addr).filter(|_| !is_circuit(addr)) {
             if self.contacted.len() >= CONTACTED_MAX {
                 self.contacted.clear();
                 // Nobody counts as a stranger for a while, rather than somebody wrongly.
@@ -353,7 +397,7 @@ impl Host {
 
     /// Notes a direct connection that somebody else made to our `local` address.
     pub(super) fn on_inbound(&mut self, peer: &PeerId, addr: &Multiaddr, local: &Multiaddr) {
-        let Some(socket) = crate::path::socket_of(addr) else { return };
+        let Some(socket) = socket_of(addr) else { return };
         let punched = self.peers.get(peer).is_some_and(|state| !state.links.is_empty());
         let stranger =
             !self.contacts_forgotten && !punched && !is_near(addr) && !self.contacted.contains(&socket.ip());
@@ -370,7 +414,7 @@ impl Host {
     /// Notes that a stranger from elsewhere got through to our `local` address: if that is a public one of this machine,
     /// others get through to it, too. The first relay of a network knows of itself from nobody else.
     fn on_reached(&mut self, local: &Multiaddr) {
-        let Some(reached) = crate::path::socket_of(local) else { return };
+        let Some(reached) = socket_of(local) else { return };
         let is_it = |own: &&Multiaddr| {
             let same = |own: SocketAddr| {
                 let any = reached.ip().is_unspecified() && own.is_ipv4() == reached.is_ipv4();
@@ -379,7 +423,7 @@ impl Host {
             !is_circuit(own)
                 && !is_near(own)
                 && transport_of(own) == transport_of(local)
-                && crate::path::socket_of(own).is_some_and(same)
+                && socket_of(own).is_some_and(same)
         };
         let found: Vec<Multiaddr> = self.swarm.listeners().filter(is_it).cloned().collect();
         // With several public addresses at one socket it is not known which one it was; peers test each of them.
@@ -447,10 +491,7 @@ impl Host {
 
     /// Tries the peer's own addresses while there is only a circuit to it.
     pub(super) fn improve(&mut self, peer: PeerId) {
-        let only_circuits = self.peers.get(&peer).is_some_and(|state| {
-            state.admitted && state.links.iter().all(|link| link.transport == Transport::Relay)
-        });
-        if !only_circuits {
+        if !self.has_only_circuits(&peer) {
             return;
         }
         let ours: Vec<Prefix> = self.swarm.listeners().filter_map(Prefix::of).collect();
@@ -468,19 +509,41 @@ impl Host {
         };
         let mut addrs: Vec<Multiaddr> = self.book.addrs(&peer).into_iter().filter(sensible).collect();
         addrs.sort_by_key(rank);
-        for addr in addrs.into_iter().take(IMPROVE_ADDRS_MAX) {
-            let opts = DialOpts::peer_id(peer)
-                .condition(PeerCondition::Always)
-                .addresses(vec![addr.clone()])
-                .build();
-            let id = opts.connection_id();
-            self.on_contact(&addr);
-            if self.swarm.dial(opts).is_ok() {
-                let dialling = Dialling { addr, peer: Some(peer), seed: None, waiters: Vec::new() };
-                self.dialling.insert(id, dialling);
-            }
-        }
+        addrs.truncate(IMPROVE_ADDRS_MAX);
+        self.improving.insert(peer, addrs.into());
         self.timers.after(IMPROVE_PAUSE, Due::Improve(peer));
+        self.improve_next(peer);
+    }
+
+    /// Returns whether `peer` is connected, and by nothing but circuits.
+    fn has_only_circuits(&self, peer: &PeerId) -> bool {
+        self.peers.get(peer).is_some_and(|state| {
+            state.admitted && state.links.iter().all(|link| link.transport == Transport::Relay)
+        })
+    }
+
+    /// Dials the next of the addresses that may be better than a circuit.
+    pub(super) fn improve_next(&mut self, peer: PeerId) {
+        let wanted = self.has_only_circuits(&peer);
+        let Some(queue) = self.improving.get_mut(&peer).filter(|_| wanted) else {
+            self.improving.remove(&peer);
+            return;
+        };
+        let Some(addr) = queue.pop_front() else {
+            self.improving.remove(&peer);
+            return;
+        };
+        if let Some(next) = queue.front() {
+            self.timers.after(head_start(&addr, next), Due::ImproveNext(peer));
+        }
+        let opts =
+            DialOpts::peer_id(peer).condition(PeerCondition::Always).addresses(vec![addr.clone()]).build();
+        let id = opts.connection_id();
+        self.on_contact(&addr);
+        if self.swarm.dial(opts).is_ok() {
+            let dialling = Dialling { addr, peer: Some(peer), seed: None, waiters: Vec::new() };
+            self.dialling.insert(id, dialling);
+        }
     }
 
     /// Plans a try of the peer's own addresses.
@@ -545,7 +608,7 @@ impl Host {
             relay: self.config.reach.relay.as_ref().map(|_| RelayInfo {
                 offered: !self.external.is_empty(),
                 counters: RelayCounters {
-                    reservations: self.reserved.len() as u64,
+                    reservations: self.granted.count(),
                     carried_bytes: self.shaper.as_ref().map_or(0, |shaper| shaper.carried_bytes()),
                     ..self.relayed
                 },

@@ -142,6 +142,11 @@ impl Keeper {
         Some(relay)
     }
 
+    /// Forgets who refused and who was lost: that was on another network.
+    pub(crate) fn forgive(&mut self) {
+        self.resting.clear();
+    }
+
     fn end(&mut self, relay: PeerId, now: Instant, cause: &str) {
         let Some(hold) = self.holds.remove(&relay) else { return };
         let past = Past { relay, addr: hold.addr, state: hold.state, cause: cause.to_owned() };

@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
 use std::task::{Context, Poll};
 
 use libp2p::core::transport::PortUse;
@@ -25,6 +24,7 @@ use super::MeshStream;
 use super::registry::{LinkError, OpenRequest, Registry};
 use crate::address::{Transport, transport_of};
 use crate::event::StreamRefusal;
+use crate::pulse::Life;
 
 /// Inbound streams of a peer that is not yet identified, held per connection; one round trip later it is. As many as the
 /// default burst, so that a peer which knows us before we know it is not refused what it may open a moment later.
@@ -135,7 +135,7 @@ pub(crate) struct Handler {
     peer: PeerId,
     id: ConnectionId,
     requests: mpsc::Receiver<OpenRequest>,
-    load: Arc<AtomicU32>,
+    life: Arc<Life>,
     parked: Vec<(libp2p::Stream, StreamProtocol)>,
     refusals: VecDeque<Refused>,
     keep: bool,
@@ -143,12 +143,12 @@ pub(crate) struct Handler {
 
 impl Handler {
     fn new(registry: Registry, peer: PeerId, id: ConnectionId, cost: u8) -> Self {
-        let (requests, load) = registry.link(peer, id, cost);
-        Self { registry, peer, id, requests, load, parked: Vec::new(), refusals: VecDeque::new(), keep: true }
+        let (requests, life) = registry.link(peer, id, cost);
+        Self { registry, peer, id, requests, life, parked: Vec::new(), refusals: VecDeque::new(), keep: true }
     }
 
     fn deliver(&mut self, pipe: libp2p::Stream, protocol: StreamProtocol) {
-        if let Err(reason) = self.registry.deliver(&self.peer, pipe, &protocol, &self.load) {
+        if let Err(reason) = self.registry.deliver(&self.peer, pipe, &protocol, &self.life) {
             self.refuse(protocol, reason);
         }
     }
@@ -238,7 +238,7 @@ impl ConnectionHandler for Handler {
                 protocol: (pipe, _),
                 info: reply,
             }) => {
-                let stream = Registry::outbound(&self.peer, pipe, &self.load).ok_or(LinkError::NoLink);
+                let stream = Registry::outbound(&self.peer, pipe, &self.life).ok_or(LinkError::NoLink);
                 // An opener that gave up drops the stream, which resets it.
                 let _ = reply.send(stream);
             }

@@ -13,6 +13,7 @@ use super::{AcceptError, Incoming, MeshStream};
 use crate::address::node_of;
 use crate::config::StreamLimits;
 use crate::event::StreamRefusal;
+use crate::pulse::Life;
 
 /// Streams that wait to be opened on one connection. Openers beyond that wait in `Mesh::open`.
 const OPENS_QUEUED_MAX: usize = 64;
@@ -95,7 +96,7 @@ struct Peer {
 struct Link {
     id: ConnectionId,
     requests: mpsc::Sender<OpenRequest>,
-    load: Arc<AtomicU32>,
+    life: Arc<Life>,
     /// Lower is better: whatever costs others less, and is faster, comes first.
     cost: u8,
 }
@@ -140,22 +141,30 @@ impl Registry {
         peer.links.iter().map(|link| link.id).collect()
     }
 
-    /// Notes a connection and returns what its handler needs: the queue of wishes and the counter of open streams.
+    /// Notes a connection and returns what its handler needs: the queue of wishes and what shows whether the
+    /// peer is there.
     pub(super) fn link(
         &self,
         peer: PeerId,
         id: ConnectionId,
         cost: u8,
-    ) -> (mpsc::Receiver<OpenRequest>, Arc<AtomicU32>) {
+    ) -> (mpsc::Receiver<OpenRequest>, Arc<Life>) {
         let (requests, queue) = mpsc::channel(OPENS_QUEUED_MAX);
-        let load = Arc::new(AtomicU32::new(0));
+        let life = Arc::new(Life::default());
         self.lock().peers.entry(peer).or_default().links.push(Link {
             id,
             requests,
-            load: load.clone(),
+            life: life.clone(),
             cost,
         });
-        (queue, load)
+        (queue, life)
+    }
+
+    /// Returns the signs of life of a connection; those of a new one if it is not known.
+    pub(crate) fn life(&self, peer: &PeerId, id: ConnectionId) -> Arc<Life> {
+        let inner = self.lock();
+        let links = inner.peers.get(peer).map_or(&[][..], |peer| &peer.links);
+        links.iter().find(|link| link.id == id).map(|link| link.life.clone()).unwrap_or_default()
     }
 
     pub(super) fn unlink(&self, peer: &PeerId, id: ConnectionId) {
@@ -179,7 +188,8 @@ impl Registry {
         self.lock().stopped
     }
 
-    /// Opens a stream on the best admitted connection to `peer`, the least busy among equals. May be dropped at any await.
+    /// Opens a stream on the best admitted connection to `peer` that is not in doubt, the least busy among equals. May be
+    /// dropped at any await.
     pub(crate) async fn open(
         &self,
         peer: &PeerId,
@@ -192,8 +202,13 @@ impl Registry {
             links
                 .iter()
                 .filter(|link| !link.requests.is_closed())
-                .min_by_key(|link| (link.cost, link.load.load(Ordering::Relaxed)))
-                .map(|link| link.requests.clone())
+                .min_by_key(|link| {
+                    (link.life.is_doubted(), link.cost, link.life.load.load(Ordering::Relaxed))
+                })
+                .map(|link| {
+                    link.life.used();
+                    link.requests.clone()
+                })
                 .ok_or(LinkError::NoLink)?
         };
         let (reply, answer) = oneshot::channel();
@@ -203,8 +218,8 @@ impl Registry {
     }
 
     /// Wraps a stream that we opened.
-    pub(super) fn outbound(peer: &PeerId, pipe: libp2p::Stream, load: &Arc<AtomicU32>) -> Option<MeshStream> {
-        Some(MeshStream::new(pipe, node_of(peer)?, Permit::take(load), None))
+    pub(super) fn outbound(peer: &PeerId, pipe: libp2p::Stream, life: &Arc<Life>) -> Option<MeshStream> {
+        Some(MeshStream::new(pipe, node_of(peer)?, life.clone(), None))
     }
 
     /// Hands a stream that `peer` opened to whoever accepts `protocol`, or says why not; a refused stream is reset.
@@ -213,13 +228,13 @@ impl Registry {
         peer: &PeerId,
         pipe: libp2p::Stream,
         protocol: &StreamProtocol,
-        load: &Arc<AtomicU32>,
+        life: &Arc<Life>,
     ) -> Result<(), StreamRefusal> {
         let node = node_of(peer).ok_or(StreamRefusal::Closed)?;
         let mut inner = self.lock();
         let accepted = inner.accepted.get_mut(protocol).ok_or(StreamRefusal::Closed)?;
         let budget = accepted.spend(peer)?;
-        let stream = MeshStream::new(pipe, node, Permit::take(load), Some(budget));
+        let stream = MeshStream::new(pipe, node, life.clone(), Some(budget));
         accepted.queue.try_send((node, stream)).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => StreamRefusal::QueueFull,
             mpsc::error::TrySendError::Closed(_) => StreamRefusal::Closed,

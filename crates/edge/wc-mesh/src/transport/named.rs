@@ -4,6 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::StreamExt;
@@ -16,7 +17,7 @@ use libp2p::{Multiaddr, PeerId};
 
 use super::Connections;
 use crate::address::{is_circuit, rank, split_node, with_node};
-use crate::dial::{STAGGER, intercepted, root_cause};
+use crate::dial::{head_start, intercepted, root_cause};
 use crate::resolve::{ResolveError, Resolver};
 
 /// The other transports, with names.
@@ -75,12 +76,14 @@ async fn race(
     opts: DialOpts,
 ) -> Result<Output, NamedError> {
     let single = addrs.len() == 1;
-    let mut waiting = addrs.into_iter();
+    let mut waiting = addrs.into_iter().peekable();
+    let mut pause = Duration::ZERO;
     let mut dialling = FuturesUnordered::new();
     let mut causes: Vec<String> = Vec::new();
     let mut interceptor = None;
     loop {
         if let Some(addr) = waiting.next() {
+            pause = waiting.peek().map(|next| head_start(&addr, next)).unwrap_or_default();
             match dial(&inner, addr.clone(), opts) {
                 Ok(future) => dialling.push(async move { (addr, future.await) }),
                 Err(TransportError::Other(error)) if single => return Err(error),
@@ -91,10 +94,10 @@ async fn race(
             }
         }
         // The next one starts when this one has had its head start, or has failed.
-        let pause = async {
+        let over = async {
             match waiting.len() {
                 0 => std::future::pending().await,
-                _ => tokio::time::sleep(STAGGER).await,
+                _ => tokio::time::sleep(pause).await,
             }
         };
         tokio::select! {
@@ -108,7 +111,7 @@ async fn race(
                 None if waiting.len() == 0 => return Err(NamedError::All { causes: causes.join("; "), interceptor }),
                 None => {}
             },
-            () = pause => {}
+            () = over => {}
         }
     }
 }

@@ -1,0 +1,137 @@
+//! What the streams of a connection, its pulse and the swarm task tell each other about it.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use futures::task::AtomicWaker;
+
+/// How long after its last use a connection counts as used.
+const USE_LASTS: Duration = Duration::from_secs(10);
+
+/// One connection's signs of life. Written for every read and write of every stream, so it is a few atomic numbers.
+#[derive(Debug)]
+pub(crate) struct Life {
+    born: Instant,
+    /// Open streams.
+    pub(crate) load: AtomicU32,
+    /// Milliseconds since the birth, plus one; 0 is never.
+    used_ms: AtomicU64,
+    heard_ms: AtomicU64,
+    /// Somebody depends on it although no stream is used: it leads to a relay that holds a place for us.
+    leaned_on: AtomicBool,
+    /// The swarm task wants to know now.
+    asked: AtomicBool,
+    /// A ping is late.
+    doubted: AtomicBool,
+    /// The pulse sleeps for as long as nobody uses the connection.
+    asleep: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl Default for Life {
+    fn default() -> Self {
+        Self {
+            born: Instant::now(),
+            load: AtomicU32::new(0),
+            used_ms: AtomicU64::new(0),
+            heard_ms: AtomicU64::new(0),
+            leaned_on: AtomicBool::new(false),
+            asked: AtomicBool::new(false),
+            doubted: AtomicBool::new(false),
+            asleep: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
+        }
+    }
+}
+
+impl Life {
+    fn stamp(&self) -> u64 {
+        u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+    }
+
+    fn moment(&self, stamp: u64) -> Option<Instant> {
+        (stamp > 0).then(|| self.born + Duration::from_millis(stamp))
+    }
+
+    fn used_at(&self, stamp: u64) {
+        self.used_ms.store(stamp, Ordering::Relaxed);
+        if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::AcqRel) {
+            self.waker.wake();
+        }
+    }
+
+    /// Notes that somebody wants something of the peer.
+    pub(crate) fn used(&self) {
+        self.used_at(self.stamp());
+    }
+
+    /// Notes that the peer has shown that it is there: bytes of it came, or it made room for more of ours.
+    pub(crate) fn heard(&self) {
+        let stamp = self.stamp();
+        self.heard_ms.store(stamp, Ordering::Relaxed);
+        self.used_at(stamp);
+    }
+
+    /// Returns when the peer last showed that it is there.
+    pub(super) fn heard_at(&self) -> Option<Instant> {
+        self.moment(self.heard_ms.load(Ordering::Relaxed))
+    }
+
+    /// Returns whether somebody would suffer if the connection were dead.
+    pub(crate) fn is_needed(&self, now: Instant) -> bool {
+        let used = self.moment(self.used_ms.load(Ordering::Relaxed));
+        self.leaned_on.load(Ordering::Relaxed) || used.is_some_and(|used| used + USE_LASTS > now)
+    }
+
+    /// Says whether the connection is needed even while no stream is used.
+    pub(crate) fn lean_on(&self, leaned_on: bool) {
+        if self.leaned_on.swap(leaned_on, Ordering::Relaxed) != leaned_on {
+            self.waker.wake();
+        }
+    }
+
+    /// Has the peer pinged now.
+    pub(crate) fn ask(&self) {
+        self.asked.store(true, Ordering::Relaxed);
+        self.waker.wake();
+    }
+
+    pub(super) fn take_asked(&self) -> bool {
+        self.asked.swap(false, Ordering::Relaxed)
+    }
+
+    /// Returns whether a ping is late.
+    pub(crate) fn is_doubted(&self) -> bool {
+        self.doubted.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn doubt(&self, doubted: bool) {
+        self.doubted.store(doubted, Ordering::Relaxed);
+    }
+
+    /// Wakes `waker` from now on when something is to be done; `asleep` if use of the connection is such a thing.
+    pub(super) fn wake(&self, waker: &std::task::Waker, asleep: bool) {
+        self.waker.register(waker);
+        self.asleep.store(asleep, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_is_needed_while_it_is_used_or_leaned_on() {
+        let life = Life::default();
+        let now = Instant::now();
+        assert!(!life.is_needed(now) && life.heard_at().is_none());
+        life.used();
+        assert!(life.is_needed(now) && life.heard_at().is_none());
+        assert!(!life.is_needed(now + 2 * USE_LASTS));
+        life.lean_on(true);
+        assert!(life.is_needed(now + 2 * USE_LASTS));
+        life.lean_on(false);
+        life.heard();
+        assert!(life.heard_at().is_some() && life.is_needed(now));
+    }
+}
