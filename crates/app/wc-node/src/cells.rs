@@ -335,9 +335,6 @@ impl Watcher {
                     castaways.hear(node, &hello, now);
                     let is_needed = |cell| self.worker.as_ref().is_some_and(|worker| worker.is_needed(cell));
                     self.cells.known.send_if_modified(|known| known.hear(node, &hello, own, is_needed, now));
-                    if let Some(brief) = hello.cell.filter(|brief| brief.coordinator == node) {
-                        self.record(brief, &mut recorded).await;
-                    }
                 }
                 None => {
                     self.ask_around(&answers, &mut asked, &mut under_way, &mut somebody_at, now).await;
@@ -346,6 +343,7 @@ impl Watcher {
                         own.is_none() && !self.cells.known.borrow().0.iter().any(|place| place.is_fresh(now));
                     lost_since = if is_lost { lost_since.or(Some(now)) } else { None };
                     self.found_island(&castaways, lost_since, now);
+                    self.record(&mut recorded, now).await;
                 }
             }
             self.follow(own, &mut sessions, &mut sought, &mut written, now).await;
@@ -432,21 +430,22 @@ impl Watcher {
         }
     }
 
-    /// Writes down, in the ledger of the cell that this node coordinates, that an older one showed itself.
-    async fn record(&self, brief: CellBrief, recorded: &mut HashSet<CellId>) {
+    /// Writes down, in the ledger of the cell that this node coordinates, which older ones have shown themselves.
+    async fn record(&self, recorded: &mut HashSet<CellId>, now: Instant) {
         let role = self.role.borrow().clone();
         let Role::Coordinating(coordinator) = role else { return };
-        let older =
-            (brief.founding.founded_at, brief.cell) < (coordinator.founding.founded_at, coordinator.cell);
+        let own = (coordinator.founding.founded_at, coordinator.cell);
         // Only cells that are known here, so that nobody fills the journal with cells that come and go.
-        let is_known = self.cells.known.borrow().get(brief.cell).is_some();
-        if !older || !is_known || !recorded.insert(brief.cell) {
-            return;
-        }
-        tracing::info!(parent = %brief.cell, "this cell has met an older one; each keeps its ledger");
-        let met = Event::CellMet(brief.founding.witnessed());
-        if let Err(error) = coordinator.brain.events(vec![met]).await {
-            tracing::error!(%error, "that another cell was met cannot be recorded");
+        for place in self.cells.known().places() {
+            let Place { brief, .. } = place;
+            if !place.is_fresh(now) || place.age() >= own || !recorded.insert(brief.cell) {
+                continue;
+            }
+            tracing::info!(parent = %brief.cell, "this cell has met an older one; each keeps its ledger");
+            let met = Event::CellMet(brief.founding.clone().witnessed());
+            if let Err(error) = coordinator.brain.events(vec![met]).await {
+                tracing::error!(%error, "that another cell was met cannot be recorded");
+            }
         }
     }
 
