@@ -34,12 +34,12 @@ use crate::witness::put;
 
 /// How long a cell counts as reachable after its coordinator was heard.
 const FRESH: Duration = Duration::from_secs(35);
-/// Pause between two hellos to a coordinator.
+/// Pause between two hellos to a coordinator that this node is not in session with.
 const ASK_COORDINATOR: Duration = Duration::from_secs(15);
-/// Pause between two hellos to a coordinator that has not been heard yet, or not of late.
+/// Pause between two hellos to a coordinator that is connected and has not said yet that it is one, or not of late.
 const ASK_ABSENT: Duration = Duration::from_secs(5);
-/// Pause between two hellos to some peer: with ten of them, each is asked every half minute.
-const ASK_SOMEBODY: Duration = Duration::from_secs(3);
+/// Pause between two hellos to any other peer. Whoever has news says so at once; this is for what was missed.
+const ASK_PEER: Duration = Duration::from_secs(5 * 60);
 /// Hellos that are under way at the same time.
 const ASKED_MAX: usize = 8;
 /// Pause between two looks at who is connected.
@@ -312,7 +312,6 @@ impl Watcher {
         let mut sessions: HashMap<CellId, Option<AbortHandle>> = HashMap::new();
         let mut sought: HashMap<CellId, Vec<String>> = HashMap::new();
         let mut recorded: HashSet<CellId> = HashSet::new();
-        let mut somebody_at = Instant::now();
         let mut castaways = Castaways::default();
         let mut lost_since: Option<Instant> = None;
         let mut written = Vec::new();
@@ -324,7 +323,11 @@ impl Watcher {
                 Some(heard) = self.heard.recv() => Some(heard),
                 Some((node, hello)) = answered.recv() => {
                     under_way.remove(&node);
-                    let Some(hello) = hello else { continue };
+                    let Some(hello) = hello else {
+                        // It is asked again, but not before those who answer.
+                        asked.insert(node, Instant::now().checked_sub(ASK_PEER - ASK_COORDINATOR).unwrap_or_else(Instant::now));
+                        continue;
+                    };
                     Some(Heard { node, hello })
                 }
             };
@@ -332,12 +335,13 @@ impl Watcher {
             let own = self.own();
             match heard {
                 Some(Heard { node, hello }) => {
+                    asked.insert(node, now);
                     castaways.hear(node, &hello, now);
                     let is_needed = |cell| self.worker.as_ref().is_some_and(|worker| worker.is_needed(cell));
                     self.cells.known.send_if_modified(|known| known.hear(node, &hello, own, is_needed, now));
                 }
                 None => {
-                    self.ask_around(&answers, &mut asked, &mut under_way, &mut somebody_at, now).await;
+                    self.ask_around(&answers, &mut asked, &mut under_way, now).await;
                     self.notice_sessions(own, now);
                     let is_lost =
                         own.is_none() && !self.cells.known.borrow().0.iter().any(|place| place.is_fresh(now));
@@ -346,7 +350,10 @@ impl Watcher {
                     self.record(&mut recorded, now).await;
                 }
             }
-            self.follow(own, &mut sessions, &mut sought, &mut written, now).await;
+            if self.follow(own, &mut sessions, &mut sought, &mut written, now).await {
+                // News: everybody is told by being asked.
+                asked.clear();
+            }
         }
     }
 
@@ -387,35 +394,40 @@ impl Watcher {
         });
     }
 
-    /// Asks who has just connected, the coordinators once in a while, and somebody in turn.
+    /// Asks who has just connected, coordinators out of session once in a while, and everybody else now and then.
     async fn ask_around(
         &self,
         answers: &mpsc::Sender<(NodeId, Option<Hello>)>,
         asked: &mut HashMap<NodeId, Instant>,
         under_way: &mut HashSet<NodeId>,
-        somebody_at: &mut Instant,
         now: Instant,
     ) {
         let peers: Vec<NodeId> = self.mesh.peers().await.iter().map(|peer| peer.node).collect();
         let coordinators: HashMap<NodeId, Duration> = {
             let known = self.cells.known.borrow();
-            let pause = |place: &Place| if place.is_fresh(now) { ASK_COORDINATOR } else { ASK_ABSENT };
+            let pause = |place: &Place| {
+                let is_connected = peers.contains(&place.brief.coordinator);
+                match &self.worker {
+                    Some(worker) if worker.is_in_session(place.brief.cell) => ASK_PEER,
+                    // Whoever wants a session with it dials it already.
+                    Some(_) if !is_connected => ASK_PEER,
+                    _ if is_connected && !place.is_fresh(now) => ASK_ABSENT,
+                    _ => ASK_COORDINATOR,
+                }
+            };
             known.places().iter().map(|place| (place.brief.coordinator, pause(place))).collect()
         };
         asked.retain(|node, _| peers.contains(node) || coordinators.contains_key(node));
         let own = self.mesh.node_id();
+        let is_due = |node: &NodeId, pause: Duration| {
+            asked.get(node).is_none_or(|at| now.saturating_duration_since(*at) >= pause)
+        };
         let mut due: Vec<NodeId> = coordinators
             .iter()
-            .filter(|(node, pause)| asked.get(node).is_none_or(|at| now.duration_since(*at) >= **pause))
+            .filter(|(node, pause)| is_due(node, **pause))
             .map(|(node, _)| *node)
             .collect();
-        due.extend(peers.iter().filter(|peer| !asked.contains_key(peer)));
-        if now.duration_since(*somebody_at) >= ASK_SOMEBODY
-            && let Some(longest_ago) = peers.iter().min_by_key(|peer| asked.get(peer).copied())
-        {
-            *somebody_at = now;
-            due.push(*longest_ago);
-        }
+        due.extend(peers.iter().filter(|peer| is_due(peer, ASK_PEER)));
         for node in due {
             if node == own || under_way.len() >= ASKED_MAX || !under_way.insert(node) {
                 continue;
@@ -449,7 +461,7 @@ impl Watcher {
         }
     }
 
-    /// Lets everything follow from what is known.
+    /// Lets everything follow from what is known. Returns whether our hello names other cells than before.
     async fn follow(
         &self,
         own: Option<CellId>,
@@ -457,9 +469,9 @@ impl Watcher {
         sought: &mut HashMap<CellId, Vec<String>>,
         written: &mut Vec<u8>,
         now: Instant,
-    ) {
+    ) -> bool {
         let known = self.cells.known();
-        self.introduce(&known, own, now);
+        let has_news = self.introduce(&known, own, now);
         if own.is_none()
             && let Some(acting) = known.acting(own, now)
         {
@@ -511,10 +523,12 @@ impl Watcher {
         }
         sought.retain(|cell, _| known.get(*cell).is_some());
         self.keep(&known, written).await;
+        has_news
     }
 
     /// Says in our hello where we lead others: to the cell that requests go to, and to others that are there now.
-    fn introduce(&self, known: &Known, own: Option<CellId>, now: Instant) {
+    /// Returns whether these are other cells than before.
+    fn introduce(&self, known: &Known, own: Option<CellId>, now: Instant) -> bool {
         let acting =
             known.acting(own, now).filter(|place| Some(place.brief.cell) == own || place.is_fresh(now));
         let cell = acting.map(|place| place.brief.clone());
@@ -522,12 +536,18 @@ impl Watcher {
             place.is_fresh(now) && cell.as_ref().is_none_or(|cell| cell.cell != place.brief.cell)
         });
         let others: Vec<CellBrief> = others.map(|place| place.brief.clone()).collect();
+        let mut has_news = false;
+        let names = |cell: &Option<CellBrief>, others: &[CellBrief]| -> Vec<CellId> {
+            cell.iter().chain(others).map(|brief| brief.cell).collect()
+        };
         self.introduction.send_if_modified(|hello| {
+            has_news = names(&hello.cell, &hello.others) != names(&cell, &others);
             let changed = hello.cell != cell || hello.others != others;
             hello.cell = cell;
             hello.others = others;
             changed
         });
+        has_news
     }
 
     /// Writes what is known, if that has changed.

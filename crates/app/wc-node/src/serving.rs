@@ -22,6 +22,10 @@ const LOCAL_SESSION_BYTES: usize = 1 << 20;
 /// Shortest and longest pause before a lost session is opened again.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
+/// Longest pause for a cell that is not the home cell and has been away for `AWAY`: it may be gone for good.
+const RECONNECT_AWAY: Duration = Duration::from_secs(30);
+const AWAY: Duration = Duration::from_secs(120);
+
 /// Makes the terms under which a machine works. They are the same for every cell.
 pub(crate) struct EnrolmentMaker {
     pub key: Arc<SigningKey>,
@@ -91,6 +95,7 @@ async fn keep_session(
     role: watch::Receiver<Role>,
 ) {
     let mut pause = RECONNECT.0;
+    let mut gone_since = Instant::now();
     while !agent.is_stopping() {
         let started = Instant::now();
         let end = if let Some(own) = own(&role, cell) {
@@ -124,11 +129,16 @@ async fn keep_session(
             }
             SessionEnd::Link(error) => tracing::info!(%cell, %error, "session ended"),
         }
+        if known.borrow().get(cell).is_some_and(|place| place.is_fresh(Instant::now())) {
+            gone_since = Instant::now();
+        }
         if started.elapsed() > RECONNECT.1 {
             pause = RECONNECT.0;
         }
         tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(RECONNECT.1);
+        let is_home = known.borrow().home().is_some_and(|home| home.brief.cell == cell);
+        let longest = if is_home || gone_since.elapsed() < AWAY { RECONNECT.1 } else { RECONNECT_AWAY };
+        pause = (pause * 2).min(longest);
     }
 }
 
