@@ -34,7 +34,7 @@ pub const HOME: &str = "WORLDCOMPUTE_HOME";
 const PREFIX: &str = "WORLDCOMPUTE_";
 
 /// Every environment variable and its meaning. Lists are separated by commas.
-pub const VARIABLES: [(&str, &str); 44] = [
+pub const VARIABLES: [(&str, &str); 46] = [
     (HOME, "data directory"),
     ("WORLDCOMPUTE_LOG", "what to log, as --log"),
     ("WORLDCOMPUTE_NETWORK", "name of the network"),
@@ -42,6 +42,11 @@ pub const VARIABLES: [(&str, &str); 44] = [
     ("WORLDCOMPUTE_JOIN", "multiaddrs of nodes to join through"),
     ("WORLDCOMPUTE_SLOTS", "guests at the same time"),
     ("WORLDCOMPUTE_CONSENT", "classes of work to consent to"),
+    ("WORLDCOMPUTE_CELLS", "cells of the network to work for at most, the home cell included"),
+    (
+        "WORLDCOMPUTE_ISLAND_AFTER",
+        "how long the home cell may be out of reach before an island is founded, such as 5m",
+    ),
     ("WORLDCOMPUTE_COORDINATE", "auto, always or never"),
     ("WORLDCOMPUTE_TRUSTED", "true if the nodes of a cell that this node founds are trusted"),
     ("WORLDCOMPUTE_KEEP_RESULTS", "how long a cell that this node founds keeps results, such as 36h"),
