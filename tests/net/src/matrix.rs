@@ -100,8 +100,10 @@ pub enum Event {
     Nothing,
     /// The first donor goes from its home to a mobile carrier.
     DonorMoves,
-    /// The first relay dies.
+    /// The relay that the donors are reached through dies.
     RelayDies,
+    /// The same, in the middle of the job.
+    RelayDiesAmid,
     /// The first relay comes back with another address.
     RelayMoves,
 }
@@ -233,6 +235,14 @@ pub fn cells() -> Vec<Cell> {
         Cell {
             event: Event::RelayDies,
             ..Cell::relayed("a relay dies", Site::behind(Nat::Symmetric), Site::behind(Nat::Symmetric))
+        },
+        Cell {
+            event: Event::RelayDiesAmid,
+            ..Cell::relayed(
+                "a relay dies amid a job, 100 ms round trip",
+                Site::behind(Nat::Symmetric).over(far),
+                Site::behind(Nat::Symmetric),
+            )
         },
         Cell {
             event: Event::RelayMoves,

@@ -1,13 +1,23 @@
 //! The cells of the network matrix that every change has to pass; `cargo run -p wc-tests-net --bin matrix` runs all.
 
+use std::time::Duration;
+
 use wc_tests_net::matrix;
+
+/// Less than QUIC waits for a peer that is gone, which is what a job took when nobody noticed before that.
+const NOTICED: Duration = Duration::from_secs(25);
 
 /// Runs a cell and checks how its nodes were connected.
 fn check(name: &str, path: &str) {
+    check_within(name, path, Duration::MAX);
+}
+
+/// The same, and that the job took no longer than `limit`.
+fn check_within(name: &str, path: &str, limit: Duration) {
     let cells = matrix::cells();
     let cell = cells.iter().find(|cell| cell.name == name).expect("a cell of that name");
     match cell.run(false) {
-        Ok(Some(row)) => assert!(row.path.contains(path), "{name}: {row:?}"),
+        Ok(Some(row)) => assert!(row.path.contains(path) && row.job < limit, "{name}: {row:?}"),
         Ok(None) => {}
         Err(error) => panic!("{error}"),
     }
@@ -86,4 +96,19 @@ fn port_443_on_both_sides_is_enough_with_a_relay() {
 #[test]
 fn routers_that_forward_ports_are_asked_to() {
     check("symmetric to symmetric, routers forward ports", "quic");
+}
+
+#[test]
+fn a_relay_that_dies_delays_the_next_job_by_seconds() {
+    check_within("a relay dies", "relay", NOTICED);
+}
+
+#[test]
+fn a_relay_that_dies_amid_a_job_delays_it_by_seconds() {
+    check_within("a relay dies amid a job, 100 ms round trip", "relay", NOTICED);
+}
+
+#[test]
+fn a_donor_that_goes_from_wifi_to_mobile_works_on_within_seconds() {
+    check_within("from Wi-Fi to mobile", "", NOTICED);
 }

@@ -542,8 +542,11 @@ impl Messenger {
             let mut tries = if looks { ASK_TRIES } else { 1 };
             loop {
                 tries -= 1;
-                let stream =
-                    self.mesh.open(coordinator, version::CONTROL).await.map_err(|error| error.to_string())?;
+                let stream = self
+                    .mesh
+                    .open_lazily(coordinator, version::CONTROL)
+                    .await
+                    .map_err(|error| error.to_string())?;
                 match self.converse(coordinator, stream, request).await {
                     // The path may have ended under it; there may be another one.
                     Err(LinkError::Io(_) | LinkError::Closed) if tries > 0 => {}

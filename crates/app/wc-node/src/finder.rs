@@ -95,7 +95,7 @@ async fn exchange(mut stream: MeshStream, mine: &Hello) -> Result<Hello, LinkErr
 /// Asks one peer who it is; `None` when it does not say, or says something unbelievable.
 pub(crate) async fn ask(mesh: &Mesh, node: NodeId, mine: &Hello) -> Option<Hello> {
     let asked = async {
-        let stream = mesh.open(node, version::HELLO).await.ok()?;
+        let stream = mesh.open_lazily(node, version::HELLO).await.ok()?;
         exchange(stream, mine).await.ok()
     };
     let hello = tokio::time::timeout(HELLO_TIMEOUT, asked).await.ok()??;

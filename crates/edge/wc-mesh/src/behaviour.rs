@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use libp2p::core::Transport as _;
+use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::upgrade::Version;
 use libp2p::kad::store::{MemoryStore, MemoryStoreConfig};
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
@@ -15,7 +17,7 @@ use crate::config::{DhtRole, MeshConfig};
 use crate::relay::shape::Shaper;
 use crate::stream::{self, Registry};
 use crate::transport::{BuildError, Ways};
-use crate::{gate, observe, pulse};
+use crate::{gate, lazy, observe, pulse};
 
 /// Protocol id that identify carries; nodes that say anything else are not ours.
 pub const PROTOCOL_VERSION: &str = wc_proto::version::IDENTIFY;
@@ -28,6 +30,9 @@ const STREAMS_NEGOTIATING_MAX: usize = 128;
 const MEMORY_SHARE_MAX: f64 = 0.5;
 /// One Kademlia query; the catalogue's figure.
 const KADEMLIA_QUERY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Pause between two refreshes of the table. Each dials most nodes of a small network, only to be disconnected from them a
+/// minute later; who is where is heard from exchanges, and asked when somebody is sought.
+const KADEMLIA_REFRESH: Duration = Duration::from_secs(60 * 60);
 
 #[derive(NetworkBehaviour)]
 pub(crate) struct Behaviour {
@@ -82,9 +87,11 @@ pub(crate) fn build(
     if let Some(shaper) = shaper.clone() {
         transport = transport.map(move |(peer, muxer), _| (peer, shaper.meter(peer, muxer))).boxed();
     }
+    let transport = transport.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(lazy::Muxer(muxer)))).boxed();
     let swarm_config = libp2p::swarm::Config::with_tokio_executor()
         .with_idle_connection_timeout(config.limits.idle_timeout)
-        .with_max_negotiating_inbound_streams(STREAMS_NEGOTIATING_MAX);
+        .with_max_negotiating_inbound_streams(STREAMS_NEGOTIATING_MAX)
+        .with_substream_upgrade_protocol_override(Version::V1Lazy);
     let swarm = Swarm::new(transport, behaviour, key.public().to_peer_id(), swarm_config);
     Ok(Built { swarm, ways, mdns_error, shaper })
 }
@@ -150,6 +157,7 @@ fn kademlia(local: PeerId) -> kad::Behaviour<MemoryStore> {
     let mut config = kad::Config::new(StreamProtocol::new(KADEMLIA_PROTOCOL));
     config
         .set_query_timeout(KADEMLIA_QUERY_TIMEOUT)
+        .set_periodic_bootstrap_interval(Some(KADEMLIA_REFRESH))
         .set_record_filtering(kad::StoreInserts::FilterBoth)
         .set_record_ttl(None)
         .set_replication_interval(None)

@@ -86,7 +86,7 @@ pub(crate) async fn tell(
 ) {
     let exchange = async {
         let protocol = StreamProtocol::new(version::PEERS);
-        let mut stream = registry.open(&peer_of(peer), protocol).await.ok()?;
+        let mut stream = registry.open(&peer_of(peer), protocol, false).await.ok()?;
         write(&mut stream, announcements, asks).await.ok()?;
         Some(read(&mut stream).await)
     };

@@ -27,6 +27,7 @@ mod event;
 mod exchange;
 mod gate;
 mod host;
+mod lazy;
 mod mapping;
 mod mesh;
 mod mux;

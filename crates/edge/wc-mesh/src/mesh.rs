@@ -203,6 +203,19 @@ impl Mesh {
     /// # Errors
     /// [`OpenError`]; none of them leaves a half-open stream behind.
     pub async fn open(&self, node: NodeId, protocol: &str) -> Result<MeshStream, OpenError> {
+        self.open_as(node, protocol, true).await
+    }
+
+    /// As [`open`](Self::open), but without waiting for the peer's consent, which is a round trip: for protocols in which we
+    /// speak first. A peer that does not accept the protocol ends the stream instead of answering.
+    ///
+    /// # Errors
+    /// As `open`, without [`OpenError::UnsupportedProtocol`].
+    pub async fn open_lazily(&self, node: NodeId, protocol: &str) -> Result<MeshStream, OpenError> {
+        self.open_as(node, protocol, false).await
+    }
+
+    async fn open_as(&self, node: NodeId, protocol: &str, agreed: bool) -> Result<MeshStream, OpenError> {
         let id =
             protocol_id(protocol).ok_or_else(|| OpenError::Malformed { protocol: protocol.to_owned() })?;
         let peer = peer_of(node);
@@ -210,7 +223,7 @@ impl Mesh {
             let mut tries = OPEN_TRIES;
             loop {
                 tries -= 1;
-                match self.registry.open(&peer, id.clone()).await {
+                match self.registry.open(&peer, id.clone(), agreed).await {
                     // A connection that ends while a stream is opened on it says nothing about the next one.
                     Err(LinkError::NoLink | LinkError::Io(_)) if tries > 0 => self.reach(node).await?,
                     other => return Ok(other),

@@ -234,3 +234,33 @@ impl<C: AsyncRead + AsyncWrite + Unpin> StreamMuxer for Mux<C> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::{AsyncReadExt, AsyncWriteExt};
+    use tokio_util::compat::TokioAsyncReadCompatExt;
+
+    use super::*;
+
+    async fn pair() -> (Mux<impl AsyncRead + AsyncWrite + Unpin>, tokio::io::DuplexStream) {
+        // The other end never reads: what is written stays where it is.
+        let (near, far) = tokio::io::duplex(16);
+        let upgrade = Upgrade::new(4);
+        (upgrade.upgrade_outbound(near.compat(), "/yamux/1.0.0").await.unwrap(), far)
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_we_close_wakes_whoever_waits_on_it_and_ends_although_nobody_reads() {
+        let (mut mux, _far) = pair().await;
+        let mut stream = futures::future::poll_fn(|cx| Pin::new(&mut mux).poll_outbound(cx)).await.unwrap();
+        stream.write_all(&[7; 64]).await.unwrap();
+        let waiting = tokio::spawn(async move { stream.read(&mut [0; 1]).await });
+        let driven = futures::future::poll_fn(|cx| Pin::new(&mut mux).poll(cx).map(drop));
+        let _ = tokio::time::timeout(Duration::from_millis(100), driven).await;
+        let closing = futures::future::poll_fn(|cx| Pin::new(&mut mux).poll_close(cx));
+        let _ = tokio::time::timeout(10 * CLOSING_MAX, closing).await.expect("closing hangs");
+        drop(mux);
+        let read = tokio::time::timeout(10 * CLOSING_MAX, waiting).await.expect("the reader sleeps on");
+        assert!(!matches!(read.unwrap(), Ok(1..)), "nothing can have come");
+    }
+}

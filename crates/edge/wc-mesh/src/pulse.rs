@@ -3,7 +3,7 @@
 //! Neither QUIC's idle timeout nor TCP's retransmissions tell soon enough for somebody who waits for a job: thirty seconds
 //! and a quarter of an hour. So every connection is pinged, with the protocol that every libp2p node answers: rarely
 //! while nobody needs it, and within four seconds while streams use it or a relay holds a place for us at its other
-//! end. Bytes that come are as good as an answer; a machine that is busy sending is not taken for a dead one.
+//! end, or two where an answer is awaited. Bytes that come are as good as an answer; a machine that is busy sending is not taken for a dead one.
 //!
 //! A late answer makes the swarm task look for another path ([`Sign::Late`]); what is to happen then is decided there.
 
@@ -264,11 +264,10 @@ impl ConnectionHandler for Handler {
                 return Poll::Pending;
             }
             let now = Instant::now();
-            let needed = self.life.is_needed(now);
             // Before the look at what it says, or else a use between the two wakes nobody.
-            self.life.wake(cx.waker(), !needed);
+            self.life.wake(cx.waker(), self.life.need(now));
             let at_once = self.life.take_asked();
-            match self.beat.step(now, self.life.heard_at(), needed || self.life.is_needed(now), at_once) {
+            match self.beat.step(now, self.life.heard_at(), self.life.need(now), at_once) {
                 Step::Ping => self.due = true,
                 Step::Doubt => {
                     self.life.doubt(true);

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use wc_types::cid::{CODEC_DAG_PB, CODEC_RAW, Cid, cid_from_digest, sha256};
@@ -11,10 +12,16 @@ use crate::index::{Key, digest};
 use crate::store::locked;
 use crate::unixfs::{CHUNK_BYTES, Digest, LINKS_MAX, Layout, Place, UnixfsError};
 
+/// Bytes written to a file after which they are made durable while the next ones come: the last sync has little left to
+/// do, and the disk works while the network does.
+const SYNC_EVERY_BYTES: u64 = 64 << 20;
+
 /// A partial file.
 pub(crate) struct Assembly {
     layout: Layout,
     file: Arc<File>,
+    /// Bytes written since somebody last took it upon himself to sync.
+    unsynced_bytes: AtomicU64,
     progress: Mutex<Progress>,
 }
 
@@ -52,7 +59,8 @@ impl Assembly {
             left: layout.leaves(),
             bytes_present: 0,
         };
-        let assembly = Self { layout, file: Arc::new(file), progress: Mutex::new(progress) };
+        let (file, unsynced_bytes) = (Arc::new(file), AtomicU64::new(0));
+        let assembly = Self { layout, file, unsynced_bytes, progress: Mutex::new(progress) };
         assembly.learn(&mut locked(&assembly.progress), layout.root(), children);
         assembly
     }
@@ -90,6 +98,16 @@ impl Assembly {
     /// The file.
     pub(crate) fn file(&self) -> Arc<File> {
         Arc::clone(&self.file)
+    }
+
+    /// Notes bytes that were written. Returns whether the caller is to sync the file now; one of many callers is.
+    pub(crate) fn is_sync_due(&self, bytes: u64) -> bool {
+        let before = self.unsynced_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let due = before < SYNC_EVERY_BYTES && before + bytes >= SYNC_EVERY_BYTES;
+        if due {
+            self.unsynced_bytes.fetch_sub(SYNC_EVERY_BYTES, Ordering::Relaxed);
+        }
+        due
     }
 
     /// Leaves that are not here.

@@ -169,6 +169,9 @@ impl Inner {
                 UnixfsError::UnsupportedLayout { why: "a leaf has another length than its root says" };
             match assembly.take_leaf(&digest(key), bytes) {
                 Ok(Some(0)) => return self.had(root, assembly, key),
+                Ok(Some(places)) if assembly.is_sync_due(places as u64 * bytes.len() as u64) => {
+                    assembly.file().sync_data().map_err(|source| self.sync_failed(&path(), source))?;
+                }
                 Ok(Some(_)) => {}
                 Ok(None) => {
                     return Err(BlobError::Unixfs { cid: cid_of_key(root), source: Box::new(source) });

@@ -25,6 +25,8 @@ const PAYLOAD_BYTES: usize = 1024 * 1024;
 const BULK_BYTES: usize = 16 * 1024 * 1024;
 /// QUIC, TCP and WebSocket: how many addresses a node tells at least that everybody is to be able to reach.
 const LISTENERS: usize = 3;
+/// Where iperf3 listens: where only port 443 is let out, the node itself is there, and nothing is measured beside it.
+const IPERF_PORT: &str = "5201";
 /// How long a direct path may take before a circuit counts as the end of it.
 const DIRECT_WITHIN: Duration = Duration::from_secs(10);
 
@@ -114,7 +116,11 @@ impl<'lab> Run<'lab> {
         let begun = Instant::now();
 
         self.happen()?;
-        let job = self.job(PAYLOAD_BYTES, self.donors.len(), None)?;
+        let job = if self.cell.event == Event::RelayDiesAmid {
+            self.job_without_its_relay()?
+        } else {
+            self.job(PAYLOAD_BYTES, self.donors.len(), None)?
+        };
         let direct = if self.relays.is_empty() { None } else { self.wait_for_direct(begun)? };
         let path = self.path()?.join(", ");
         let bulk = if bulk { Some(self.bulk()?) } else { None };
@@ -158,13 +164,16 @@ impl<'lab> Run<'lab> {
     /// Lets happen what happens in this cell while the donors are there.
     fn happen(&mut self) -> Result<(), String> {
         match self.cell.event {
-            Event::Nothing => {}
+            Event::Nothing | Event::RelayDiesAmid => {}
             Event::DonorMoves => {
                 let mobile = self.lab.carrier("mobile", Nat::Symmetric);
                 self.lab.move_to(&mut self.donors[0].host, &mobile, None);
                 self.mobile = Some(mobile);
             }
-            Event::RelayDies => self.relays[0].node.stop(),
+            Event::RelayDies => {
+                let number = self.relay_in_use()?;
+                self.relays[number].node.stop();
+            }
             Event::RelayMoves => {
                 self.relays[0].node.stop();
                 self.lab.move_to(&mut self.relays[0].host, self.lab.internet(), None);
@@ -175,6 +184,39 @@ impl<'lab> Run<'lab> {
             }
         }
         Ok(())
+    }
+
+    /// Runs the job and has the relay that it goes through die a second after its beginning.
+    fn job_without_its_relay(&mut self) -> Result<Duration, String> {
+        let number = self.relay_in_use()?;
+        let mut relays = std::mem::take(&mut self.relays);
+        let relay = &mut relays[number].node;
+        let job = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_secs(1));
+                relay.stop();
+            });
+            self.job(PAYLOAD_BYTES, self.donors.len(), None)
+        });
+        self.relays = relays;
+        job
+    }
+
+    /// Returns which relay the coordinator reaches a donor through.
+    fn relay_in_use(&self) -> Result<usize, String> {
+        let peers = self.coordinator.node.ask(&["cluster", "peers"])?;
+        let donors = self.donors.iter().map(|donor| donor.node.id()).collect::<Result<Vec<_>, _>>()?;
+        let of_donors = peers
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|peer| donors.iter().any(|donor| peer["node"] == **donor));
+        let circuits: Vec<&str> = of_donors.filter_map(|peer| peer["address"].as_str()).collect();
+        let leads = |relay: &Placed| {
+            let host = format!("/ip4/{}/", relay.host.v4);
+            circuits.iter().any(|circuit| circuit.starts_with(&host) && circuit.contains("/p2p-circuit"))
+        };
+        self.relays.iter().position(leads).ok_or(format!("no donor is reached through a relay: {peers}"))
     }
 
     /// Waits until so many relays hold a place for the coordinator.
@@ -234,7 +276,11 @@ impl<'lab> Run<'lab> {
             .host
             .machine
             .command("sh")
-            .args(["-c", "cd \"$1\" && exec \"$0\" send --no-progress --ticket-type addresses data", program])
+            .args([
+                "-c",
+                "cd \"$1\" && exec \"$0\" send --no-progress --relay disabled --ticket-type addresses data",
+                program,
+            ])
             .arg(&from)
             .env("HOME", &from)
             .stdin(Stdio::null())
@@ -247,7 +293,8 @@ impl<'lab> Run<'lab> {
             lines.filter_map(|line| Some(line.split_once("sendme receive ")?.1.trim().to_owned()));
         let took = tickets.next().and_then(|ticket| {
             let seconds = self.cell.patience.as_secs().to_string();
-            let script = "cd \"$1\" && exec timeout \"$2\" \"$0\" receive --no-progress \"$3\"";
+            let script =
+                "cd \"$1\" && exec timeout \"$2\" \"$0\" receive --no-progress --relay disabled \"$3\"";
             let begun = Instant::now();
             let to = to.to_str()?;
             let words = ["env", &format!("HOME={to}"), "sh", "-c", script, program, to, &seconds, &ticket];
@@ -262,7 +309,7 @@ impl<'lab> Run<'lab> {
 
     /// Returns how many bytes a second of TCP get from the coordinator to the first donor.
     fn iperf(&self) -> Option<f64> {
-        let words = ["keep", "iperf3", "--server", "--port", "443"].map(str::to_owned);
+        let words = ["keep", "iperf3", "--server", "--port", IPERF_PORT].map(str::to_owned);
         let _server = self.coordinator.host.machine.serve(&words);
         let to = match self.cell.family {
             Family::V6 => self.coordinator.host.v6.to_string(),
@@ -277,7 +324,7 @@ impl<'lab> Run<'lab> {
             "--time",
             "8",
             "--port",
-            "443",
+            IPERF_PORT,
             "--client",
             &to,
         ];

@@ -434,7 +434,7 @@ async fn work_stream(
     node: NodeId,
 ) -> Result<(), HolderFault> {
     let mut returning = Returning { shared, worker, wanted: VecDeque::new() };
-    let mut stream = shared.mesh.open(node, BLOB).await.map_err(|error| lost(&error))?;
+    let mut stream = shared.mesh.open_lazily(node, BLOB).await.map_err(|error| lost(&error))?;
     let window = shared.limits.window_blocks.clamp(1, WANT_CIDS_MAX);
     let mut answered = 0u32;
     loop {

@@ -241,11 +241,10 @@ impl Host {
                 tracing::info!(peer = %src_peer_id, ?status, "reservation refused");
             }
             // The library says so for every closed connection; another one may still hold the reservation.
-            relay::Event::ReservationClosed { src_peer_id } => {
-                if !self.peers.contains_key(&src_peer_id) {
-                    self.granted.leave(&src_peer_id);
-                }
+            relay::Event::ReservationClosed { src_peer_id } if !self.peers.contains_key(&src_peer_id) => {
+                self.granted.leave(&src_peer_id);
             }
+            relay::Event::ReservationClosed { .. } => {}
             relay::Event::ReservationTimedOut { src_peer_id } => {
                 let life =
                     self.config.reach.relay.as_ref().map_or(RESERVATION_DEFAULT, |limits| limits.reservation);

@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 const PAUSE_IDLE: Duration = Duration::from_secs(20);
 /// Silence on a connection that somebody needs, before it is pinged.
 const PAUSE_NEEDED: Duration = Duration::from_secs(4);
+/// The same where somebody has just said something and waits for the answer.
+const PAUSE_AWAITED: Duration = Duration::from_secs(2);
 /// Silence after a ping before other paths are looked for; two round trips are added. A lost packet or two are
 /// repeated within that time.
 pub(super) const LATE: Duration = Duration::from_secs(3);
@@ -22,6 +24,16 @@ pub(super) const LATE: Duration = Duration::from_secs(3);
 pub(super) const SILENT: Duration = Duration::from_secs(10);
 /// Longer than this after its time, a look at the clock says more about this machine than about the peer.
 const OVERSLEPT: Duration = Duration::from_secs(1);
+
+/// Who would suffer if a connection were dead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Need {
+    Nobody,
+    /// Somebody who uses it, or depends on it.
+    Somebody,
+    /// Somebody who waits for an answer.
+    Awaited,
+}
 
 /// What is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,9 +64,9 @@ impl Beat {
     /// Returns the next step.
     ///
     /// - `heard`: when the peer last showed that it is there
-    /// - `needed`: somebody would suffer if it were not
+    /// - `need`: who would suffer if it were not
     /// - `at_once`: the swarm task wants to know now
-    pub(super) fn step(&mut self, now: Instant, heard: Option<Instant>, needed: bool, at_once: bool) -> Step {
+    pub(super) fn step(&mut self, now: Instant, heard: Option<Instant>, need: Need, at_once: bool) -> Step {
         if let (Some(look), Some(asked)) = (self.next_look.take(), self.asked_at)
             && now > look + OVERSLEPT
         {
@@ -65,7 +77,11 @@ impl Beat {
         let quiet_since = heard.map_or(asked, |heard| heard.max(asked));
         if !self.waiting {
             let idle = asked + PAUSE_IDLE;
-            let due = if needed { idle.min(quiet_since + PAUSE_NEEDED) } else { idle };
+            let due = match need {
+                Need::Nobody => idle,
+                Need::Somebody => idle.min(quiet_since + PAUSE_NEEDED),
+                Need::Awaited => idle.min(quiet_since + PAUSE_AWAITED),
+            };
             return if at_once || now >= due { self.ping(now) } else { self.rest(due) };
         }
         let late = quiet_since + LATE + 2 * self.round_trip;
@@ -109,7 +125,7 @@ mod tests {
 
     fn answered(at: Instant) -> Beat {
         let mut beat = Beat::default();
-        assert_eq!(beat.step(at, None, false, false), Step::Ping);
+        assert_eq!(beat.step(at, None, Need::Nobody, false), Step::Ping);
         assert_eq!(beat.answered(at), (Duration::ZERO, false));
         beat
     }
@@ -119,20 +135,25 @@ mod tests {
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
         let mut beat = answered(start);
-        assert_eq!(beat.step(after(6), None, false, false), Step::Rest(after(20)));
-        assert_eq!(beat.step(after(6), None, true, false), Step::Ping, "a use begins");
+        assert_eq!(beat.step(after(6), None, Need::Nobody, false), Step::Rest(after(20)));
+        assert_eq!(beat.step(after(6), None, Need::Somebody, false), Step::Ping, "a use begins");
         let mut beat = answered(start);
         assert_eq!(
-            beat.step(after(6), Some(after(4)), true, false),
+            beat.step(after(6), Some(after(4)), Need::Somebody, false),
             Step::Rest(after(8)),
             "bytes are as good"
         );
-        assert_eq!(beat.step(after(6), Some(after(4)), true, true), Step::Ping, "unless the host asks");
+        assert_eq!(
+            beat.step(after(6), Some(after(4)), Need::Somebody, true),
+            Step::Ping,
+            "unless the host asks"
+        );
         let mut beat = answered(start);
-        assert_eq!(beat.step(after(1), None, true, false), Step::Rest(after(4)));
+        assert_eq!(beat.step(after(1), None, Need::Somebody, false), Step::Rest(after(4)));
+        assert_eq!(beat.step(after(1), None, Need::Awaited, false), Step::Rest(after(2)));
         let mut beat = answered(start);
         assert_eq!(
-            beat.step(after(20), Some(after(19)), true, false),
+            beat.step(after(20), Some(after(19)), Need::Somebody, false),
             Step::Ping,
             "round trips are measured"
         );
@@ -143,15 +164,15 @@ mod tests {
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
         let mut beat = Beat::default();
-        assert_eq!(beat.step(start, None, true, false), Step::Ping);
-        assert_eq!(beat.step(start, None, true, false), Step::Rest(after(3)));
-        assert_eq!(beat.step(after(3), None, true, false), Step::Doubt);
-        assert_eq!(beat.step(after(3), None, true, false), Step::Rest(after(10)));
-        assert_eq!(beat.step(after(4), Some(after(4)), true, false), Step::Believe);
-        assert_eq!(beat.step(after(4), Some(after(4)), true, false), Step::Rest(after(7)));
-        assert_eq!(beat.step(after(7), Some(after(4)), true, false), Step::Doubt);
-        assert_eq!(beat.step(after(7), Some(after(4)), true, false), Step::Rest(after(14)));
-        assert_eq!(beat.step(after(14), Some(after(4)), true, false), Step::GiveUp);
+        assert_eq!(beat.step(start, None, Need::Somebody, false), Step::Ping);
+        assert_eq!(beat.step(start, None, Need::Somebody, false), Step::Rest(after(3)));
+        assert_eq!(beat.step(after(3), None, Need::Somebody, false), Step::Doubt);
+        assert_eq!(beat.step(after(3), None, Need::Somebody, false), Step::Rest(after(10)));
+        assert_eq!(beat.step(after(4), Some(after(4)), Need::Somebody, false), Step::Believe);
+        assert_eq!(beat.step(after(4), Some(after(4)), Need::Somebody, false), Step::Rest(after(7)));
+        assert_eq!(beat.step(after(7), Some(after(4)), Need::Somebody, false), Step::Doubt);
+        assert_eq!(beat.step(after(7), Some(after(4)), Need::Somebody, false), Step::Rest(after(14)));
+        assert_eq!(beat.step(after(14), Some(after(4)), Need::Somebody, false), Step::GiveUp);
     }
 
     #[test]
@@ -159,10 +180,14 @@ mod tests {
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
         let mut beat = Beat::default();
-        beat.step(start, None, true, false);
-        assert_eq!(beat.step(start, None, true, false), Step::Rest(after(3)));
-        assert_eq!(beat.step(after(600), None, true, false), Step::Doubt, "late, by no more than was slept");
-        assert_eq!(beat.step(after(600), None, true, false), Step::Rest(after(607)));
+        beat.step(start, None, Need::Somebody, false);
+        assert_eq!(beat.step(start, None, Need::Somebody, false), Step::Rest(after(3)));
+        assert_eq!(
+            beat.step(after(600), None, Need::Somebody, false),
+            Step::Doubt,
+            "late, by no more than was slept"
+        );
+        assert_eq!(beat.step(after(600), None, Need::Somebody, false), Step::Rest(after(607)));
         let (round_trip, doubted) = beat.answered(after(601));
         assert!(doubted && round_trip < Duration::from_secs(5), "{round_trip:?}");
     }
@@ -172,9 +197,9 @@ mod tests {
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
         let mut beat = Beat::default();
-        beat.step(start, None, true, false);
+        beat.step(start, None, Need::Somebody, false);
         assert_eq!(beat.answered(after(2)).0, Duration::from_secs(2));
-        assert_eq!(beat.step(after(7), None, true, false), Step::Ping);
-        assert_eq!(beat.step(after(7), None, true, false), Step::Rest(after(14)));
+        assert_eq!(beat.step(after(7), None, Need::Somebody, false), Step::Ping);
+        assert_eq!(beat.step(after(7), None, Need::Somebody, false), Step::Rest(after(14)));
     }
 }

@@ -1,12 +1,19 @@
 //! What the streams of a connection, its pulse and the swarm task tell each other about it.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::task::AtomicWaker;
 
+use super::beat::Need;
+
 /// How long after its last use a connection counts as used.
 const USE_LASTS: Duration = Duration::from_secs(10);
+
+/// Depths of the pulse's sleep: nothing that streams do wakes it, something written does, anything does.
+const AWAKE: u8 = 0;
+const DOZING: u8 = 1;
+const ASLEEP: u8 = 2;
 
 /// One connection's signs of life. Written for every read and write of every stream, so it is a few atomic numbers.
 #[derive(Debug)]
@@ -23,8 +30,8 @@ pub(crate) struct Life {
     asked: AtomicBool,
     /// A ping is late.
     doubted: AtomicBool,
-    /// The pulse sleeps for as long as nobody uses the connection.
-    asleep: AtomicBool,
+    /// What wakes the pulse.
+    asleep: AtomicU8,
     waker: AtomicWaker,
 }
 
@@ -38,7 +45,7 @@ impl Default for Life {
             leaned_on: AtomicBool::new(false),
             asked: AtomicBool::new(false),
             doubted: AtomicBool::new(false),
-            asleep: AtomicBool::new(false),
+            asleep: AtomicU8::new(AWAKE),
             waker: AtomicWaker::new(),
         }
     }
@@ -53,23 +60,24 @@ impl Life {
         (stamp > 0).then(|| self.born + Duration::from_millis(stamp))
     }
 
-    fn used_at(&self, stamp: u64) {
+    fn used_at(&self, stamp: u64, depth: u8) {
         self.used_ms.store(stamp, Ordering::Relaxed);
-        if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::AcqRel) {
+        if self.asleep.load(Ordering::Relaxed) >= depth && self.asleep.swap(AWAKE, Ordering::AcqRel) >= depth
+        {
             self.waker.wake();
         }
     }
 
     /// Notes that somebody wants something of the peer.
     pub(crate) fn used(&self) {
-        self.used_at(self.stamp());
+        self.used_at(self.stamp(), DOZING);
     }
 
     /// Notes that the peer has shown that it is there: bytes of it came, or it made room for more of ours.
     pub(crate) fn heard(&self) {
         let stamp = self.stamp();
         self.heard_ms.store(stamp, Ordering::Relaxed);
-        self.used_at(stamp);
+        self.used_at(stamp, ASLEEP);
     }
 
     /// Returns when the peer last showed that it is there.
@@ -81,6 +89,16 @@ impl Life {
     pub(crate) fn is_needed(&self, now: Instant) -> bool {
         let used = self.moment(self.used_ms.load(Ordering::Relaxed));
         self.leaned_on.load(Ordering::Relaxed) || used.is_some_and(|used| used + USE_LASTS > now)
+    }
+
+    /// Returns who would suffer if the connection were dead.
+    pub(super) fn need(&self, now: Instant) -> Need {
+        if !self.is_needed(now) {
+            return Need::Nobody;
+        }
+        let (used, heard) = (self.used_ms.load(Ordering::Relaxed), self.heard_ms.load(Ordering::Relaxed));
+        let used_lately = self.moment(used).is_some_and(|used| used + USE_LASTS > now);
+        if used_lately && used > heard { Need::Awaited } else { Need::Somebody }
     }
 
     /// Says whether the connection is needed even while no stream is used.
@@ -109,10 +127,15 @@ impl Life {
         self.doubted.store(doubted, Ordering::Relaxed);
     }
 
-    /// Wakes `waker` from now on when something is to be done; `asleep` if use of the connection is such a thing.
-    pub(super) fn wake(&self, waker: &std::task::Waker, asleep: bool) {
+    /// Wakes `waker` from now on when more is needed of the connection than `need`, or the swarm task asks.
+    pub(super) fn wake(&self, waker: &std::task::Waker, need: Need) {
         self.waker.register(waker);
-        self.asleep.store(asleep, Ordering::Release);
+        let depth = match need {
+            Need::Nobody => ASLEEP,
+            Need::Somebody => DOZING,
+            Need::Awaited => AWAKE,
+        };
+        self.asleep.store(depth, Ordering::Release);
     }
 }
 
@@ -127,11 +150,13 @@ mod tests {
         assert!(!life.is_needed(now) && life.heard_at().is_none());
         life.used();
         assert!(life.is_needed(now) && life.heard_at().is_none());
+        assert_eq!(life.need(now), Need::Awaited);
         assert!(!life.is_needed(now + 2 * USE_LASTS));
         life.lean_on(true);
         assert!(life.is_needed(now + 2 * USE_LASTS));
         life.lean_on(false);
         life.heard();
         assert!(life.heard_at().is_some() && life.is_needed(now));
+        assert_eq!(life.need(now), Need::Somebody);
     }
 }

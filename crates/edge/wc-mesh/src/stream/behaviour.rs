@@ -3,9 +3,12 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::{Ready, ready};
+use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use libp2p::core::transport::PortUse;
 use libp2p::core::upgrade::{InboundUpgrade, OutboundUpgrade, UpgradeInfo};
 use libp2p::core::{Endpoint, Multiaddr};
@@ -24,6 +27,7 @@ use super::MeshStream;
 use super::registry::{LinkError, OpenRequest, Registry};
 use crate::address::{Transport, transport_of};
 use crate::event::StreamRefusal;
+use crate::lazy;
 use crate::pulse::Life;
 
 /// Inbound streams of a peer that is not yet identified, held per connection; one round trip later it is. As many as the
@@ -171,7 +175,7 @@ impl ConnectionHandler for Handler {
     type FromBehaviour = FromBehaviour;
     type ToBehaviour = Refused;
     type InboundProtocol = Protocols;
-    type OutboundProtocol = Protocols;
+    type OutboundProtocol = Wish;
     type InboundOpenInfo = ();
     type OutboundOpenInfo = oneshot::Sender<Result<MeshStream, LinkError>>;
 
@@ -191,9 +195,9 @@ impl ConnectionHandler for Handler {
             return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(refused));
         }
         match self.requests.poll_recv(cx) {
-            Poll::Ready(Some(OpenRequest { protocol, reply })) => {
+            Poll::Ready(Some(OpenRequest { protocol, agreed, reply })) => {
                 Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest {
-                    protocol: SubstreamProtocol::new(Protocols(vec![protocol]), reply),
+                    protocol: SubstreamProtocol::new(Wish { protocol, agreed }, reply),
                 })
             }
             Poll::Ready(None) | Poll::Pending => Poll::Pending,
@@ -235,7 +239,7 @@ impl ConnectionHandler for Handler {
                 }
             }
             ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound {
-                protocol: (pipe, _),
+                protocol: pipe,
                 info: reply,
             }) => {
                 let stream = Registry::outbound(&self.peer, pipe, &self.life).ok_or(LinkError::NoLink);
@@ -245,7 +249,10 @@ impl ConnectionHandler for Handler {
             ConnectionEvent::DialUpgradeError(DialUpgradeError { info: reply, error }) => {
                 let error = match error {
                     StreamUpgradeError::Timeout => LinkError::Timeout,
-                    StreamUpgradeError::Apply(never) => match never {},
+                    StreamUpgradeError::Apply(error) if lazy::is_disagreement(&error) => {
+                        LinkError::UnsupportedProtocol
+                    }
+                    StreamUpgradeError::Apply(error) => LinkError::Io(error),
                     StreamUpgradeError::NegotiationFailed => LinkError::UnsupportedProtocol,
                     StreamUpgradeError::Io(error) => LinkError::Io(error),
                 };
@@ -257,7 +264,7 @@ impl ConnectionHandler for Handler {
     }
 }
 
-/// Negotiates one of several protocols and hands over the bare stream.
+/// Accepts one of several protocols and hands over the bare stream.
 pub(crate) struct Protocols(Vec<StreamProtocol>);
 
 impl UpgradeInfo for Protocols {
@@ -279,12 +286,33 @@ impl InboundUpgrade<swarm::Stream> for Protocols {
     }
 }
 
-impl OutboundUpgrade<swarm::Stream> for Protocols {
-    type Output = (swarm::Stream, StreamProtocol);
-    type Error = Infallible;
-    type Future = Ready<Result<Self::Output, Self::Error>>;
+/// Asks for one protocol.
+pub(crate) struct Wish {
+    protocol: StreamProtocol,
+    agreed: bool,
+}
 
-    fn upgrade_outbound(self, pipe: swarm::Stream, protocol: StreamProtocol) -> Self::Future {
-        ready(Ok((pipe, protocol)))
+impl UpgradeInfo for Wish {
+    type Info = StreamProtocol;
+    type InfoIter = std::iter::Once<StreamProtocol>;
+
+    fn protocol_info(&self) -> Self::InfoIter {
+        std::iter::once(self.protocol.clone())
+    }
+}
+
+impl OutboundUpgrade<swarm::Stream> for Wish {
+    type Output = swarm::Stream;
+    type Error = io::Error;
+    type Future = BoxFuture<'static, io::Result<swarm::Stream>>;
+
+    fn upgrade_outbound(self, mut pipe: swarm::Stream, _: StreamProtocol) -> Self::Future {
+        async move {
+            if self.agreed {
+                lazy::agreed(&mut pipe).await?;
+            }
+            Ok(pipe)
+        }
+        .boxed()
     }
 }

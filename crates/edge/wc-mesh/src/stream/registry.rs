@@ -40,6 +40,8 @@ impl Drop for Permit {
 /// A wish for one outbound stream, travelling to the handler of a connection.
 pub(super) struct OpenRequest {
     pub(super) protocol: StreamProtocol,
+    /// The peer's consent is waited for.
+    pub(super) agreed: bool,
     pub(super) reply: oneshot::Sender<Result<MeshStream, LinkError>>,
 }
 
@@ -190,10 +192,13 @@ impl Registry {
 
     /// Opens a stream on the best admitted connection to `peer` that is not in doubt, the least busy among equals. May be
     /// dropped at any await.
+    ///
+    /// - `agreed`: wait until the peer has said that it speaks the protocol
     pub(crate) async fn open(
         &self,
         peer: &PeerId,
         protocol: StreamProtocol,
+        agreed: bool,
     ) -> Result<MeshStream, LinkError> {
         let requests = {
             let inner = self.lock();
@@ -212,7 +217,7 @@ impl Registry {
                 .ok_or(LinkError::NoLink)?
         };
         let (reply, answer) = oneshot::channel();
-        requests.send(OpenRequest { protocol, reply }).await.map_err(|_| LinkError::NoLink)?;
+        requests.send(OpenRequest { protocol, agreed, reply }).await.map_err(|_| LinkError::NoLink)?;
         // The handler drops the reply when its connection ends before the stream is open.
         answer.await.unwrap_or_else(|_| Err(LinkError::Io(std::io::ErrorKind::ConnectionReset.into())))
     }
