@@ -46,6 +46,8 @@ const ASKED_MAX: usize = 8;
 const LOOK: Duration = Duration::from_secs(1);
 /// How long the others wait for the lowest of those who are cut off to found an island.
 const PATIENCE: Duration = Duration::from_secs(45);
+/// Time, after it was noticed that nobody of a cell is there, for those who are to be heard.
+const OTHERS_HEARD: Duration = Duration::from_secs(8);
 /// Peers whose last word is remembered.
 const CASTAWAYS_MAX: usize = 256;
 /// Largest file that is read.
@@ -341,11 +343,13 @@ impl Watcher {
                     self.cells.known.send_if_modified(|known| known.hear(node, &hello, own, is_needed, now));
                 }
                 None => {
-                    self.ask_around(&answers, &mut asked, &mut under_way, now).await;
                     self.notice_sessions(own, now);
                     let is_lost =
                         own.is_none() && !self.cells.known.borrow().0.iter().any(|place| place.is_fresh(now));
                     lost_since = if is_lost { lost_since.or(Some(now)) } else { None };
+                    // Who else is lost has to be known when an island is to be founded.
+                    let pause = if is_lost { ASK_COORDINATOR } else { ASK_PEER };
+                    self.ask_around(&answers, &mut asked, &mut under_way, pause, now).await;
                     self.found_island(&castaways, lost_since, now);
                     self.record(&mut recorded, now).await;
                 }
@@ -371,8 +375,12 @@ impl Watcher {
         if !matches!(&*self.role.borrow(), Role::Member { .. }) {
             return;
         }
-        // Lost is who has heard of nobody for `FRESH`.
-        let lost = now.saturating_duration_since(since) + FRESH;
+        // Lost is who has heard of nobody for `FRESH`; then everybody else who is there is asked.
+        let noticed = now.saturating_duration_since(since);
+        if noticed < OTHERS_HEARD {
+            return;
+        }
+        let lost = noticed + FRESH;
         let lowest = castaways.is_lowest(self.mesh.node_id(), now);
         if lost >= island.after.max(FRESH) + if lowest { Duration::ZERO } else { PATIENCE } {
             // Said again until it is so.
@@ -400,6 +408,7 @@ impl Watcher {
         answers: &mpsc::Sender<(NodeId, Option<Hello>)>,
         asked: &mut HashMap<NodeId, Instant>,
         under_way: &mut HashSet<NodeId>,
+        peer_pause: Duration,
         now: Instant,
     ) {
         let peers: Vec<NodeId> = self.mesh.peers().await.iter().map(|peer| peer.node).collect();
@@ -427,7 +436,7 @@ impl Watcher {
             .filter(|(node, pause)| is_due(node, **pause))
             .map(|(node, _)| *node)
             .collect();
-        due.extend(peers.iter().filter(|peer| is_due(peer, ASK_PEER)));
+        due.extend(peers.iter().filter(|peer| is_due(peer, peer_pause)));
         for node in due {
             if node == own || under_way.len() >= ASKED_MAX || !under_way.insert(node) {
                 continue;
