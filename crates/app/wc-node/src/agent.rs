@@ -626,7 +626,7 @@ impl Agent {
     fn reveal(&self, cell: CellId, leases: &[LeaseId]) {
         let reports = lock(&self.board).reveal(cell, leases);
         for report in reports {
-            self.out(cell, Out::Report(report));
+            self.out(cell, Out::Report(Box::new(report)));
         }
     }
 

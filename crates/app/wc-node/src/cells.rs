@@ -512,11 +512,9 @@ impl Watcher {
         served.extend(rest.into_iter().take(self.cells.served_max.saturating_sub(served.len())));
         sessions.retain(|cell, session| {
             let stays = served.iter().any(|place| place.brief.cell == *cell);
-            if !stays {
-                if let (Some(session), Some(worker)) = (session, &self.worker) {
-                    session.abort();
-                    worker.forget(*cell);
-                }
+            if let (false, Some(session), Some(worker)) = (stays, session, &self.worker) {
+                session.abort();
+                worker.forget(*cell);
             }
             stays
         });

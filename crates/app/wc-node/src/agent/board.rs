@@ -3,6 +3,7 @@
 //! Every lease belongs to the cell that granted it, and only that cell hears of it: commitments, reports and returns go
 //! back there. The machine's slots are one: the home cell is asked first, the others for what it leaves idle.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -196,8 +197,8 @@ impl Board {
             let claim = assignment.claim();
             if number >= room {
                 surplus.push(claim);
-            } else if !self.held.contains_key(&claim) {
-                self.held.insert(claim, Held::Queued);
+            } else if let Entry::Vacant(place) = self.held.entry(claim) {
+                place.insert(Held::Queued);
                 self.queues[lane].push_back(assignment);
             }
         }
@@ -288,15 +289,15 @@ impl Board {
     }
 
     /// Returns the reports that a cell asks for, among those that wait.
-    pub fn reveal(&mut self, cell: CellId, leases: &[LeaseId]) -> Vec<Box<Report>> {
+    pub fn reveal(&mut self, cell: CellId, leases: &[LeaseId]) -> Vec<Report> {
         let mut reports = Vec::new();
         for &lease in leases {
             if let Some(held) = self.held.get_mut(&Claim { cell, lease })
                 && let Held::Waiting(report, _) = held
             {
                 let report = report.clone();
-                *held = Held::Reported(report.clone());
-                reports.push(report);
+                reports.push((*report).clone());
+                *held = Held::Reported(report);
             }
         }
         reports
