@@ -254,7 +254,7 @@ pub fn cells() -> Vec<Cell> {
         },
         Cell::new("100 ms round trip", public(), both(millis(100))),
         Cell::new("300 ms round trip", public(), both(millis(300))),
-        Cell::new("100 ms, 1 % lost each way", public(), both(millis(100).lossy(1))),
+        Cell::new("100 ms, 1 % lost each way", public(), both(millis(100).lossy(1))).patient(240),
         Cell::new("100 ms, 5 % lost each way", public(), both(millis(100).lossy(5))).patient(240),
         Cell::new("1 Mbit/s up, 20 down, 40 ms", public(), public().over(megabit)).patient(240),
         Cell::new(
