@@ -7,6 +7,7 @@
 //! A new decoder gets a file beside [`ids`], a line in [`TARGETS`] and a wrapper in `fuzz_targets/`.
 #![forbid(unsafe_code)]
 
+pub mod announcements;
 pub mod beacons;
 pub mod blocks;
 pub mod facts;
@@ -14,10 +15,12 @@ pub mod frames;
 pub mod ids;
 pub mod ledger;
 pub mod mutate;
+pub mod names;
 pub mod published;
 pub mod records;
 pub mod rekor;
 pub mod sample;
+pub mod web;
 
 /// A decoder under attack.
 pub struct Target {
@@ -31,13 +34,16 @@ pub struct Target {
 
 /// Every target, in alphabetical order.
 pub const TARGETS: &[Target] = &[
+    Target { name: "announcements", run: announcements::target, seeds: announcements::seeds },
     Target { name: "beacons", run: beacons::target, seeds: beacons::seeds },
     Target { name: "blocks", run: blocks::target, seeds: blocks::seeds },
     Target { name: "facts", run: facts::target, seeds: facts::seeds },
     Target { name: "frames", run: frames::target, seeds: frames::seeds },
     Target { name: "ids", run: ids::target, seeds: ids::seeds },
     Target { name: "ledger", run: ledger::target, seeds: ledger::seeds },
+    Target { name: "names", run: names::target, seeds: names::seeds },
     Target { name: "published", run: published::target, seeds: published::seeds },
     Target { name: "records", run: records::target, seeds: records::seeds },
     Target { name: "rekor", run: rekor::target, seeds: rekor::seeds },
+    Target { name: "web", run: web::target, seeds: web::seeds },
 ];

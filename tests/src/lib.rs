@@ -9,6 +9,7 @@
 
 pub mod cosigner;
 pub mod federation;
+pub mod flood;
 pub mod invariant;
 pub mod peer;
 pub mod reference;

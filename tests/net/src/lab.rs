@@ -296,10 +296,16 @@ impl Prober {
     /// Asks from a machine.
     ///
     /// # Panics
-    /// When the server is out of reach.
+    /// When the server is out of reach, three times in a row: on a busy machine one answer may come too late.
     pub fn ask(&self, machine: &Machine) -> probe::Report {
         let [first, second] = self.addresses.map(|address| address.to_string());
-        serde_json::from_str(&machine.run_netbox(&["probe", &first, &second])).expect("a report")
+        let words = ["probe", &first, &second];
+        let early = (0..2).map(|_| machine.try_netbox(&words)).find(|output| output.status.success());
+        let said = early.map_or_else(
+            || machine.run_netbox(&words),
+            |output| String::from_utf8_lossy(&output.stdout).into_owned(),
+        );
+        serde_json::from_str(&said).expect("a report")
     }
 
     /// Sends datagrams from a machine to the server and back.

@@ -156,6 +156,15 @@ impl Machine {
         self.run(&[&[netbox.to_str().expect("utf-8 path")], words].concat())
     }
 
+    /// As `run_netbox`, and says how the command ended.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn try_netbox(&self, words: &[&str]) -> Output {
+        let netbox = netbox();
+        self.try_run(&[&[netbox.to_str().expect("utf-8 path")], words].concat(), "")
+    }
+
     /// Runs a command with `input` on its standard input and returns how it ended.
     ///
     /// # Panics

@@ -9,6 +9,8 @@ use wc_mesh::{RelayLimits, Reservations, TransportConfig};
 use wc_types::manifest::WorkClass;
 use wc_types::{Bytes, Millis};
 
+use crate::recorder::Recorder;
+
 /// Whether this node may found a cell when it finds none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Coordinate {
@@ -69,6 +71,8 @@ pub struct NodeConfig {
     pub owner_key: Option<PathBuf>,
     /// Whether, and where, the checkpoints of a cell that this node coordinates are anchored.
     pub anchoring: Option<AnchoringConfig>,
+    /// Keeps what the network side does, while somebody diagnoses it.
+    pub recorder: Recorder,
 }
 
 /// How others reach a node.

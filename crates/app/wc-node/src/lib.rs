@@ -26,6 +26,7 @@ mod node;
 mod pace;
 mod publish;
 mod reach;
+mod recorder;
 mod replay;
 mod retention;
 mod serving;
@@ -37,12 +38,14 @@ pub use archive::ArchiveError;
 pub use brain::BrainError;
 pub use config::{AnchoringConfig, Coordinate, NodeConfig, ReachSettings};
 pub use direct::{DirectError, DirectRun, dispatch};
-pub use doctor::{DoctorError, examine};
+pub use doctor::{DoctorError, examine, look_around};
 pub use link::LinkError;
 pub use logtree::{LogSource, LogTree, LogTreeError};
 pub use node::{NodeError, run};
+pub use recorder::{Recorder, RecorderLayer, dial_view};
 pub use replay::{ReplayError, ReplayReport, replay};
 pub use wc_mesh::doctor::{Examination, Finding};
 pub use wc_mesh::{
-    DohUpstream, Inspection, Proxy, RelayLimits, Reservations, TransportConfig, WssCertificate,
+    AcmeConfig, DohUpstream, Inspection, LETS_ENCRYPT, Proxy, RelayLimits, Reservations, TransportConfig,
+    WssCertificate,
 };

@@ -11,7 +11,9 @@ use wc_api::{ApiError, Server};
 use wc_host::{DataDir, KeyError, KeyFile, LoadSampler, Machine};
 use wc_ledger::AnchorKey;
 use wc_mesh::blob::ServeLimits;
-use wc_mesh::{Interception, LanDiscovery, Mesh, MeshConfig, MeshEvent, MeshEvents, Multiaddr, ReachConfig};
+use wc_mesh::{
+    Interception, LanDiscovery, Mesh, MeshConfig, MeshEvent, MeshEvents, Multiaddr, Proxy, ReachConfig,
+};
 use wc_proto::api::view::{DefenceView, DonorCellView, DonorView, PeerView};
 use wc_proto::api::{CellRequest, Request, Response};
 use wc_proto::peer::hello::{CellBrief, Hello};
@@ -35,6 +37,7 @@ use crate::finder::{self, Search};
 use crate::flow::{run, schedule, stage, submit};
 use crate::logtree::LogTreeError;
 use crate::publish::{self, Publication};
+use crate::recorder::Recorder;
 use crate::retention::Forgetter;
 use crate::serving::{EnrolmentMaker, Worker};
 use crate::signers::cabinet::Cabinet;
@@ -187,6 +190,7 @@ struct Desk {
     storage_cap: wc_types::Bytes,
     started: Instant,
     joins_cell: bool,
+    recorder: Recorder,
     ending: mpsc::Sender<EndWish>,
 }
 
@@ -327,7 +331,8 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
     let (mesh, events) = Mesh::start(mesh_config).await?;
 
     let mut tasks = JoinSet::new();
-    tasks.spawn(log_events(events));
+    config.recorder.hide(config.transport.proxies.proxy.iter().flat_map(Proxy::secrets));
+    tasks.spawn(log_events(events, config.recorder.clone()));
     tasks.spawn(known::Keeper::new(dir.peers()).run(mesh.clone()));
     let blocks = Arc::new(blobs::StoreBlocks(store.clone()));
     let _serving = wc_mesh::blob::serve(&mesh, blocks, ServeLimits::default())
@@ -395,6 +400,7 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
         storage_cap: config.storage_cap,
         started: Instant::now(),
         joins_cell: config.joins_cell,
+        recorder: config.recorder.clone(),
         ending,
     });
     {
@@ -805,8 +811,9 @@ async fn locality(mesh: &Mesh) -> Locality {
     outside.map(wc_host::locality_of).unwrap_or_default()
 }
 
-async fn log_events(mut events: MeshEvents) {
+async fn log_events(mut events: MeshEvents, recorder: Recorder) {
     while let Some(event) = events.recv().await {
+        recorder.note(&event);
         match event {
             // Dials are logged where they happen; that somebody was found to read along is for the owner.
             MeshEvent::DialAttempt(attempt) => {
@@ -849,6 +856,7 @@ impl Desk {
                 Response::Done
             }
             Request::Peers => Response::Peers(self.peers().await),
+            Request::Trace { from } => Response::Trace(self.recorder.page(from)),
             Request::ClearAnchor { id } => match self.role.borrow().clone() {
                 Role::Coordinating(coordinator) => control::clear_anchor(&coordinator, id),
                 Role::Searching | Role::Member { .. } => refuse(

@@ -89,6 +89,9 @@ pub enum Command {
             Exit codes: 0 something gets through (or nobody is known to try), 65 every transport to every known address \
             failed.")]
     Doctor(DoctorArgs),
+    /// What an operator needs when something is wrong
+    #[command(subcommand)]
+    Admin(AdminCommand),
     /// Check receipts
     #[command(subcommand)]
     Receipt(ReceiptCommand),
@@ -222,7 +225,8 @@ pub enum RelayCommand {
     #[command(after_help = "Examples:\n  \
         worldcompute relay run\n  \
         worldcompute relay run --wss-listen --wss-cert fullchain.pem --wss-key privkey.pem \\\n    \
-        --external-address /dns4/relay.example/tcp/443/tls/ws --relay-rate 20MiB\n\n\
+        --external-address /dns4/relay.example/tcp/443/tls/ws --relay-rate 20MiB\n  \
+        worldcompute relay run --acme-domain relay.example --acme-contact me@example.org\n\n\
         What passes is encrypted between its ends: a relay sees who talks to whom, and how much.")]
     Run(Box<RelayArgs>),
     /// What this node's relay has done, and how the node itself is reached
@@ -331,6 +335,42 @@ pub struct DoctorArgs {
     pub transport: TransportArgs,
 }
 
+/// `admin`
+#[derive(Debug, Subcommand)]
+pub enum AdminCommand {
+    /// Collect evidence of how this network treats a node, for whoever is to find out why it is not reached
+    #[command(
+        long_about = "Collect evidence of how this network treats a node, for whoever is to find out why it is not reached.\n\n\
+            For five minutes it keeps the debugging log of the node's network side, every dial with its outcome, its root \
+            cause and what was done about it, and what doctor finds, in a directory: index.md says in plain words what came \
+            out. The node that runs in the data directory is asked; if none does, this command looks for the network itself. \
+            Passwords and keys are not in it; addresses, node ids and the name of this machine are.",
+        after_help = "Examples:\n  worldcompute admin firewall-diagnose\n  \
+            worldcompute admin firewall-diagnose --seconds 60 --output for-support\n\n\
+            Ctrl-C ends the capture early and keeps what there is. Exit codes: 0 something gets through (or nobody is known \
+            to try), 1 not done, 4 a dial failed without saying why or what was done about it, 65 every transport to every \
+            known address failed."
+    )]
+    FirewallDiagnose(DiagnoseArgs),
+}
+
+/// `admin firewall-diagnose`
+#[derive(Debug, Args)]
+pub struct DiagnoseArgs {
+    /// How long to look on
+    #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u32).range(5..=3600))]
+    pub seconds: u32,
+    /// Where the evidence goes: a new or empty directory [default: evidence/phase1/firewall-traversal/<moment>]
+    #[arg(long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    /// Node to try to reach, as a multiaddr; may be repeated [default: seeds, nodes to join through, and peers]
+    #[arg(long, value_name = "MULTIADDR")]
+    pub target: Vec<String>,
+    /// Ways to other nodes
+    #[command(flatten)]
+    pub transport: TransportArgs,
+}
+
 /// Ways to other nodes, where a network stands in the way.
 #[derive(Debug, Default, Args)]
 pub struct TransportArgs {
@@ -368,6 +408,16 @@ pub struct WssArgs {
     /// Key of that certificate, in PEM
     #[arg(long, value_name = "FILE")]
     pub wss_key: Option<PathBuf>,
+    /// Name that leads to this machine: have an authority issue a certificate for it and renew it in time (ACME), by which
+    /// you agree to the authority's terms. Listens on port 443 unless --wss-listen says otherwise
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["wss_cert", "wss_key"])]
+    pub acme_domain: Option<String>,
+    /// Mail address that the authority may write to
+    #[arg(long, value_name = "MAIL")]
+    pub acme_contact: Option<String>,
+    /// Directory of the authority [default: that of Let's Encrypt]
+    #[arg(long, value_name = "URL")]
+    pub acme_directory: Option<String>,
     /// Seed of the network, as a multiaddr such as /dnsaddr/seeds.example, or none; may be repeated [default: those of the
     /// public network]
     #[arg(long, value_name = "MULTIADDR")]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use wc_api::Client;
 use wc_host::DataDir;
-use wc_proto::api::view::{ClusterView, DonorView, JobView, NodeView, PeerView};
+use wc_proto::api::view::{ClusterView, DonorView, JobView, NodeView, PeerView, TracePage};
 use wc_proto::api::{CellRequest, PublishedCheckpoint, Request, Response, ResultRow};
 use wc_types::manifest::{BlobRef, Manifest};
 use wc_types::receipt::ReceiptFile;
@@ -163,6 +163,14 @@ impl Node {
         match self.ask(Request::Peers).await? {
             Response::Peers(peers) => Ok(peers),
             other => Err(unexpected("Peers", &other)),
+        }
+    }
+
+    /// Returns what the node's network side did since position `from`, or keeps what it does from now on.
+    pub async fn trace(&mut self, from: Option<u64>) -> anyhow::Result<TracePage> {
+        match self.ask(Request::Trace { from }).await? {
+            Response::Trace(page) => Ok(page),
+            other => Err(unexpected("Trace", &other)),
         }
     }
 

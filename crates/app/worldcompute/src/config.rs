@@ -25,7 +25,7 @@ use crate::client::Failure;
 use crate::document::{self, Format};
 use crate::exit::Usage;
 use crate::fields::{self, Faults, Fields, nearest, syntax_refusal};
-use crate::node::{AnchoringConfig, Coordinate, ReachSettings, TransportConfig, WssCertificate};
+use crate::node::{AnchoringConfig, Coordinate, ReachSettings, TransportConfig};
 use reach::ReachLayer;
 use transport::TransportLayer;
 
@@ -34,7 +34,7 @@ pub const HOME: &str = "WORLDCOMPUTE_HOME";
 const PREFIX: &str = "WORLDCOMPUTE_";
 
 /// Every environment variable and its meaning. Lists are separated by commas.
-pub const VARIABLES: [(&str, &str); 46] = [
+pub const VARIABLES: [(&str, &str); 49] = [
     (HOME, "data directory"),
     ("WORLDCOMPUTE_LOG", "what to log, as --log"),
     ("WORLDCOMPUTE_NETWORK", "name of the network"),
@@ -73,6 +73,9 @@ pub const VARIABLES: [(&str, &str); 46] = [
     ("WORLDCOMPUTE_WSS_LISTEN", "port for WebSocket over TLS"),
     ("WORLDCOMPUTE_WSS_CERT", "its certificate"),
     ("WORLDCOMPUTE_WSS_KEY", "the certificate's key"),
+    ("WORLDCOMPUTE_ACME_DOMAIN", "name to have a certificate issued for"),
+    ("WORLDCOMPUTE_ACME_CONTACT", "mail address that the authority may write to"),
+    ("WORLDCOMPUTE_ACME_DIRECTORY", "directory of the authority"),
     ("WORLDCOMPUTE_EXTERNAL_ADDRESSES", "multiaddrs at which everybody can dial this node"),
     ("WORLDCOMPUTE_RESERVATIONS", "when to hold reservations on relays: auto, always or never"),
     ("WORLDCOMPUTE_PORT_MAPPING", "true to ask the router to forward ports"),
@@ -87,7 +90,7 @@ pub const VARIABLES: [(&str, &str); 46] = [
 ];
 
 /// Keys of `config.toml`.
-const KEYS: [&str; 45] = [
+const KEYS: [&str; 48] = [
     "log",
     "network",
     "listen",
@@ -122,6 +125,9 @@ const KEYS: [&str; 45] = [
     "wss_listen",
     "wss_cert",
     "wss_key",
+    "acme_domain",
+    "acme_contact",
+    "acme_directory",
     "external_addresses",
     "reservations",
     "port_mapping",
@@ -386,7 +392,15 @@ impl Context {
 impl Settings {
     /// Returns how others reach the node.
     pub fn reach(&self) -> ReachSettings {
-        self.reach.settings()
+        let mut settings = self.reach.settings();
+        if let Some(named) = self.transport.named_address() {
+            // What somebody says of the same name counts more.
+            let domain = named.split('/').nth(2).unwrap_or_default();
+            if !settings.external.iter().any(|address| address.split('/').any(|part| part == domain)) {
+                settings.external.push(named);
+            }
+        }
+        settings
     }
 
     /// Returns how the node of `dir` reaches others, with the files that the settings name.
@@ -395,9 +409,7 @@ impl Settings {
     /// When one cannot be read.
     pub fn transport(&self, dir: &DataDir) -> anyhow::Result<TransportConfig> {
         let mut config = self.transport.read()?;
-        if config.certificate == WssCertificate::Fresh {
-            config.certificate = transport::kept_certificate(dir.path());
-        }
+        config.certificate = self.transport.certificate(dir.path());
         Ok(config)
     }
 }

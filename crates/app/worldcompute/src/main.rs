@@ -7,6 +7,7 @@ mod client;
 mod command;
 mod config;
 mod document;
+mod evidence;
 mod exit;
 mod fields;
 mod identity;

@@ -8,8 +8,9 @@ use wc_types::Signed;
 use crate::exit::Usage;
 
 pub use wc_node::{
-    AnchoringConfig, Coordinate, DirectError, DirectRun, DohUpstream, Examination, Finding, Inspection,
-    NodeConfig, Proxy, ReachSettings, RelayLimits, Reservations, TransportConfig, WssCertificate,
+    AcmeConfig, AnchoringConfig, Coordinate, DirectError, DirectRun, DohUpstream, Examination, Finding,
+    Inspection, LETS_ENCRYPT, NodeConfig, Proxy, ReachSettings, Recorder, RelayLimits, Reservations,
+    TransportConfig, WssCertificate, dial_view, look_around,
 };
 
 /// Runs a node until `shutdown` completes.

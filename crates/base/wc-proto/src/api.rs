@@ -14,7 +14,7 @@ pub mod view;
 
 use view::{
     AccountView, AnchorView, AnchoringView, ClusterView, DonorView, ExplainView, JobView, LogView, NodeView,
-    PeerView, TaskView,
+    PeerView, TaskView, TracePage,
 };
 
 /// A request to one's own node.
@@ -42,6 +42,11 @@ pub enum Request {
     Stop,
     /// Who is connected.
     Peers,
+    /// What the node's network side has been doing since a position. Asking keeps the recorder running for half a minute.
+    Trace {
+        /// First position that is wanted; none to begin with what happens next.
+        from: Option<u64>,
+    },
     /// Keep the file at this absolute path as a blob.
     PutFile {
         /// Path on this machine.
@@ -292,6 +297,8 @@ pub enum Response {
     Donor(Box<DonorView>),
     /// Connected peers.
     Peers(Vec<PeerView>),
+    /// What the network side has been doing.
+    Trace(TracePage),
     /// A kept blob.
     Blob(BlobRef),
     /// Content of a blob.

@@ -217,18 +217,29 @@ pub(crate) fn answer(waiters: Vec<Waiter>, result: &Result<NodeId, DialError>) {
     }
 }
 
-/// Describes one ended dial and logs it (NET-24: every outcome at info, a cause exactly when it failed).
+/// Describes one dial that has ended just now.
 pub(crate) fn conclude(addr: Multiaddr, outcome: DialOutcome, root_cause: Option<String>) -> DialAttempt {
-    let transport = transport_of(&addr);
-    let named = transport.map_or_else(|| "none".to_owned(), |transport| transport.to_string());
-    match &root_cause {
-        None => tracing::info!(target_multiaddr = %addr, transport = named, %outcome, "dial ended"),
-        Some(root_cause) => {
-            tracing::info!(target_multiaddr = %addr, transport = named, %outcome, root_cause, "dial ended");
-        }
+    DialAttempt {
+        timestamp: SystemTime::now(),
+        transport: transport_of(&addr),
+        target_multiaddr: addr,
+        outcome,
+        root_cause,
+        follow_up: None,
+        interception: None,
     }
-    let timestamp = SystemTime::now();
-    DialAttempt { timestamp, target_multiaddr: addr, transport, outcome, root_cause, interception: None }
+}
+
+/// Logs an ended dial (NET-24: every outcome at info; a cause and what is done about it exactly when it failed).
+pub(crate) fn log(attempt: &DialAttempt) {
+    let DialAttempt { target_multiaddr, outcome, .. } = attempt;
+    let transport = attempt.transport.map_or_else(|| "none".to_owned(), |transport| transport.to_string());
+    match (&attempt.root_cause, attempt.follow_up) {
+        (Some(root_cause), Some(follow_up)) => {
+            tracing::info!(%target_multiaddr, transport, %outcome, root_cause, %follow_up, "dial ended");
+        }
+        (root_cause, _) => tracing::info!(%target_multiaddr, transport, %outcome, root_cause, "dial ended"),
+    }
 }
 
 /// Turns the library's error into an outcome and its root cause.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use libp2p::Multiaddr;
 use tokio::sync::mpsc;
@@ -157,8 +157,43 @@ pub struct DialAttempt {
     pub outcome: DialOutcome,
     /// Why it failed; present exactly when it did not succeed.
     pub root_cause: Option<String>,
+    /// What is done about it; present exactly when it did not succeed, so that no failure is silent.
+    pub follow_up: Option<FollowUp>,
     /// Somebody on the way showed a certificate of its own (NET-22).
     pub interception: Option<Interception>,
+}
+
+/// What comes after a dial that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FollowUp {
+    /// Other addresses of the node are tried, or are being tried already.
+    Fallback,
+    /// The node is connected by another address.
+    Connected,
+    /// The node, or the seed, is dialled again.
+    Retry {
+        /// After this pause.
+        after: Duration,
+    },
+    /// Whoever asked for this connection was told that there is none.
+    Told,
+    /// Nobody asked for the node: it is dialled again when it is heard of again, or wanted.
+    Unneeded,
+    /// Made by a look-up, a hole punch, a test of reachability or a reservation, which goes on without this address.
+    Elsewhere,
+}
+
+impl fmt::Display for FollowUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fallback => f.write_str("fallback: other addresses of the node are tried"),
+            Self::Connected => f.write_str("fallback: another address of the node has answered"),
+            Self::Retry { after } => write!(f, "retry in {:.1} s", after.as_secs_f64()),
+            Self::Told => f.write_str("given up: whoever asked was told"),
+            Self::Unneeded => f.write_str("given up until the node is heard of again, or wanted"),
+            Self::Elsewhere => f.write_str("fallback: whatever wanted it goes on without this address"),
+        }
+    }
 }
 
 /// Somebody between us and a peer opens the TLS of our WebSockets. The session inside is not theirs to open.

@@ -10,6 +10,7 @@ mod book;
 mod fallback;
 mod peers;
 mod reach;
+mod regions;
 mod seeds;
 mod timers;
 mod vitality;
@@ -40,17 +41,19 @@ use crate::behaviour::{
 use crate::config::MeshConfig;
 use crate::dial::{
     BACKOFF_FIRST, BACKOFF_MAX, CROSSED_PAUSES, DialError, Plan, Waiter, answer, conclude, interceptor_of,
-    may_have_crossed, outcome_of, root_cause,
+    log, may_have_crossed, outcome_of, root_cause,
 };
 use crate::discovery::beacon::{self, News, Sighting, port_of};
 use crate::discovery::dial_delay;
-use crate::event::{DialAttempt, DialOutcome, Direction, EventSender, Interception, MeshEvent, Via};
+use crate::event::{
+    DialAttempt, DialOutcome, Direction, EventSender, FollowUp, Interception, MeshEvent, Via,
+};
 use crate::exchange::table::{Faults, Table};
 use crate::exchange::{self, Heard, Window};
 use crate::mapping::PortMapping;
 use crate::mesh::{Command, PeerInfo, StartError};
 use crate::nat::Evidence;
-use crate::path::{before_circuit, ip_of, is_dialable, is_foreign, is_scoped, relay_of};
+use crate::path::{before_circuit, ip_of, is_dialable, is_foreign, is_scoped, region_of, relay_of};
 use crate::pulse::Life;
 use crate::relay::keeper::Keeper;
 use crate::relay::shape::Shaper;
@@ -58,6 +61,7 @@ use crate::relay::{Granted, RelayCounters};
 use crate::stream::{Refused, Registry};
 use crate::transport::Ways;
 use book::Book;
+use regions::Regions;
 use seeds::{LOOKED_UP_QUEUED_MAX, LookedUp};
 use timers::Timers;
 
@@ -215,6 +219,7 @@ pub(crate) struct Host {
     table: Table,
     faults: Faults,
     own: Option<Signed<Announcement>>,
+    regions: Regions,
     window: Window,
     heard: mpsc::Receiver<Heard>,
     heard_sender: mpsc::Sender<Heard>,
@@ -290,6 +295,7 @@ impl Host {
             table: Table::new(config.network.clone(), node),
             faults: Faults::default(),
             own: None,
+            regions: Regions::default(),
             window: Window::default(),
             heard,
             heard_sender,
@@ -679,6 +685,20 @@ impl Host {
 
     /// Starts the next attempt of a plan, or ends the plan.
     fn dial_next(&mut self, peer: PeerId) {
+        let asked = self.is_asked(&peer);
+        let mut refused = Vec::new();
+        let under_way = self.start_next(peer, &mut refused);
+        if !under_way {
+            self.end_if_exhausted(peer);
+        }
+        for mut attempt in refused {
+            attempt.follow_up = Some(self.follow_up(&peer, asked));
+            self.tell_of(attempt);
+        }
+    }
+
+    /// Starts the next attempt of a plan; returns whether there is one. What cannot even be begun goes to `refused`.
+    fn start_next(&mut self, peer: PeerId, refused: &mut Vec<DialAttempt>) -> bool {
         while let Some(addr) = self.plans.get_mut(&peer).and_then(Plan::next) {
             if let Some(relay) = relay_of(&addr).filter(|relay| *relay != peer) {
                 // All addresses of a relay lead over one connection to it: one try is enough.
@@ -707,14 +727,21 @@ impl Host {
                     if let Some(pause) = self.plans.get(&peer).and_then(|plan| plan.head_start(&addr)) {
                         self.timers.after(pause, Due::Stagger(peer));
                     }
-                    return;
+                    return true;
                 }
                 Err(error) => {
                     let (outcome, cause) = outcome_of(&error, Some(peer));
-                    self.note_attempt(peer, conclude(dialling.addr, outcome, Some(cause)));
+                    let attempt = conclude(dialling.addr, outcome, Some(cause));
+                    self.note_attempt(peer, &attempt);
+                    refused.push(attempt);
                 }
             }
         }
+        false
+    }
+
+    /// Ends a plan of which nothing is under way and nothing is left to try.
+    fn end_if_exhausted(&mut self, peer: PeerId) {
         let Some(plan) = self.plans.get(&peer).filter(|plan| plan.is_exhausted()) else { return };
         if self.is_reached(&peer) {
             return;
@@ -776,12 +803,20 @@ impl Host {
             let (lost, waiting): (Vec<_>, Vec<_>) =
                 std::mem::take(&mut plan.waiting).into_iter().partition(|(of, _)| *of == relay);
             plan.waiting = waiting;
+            let mut attempts = Vec::new();
             for (_, circuit) in lost {
                 let cause = "its relay is not reached".to_owned();
                 let outcome = DialOutcome::TransportError(cause.clone());
-                self.note_attempt(peer, conclude(circuit, outcome, Some(cause)));
+                let attempt = conclude(circuit, outcome, Some(cause));
+                self.note_attempt(peer, &attempt);
+                attempts.push(attempt);
             }
+            let asked = self.is_asked(&peer);
             self.dial_next(peer);
+            for mut attempt in attempts {
+                attempt.follow_up = Some(self.follow_up(&peer, asked));
+                self.tell_of(attempt);
+            }
         }
     }
 
@@ -790,11 +825,42 @@ impl Host {
         self.plans.iter().filter(|(_, plan)| waits(plan)).map(|(peer, _)| *peer).collect()
     }
 
-    fn note_attempt(&mut self, peer: PeerId, attempt: DialAttempt) {
+    /// Keeps an attempt for whoever waits for the node.
+    fn note_attempt(&mut self, peer: PeerId, attempt: &DialAttempt) {
         if let Some(plan) = self.plans.get_mut(&peer) {
             plan.attempts.push(attempt.clone());
         }
+    }
+
+    /// Says how a dial ended. Comes after whatever is done about a failure, so that it can say that, too.
+    fn tell_of(&self, attempt: DialAttempt) {
+        log(&attempt);
         self.events.send(MeshEvent::DialAttempt(attempt));
+    }
+
+    /// Returns whether somebody waits for `peer`.
+    fn is_asked(&self, peer: &PeerId) -> bool {
+        self.plans.get(peer).is_some_and(|plan| !plan.waiters.is_empty())
+    }
+
+    /// Returns what is done about a dial to `peer` that has failed.
+    ///
+    /// - `asked`: whether somebody waited for the node before it failed
+    fn follow_up(&self, peer: &PeerId, asked: bool) -> FollowUp {
+        if self.is_reached(peer) {
+            FollowUp::Connected
+        } else if self.plans.get(peer).is_some_and(|plan| !plan.is_exhausted()) {
+            FollowUp::Fallback
+        } else if let Some(after) = self.timers.pause(&Due::Retry(*peer)) {
+            FollowUp::Retry { after }
+        } else if self.peers.contains_key(peer) {
+            // In doubt; its end would bring us back.
+            FollowUp::Connected
+        } else if asked {
+            FollowUp::Told
+        } else {
+            FollowUp::Unneeded
+        }
     }
 
     /// Ends a plan without a connection, and comes back to it later if the node is kept.
@@ -845,9 +911,15 @@ impl Host {
         let (outcome, cause) = outcome_of(error, expected);
         let Some(dialling) = dialling else {
             // A dial of Kademlia's own: reported all the same.
-            for addr in dialled_addrs(error) {
-                let attempt = conclude(split_node(&addr).0, outcome.clone(), Some(cause.clone()));
-                self.events.send(MeshEvent::DialAttempt(attempt));
+            let mut addrs = dialled_addrs(error);
+            if addrs.is_empty() {
+                addrs.extend(peer.map(|peer| Multiaddr::from(Protocol::P2p(peer))));
+            }
+            for addr in addrs {
+                let bare = Some(split_node(&addr).0).filter(|bare| !bare.is_empty()).unwrap_or(addr);
+                let mut attempt = conclude(bare, outcome.clone(), Some(cause.clone()));
+                attempt.follow_up = Some(FollowUp::Elsewhere);
+                self.tell_of(attempt);
             }
             return;
         };
@@ -867,24 +939,37 @@ impl Host {
                     if crossed && plan.retry_crossed(attempt.target_multiaddr.clone()) {
                         let higher = node_of(&peer).is_some_and(|node| self.node > node);
                         let [first, second] = CROSSED_PAUSES;
-                        self.timers.after(if higher { first } else { second }, Due::Stagger(peer));
-                        return self.note_attempt(peer, attempt);
+                        let after = if higher { first } else { second };
+                        self.timers.after(after, Due::Stagger(peer));
+                        self.note_attempt(peer, &attempt);
+                        attempt.follow_up = Some(FollowUp::Retry { after });
+                        return self.tell_of(attempt);
                     }
                 }
-                self.note_attempt(peer, attempt);
+                self.note_attempt(peer, &attempt);
+                let asked = self.is_asked(&peer);
                 self.dial_next(peer);
+                attempt.follow_up = Some(self.follow_up(&peer, asked));
+                self.tell_of(attempt);
             }
             None => {
-                self.events.send(MeshEvent::DialAttempt(attempt.clone()));
+                let asked = !dialling.waiters.is_empty();
                 let error = if ourselves {
                     DialError::Ourselves
                 } else {
-                    DialError::Unreachable { attempts: vec![attempt] }
+                    DialError::Unreachable { attempts: vec![attempt.clone()] }
                 };
-                answer(dialling.waiters, &Err(error));
                 if let Some(seed) = dialling.seed.filter(|_| !ourselves) {
                     self.retry_seed(seed);
                 }
+                let pause = dialling.seed.and_then(|seed| self.timers.pause(&Due::Seed(seed)));
+                attempt.follow_up = Some(match pause {
+                    Some(after) => FollowUp::Retry { after },
+                    None if asked => FollowUp::Told,
+                    None => FollowUp::Unneeded,
+                });
+                self.tell_of(attempt);
+                answer(dialling.waiters, &Err(error));
             }
         }
     }
@@ -992,7 +1077,7 @@ impl Host {
                 self.on_listeners_changed(false);
                 self.listeners.insert(listener_id, true);
                 tracing::info!(addr = %address, "listening");
-                if self.settled && !is_loopback(&address) {
+                if self.settled && !is_loopback(&address) && !is_scoped(&address) {
                     self.network_soon();
                 }
                 self.events.send(MeshEvent::Listening { addr: with_node(address.clone(), self.local) });
@@ -1057,7 +1142,8 @@ impl Host {
             inspected = self.ways.inspected.at(&addr);
             attempt.interception = inspected.clone().map(|issuer| Interception::Allowed { issuer });
             fallback = self.fallback_reason(peer, attempt.transport);
-            self.note_attempt(peer, attempt);
+            self.note_attempt(peer, &attempt);
+            self.tell_of(attempt);
         }
         // Of our own plan only: the library's own dials punch holes, or answer who asked us to dial back.
         let duplicate = dialling.is_some()
@@ -1246,6 +1332,8 @@ impl Host {
         state.relays = info.protocols.contains(&relay::HOP_PROTOCOL_NAME);
         let relays = state.relays;
         let circuit = link.transport == Transport::Relay;
+        // Whoever is met through a relay stands for the region of the relay: a crowd behind one is still a crowd.
+        let region = region_of(&link.addr);
         let listen_addrs: Vec<Multiaddr> = info
             .listen_addrs
             .iter()
@@ -1261,7 +1349,14 @@ impl Host {
             transport: link.transport,
             direction: link.direction,
         });
-        if info.protocols.iter().any(|protocol| protocol.as_ref() == KADEMLIA_PROTOCOL) {
+        let kad = &mut self.swarm.behaviour_mut().kad;
+        let has_place = |known: &PeerId| {
+            kad.kbucket(*known)
+                .is_some_and(|bucket| bucket.iter().any(|entry| entry.node.key.preimage() == known))
+        };
+        if info.protocols.iter().any(|protocol| protocol.as_ref() == KADEMLIA_PROTOCOL)
+            && self.regions.admit(region, peer, has_place)
+        {
             for addr in &listen_addrs {
                 self.swarm.behaviour_mut().kad.add_address(&peer, addr.clone());
             }

@@ -20,6 +20,7 @@ pub mod address;
 mod behaviour;
 pub mod blob;
 mod config;
+pub mod decode;
 mod dial;
 mod discovery;
 pub mod doctor;
@@ -52,7 +53,7 @@ pub use config::{
 };
 pub use dial::DialError;
 pub use event::{
-    DialAttempt, DialOutcome, Direction, Interception, MeshEvent, MeshEvents, StreamRefusal, Via,
+    DialAttempt, DialOutcome, Direction, FollowUp, Interception, MeshEvent, MeshEvents, StreamRefusal, Via,
 };
 pub use mesh::{Mesh, PeerInfo, StartError};
 pub use nat::NatKind;
@@ -60,4 +61,6 @@ pub use relay::{RelayCounters, RelayLimits};
 pub use resolve::{DnsConfig, DohUpstream, DohUpstreamError};
 pub use status::{MeshStatus, PathInfo, RelayInfo, ReservationInfo, UpgradeCount};
 pub use stream::{AcceptError, Incoming, MeshStream, OpenError};
-pub use transport::{BuildError, Inspection, Proxy, ProxyAddressError, ProxyConfig, WssCertificate};
+pub use transport::{
+    AcmeConfig, BuildError, Inspection, LETS_ENCRYPT, Proxy, ProxyAddressError, ProxyConfig, WssCertificate,
+};

@@ -253,8 +253,8 @@ impl ConnectionHandler for Handler {
                     });
                 }
                 Poll::Ready(Asked::Answered) => {
-                    let (round_trip, _) = self.beat.answered(Instant::now());
-                    self.life.doubt(false);
+                    let round_trip = self.beat.answered(Instant::now());
+                    self.life.answered();
                     let sign = Sign::Answer { round_trip };
                     return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(sign));
                 }

@@ -110,6 +110,24 @@ struct Inner {
     engaged: AtomicBool,
 }
 
+/// Returns the address in a record of a `/dnsaddr` list, if it is one.
+fn listed_in(text: &str) -> Option<Multiaddr> {
+    let record = text.strip_prefix("dnsaddr=").filter(|text| text.len() <= RECORD_BYTES_MAX)?;
+    record.trim().parse().ok()
+}
+
+/// Reads what a server over HTTPS answered: the addresses, and the entries of a list, that would be used.
+pub(crate) fn read_answer(body: &[u8]) -> Result<(Vec<IpAddr>, Vec<Multiaddr>), String> {
+    let (mut addresses, mut listed) = (Vec::new(), Vec::new());
+    for answer in believable(https::read_answer(body)?, false)? {
+        match answer {
+            Answer::Address(ip) => addresses.push(ip),
+            Answer::Text(text) => listed.extend(listed_in(&text)),
+        }
+    }
+    Ok((addresses, listed))
+}
+
 impl Resolver {
     pub(crate) fn new(config: DnsConfig, outward: Arc<Outward>) -> Self {
         let system = system::System::new(config.servers.clone(), config.timeout);
@@ -274,12 +292,7 @@ impl Resolver {
             let mut found = Vec::new();
             for answer in answers {
                 let Answer::Text(text) = answer else { continue };
-                let Some(record) =
-                    text.strip_prefix("dnsaddr=").filter(|text| text.len() <= RECORD_BYTES_MAX)
-                else {
-                    continue;
-                };
-                let Ok(addr) = record.trim().parse::<Multiaddr>() else { continue };
+                let Some(addr) = listed_in(&text) else { continue };
                 let (bare, named) = split_node(&addr);
                 if peer.is_some() && named.is_some() && named != peer {
                     continue;

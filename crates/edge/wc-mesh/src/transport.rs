@@ -6,7 +6,9 @@
 //!                         └─ session (TLS or Noise, yamux) ── wire: TCP, WebSocket over TLS; direct or by proxy
 //! ```
 
+mod acme;
 mod certificate;
+mod ended;
 mod http;
 mod named;
 mod proxy;
@@ -28,11 +30,13 @@ use named::Named;
 use session::Session;
 use wire::Wire;
 
+pub use acme::{AcmeConfig, LETS_ENCRYPT};
 pub(crate) use certificate::{Disbelief, Trust};
 pub use certificate::{Inspection, WssCertificate};
 pub(crate) use named::NamedError;
 pub use proxy::{Proxy, ProxyAddressError, ProxyConfig};
 pub(crate) use proxy::{ProxyError, authority};
+pub(crate) use websocket::{accept, connect_with};
 pub(crate) use wire::{Inspected, Outward, WireError};
 
 /// Streams on one connection, both directions and all protocols together.
@@ -76,9 +80,10 @@ pub(crate) fn build(
     });
     let resolver = Resolver::new(told.dns.clone(), outward.clone());
     let session = Session::new(key, config.tcp_session, STREAMS_PER_CONNECTION_MAX)?;
-    let wire = session.over(Wire::new(outward, told.certificate.clone()));
+    let wire = session.over(Wire::new(outward, told.certificate.clone(), resolver.clone()));
     let direct = quic(config, key).or_transport(wire).map(|either, _| either.into_inner());
     let all = session.over(circuits).or_transport(direct).map(|either, _| either.into_inner());
+    let all = all.map(|(peer, muxer), _| (peer, ended::guard(muxer)));
     // Each address has the time; looking up a name has its own.
     let timed = TransportTimeout::new(all, config.limits.dial_timeout).boxed();
     Ok((Named::new(timed, resolver.clone()).boxed(), Ways { inspected, resolver }))

@@ -376,6 +376,29 @@ fn ways_of_discovery_have_names_for_logs() {
     );
 }
 
+/// Processor time of this process so far, in hundredths of a second.
+fn busy_ticks() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let (_, fields) = text.rsplit_once(')').unwrap();
+    fields.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_message_that_ends_too_early_keeps_no_thread_busy() {
+    let ((one, _one_events), (two, _two_events)) = pair().await;
+    // AutoNAT's dial-back, of a length that does not come; its reader reads the end of it again and again.
+    for _ in 0..2 {
+        let mut stream = one.open(two.node_id(), "/libp2p/autonat/2/dial-back").await.unwrap();
+        stream.write_all(&[0x20, 1, 2, 3]).await.unwrap();
+        stream.shutdown().await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let before = busy_ticks();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let busy = busy_ticks() - before;
+    assert!(busy < 40, "two idle nodes took {} ms of two seconds", busy * 10);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn both_families_listen_on_one_port() {
     if std::net::UdpSocket::bind("[::1]:0").is_err() {

@@ -1,14 +1,16 @@
 //! `doctor`: what this network lets through, which path is in use, and why not a better one.
 
-use serde_json::json;
-use wc_proto::api::view::PeerView;
-use wc_types::{Class, Code, Refusal};
+use std::time::UNIX_EPOCH;
+
+use serde_json::{Value, json};
+use wc_proto::api::view::{DialView, PeerView};
+use wc_types::{Class, Code, Refusal, Timestamp};
 
 use crate::cli::DoctorArgs;
 use crate::client::Node;
 use crate::config::Context;
 use crate::exit::Exhausted;
-use crate::node::{self, Finding};
+use crate::node::{self, Examination, Finding, TransportConfig};
 use crate::{json, say};
 
 /// Nothing got through.
@@ -27,50 +29,63 @@ const QUESTIONS: [(&str, &str); 9] = [
     ("interception", "does somebody read along?"),
 ];
 
+/// What an examination of this network found.
+pub struct Found {
+    seen: Examination,
+    peers: Option<Vec<PeerView>>,
+    /// Which transport a node would use here, and what kept it from a better one.
+    pub verdict: String,
+}
+
 /// Examines, and says what was found.
 pub async fn run(context: &Context, args: &DoctorArgs) -> anyhow::Result<()> {
     let transport = context.transport(&args.transport)?;
-    let peers = peers(context).await;
-    let (network, mut targets) = context.network_and_seeds();
-    targets.splice(0..0, args.target.iter().cloned());
-    if args.target.is_empty() {
-        // Where a peer dialled us from is not where it listens.
-        let dialled = peers.iter().flatten().filter(|peer| peer.outbound);
-        targets.extend(dialled.map(|peer| format!("{}/p2p/{}", peer.address, peer.node)));
-    }
     say::talk("looking at this network; this takes up to half a minute");
-    let seen = node::examine(&network, transport, &targets).await?;
-    let tried = seen.attempts.len();
-    let verdict = verdict(seen.best.map(|best| best.to_string()), &seen.findings, tried);
+    let found = examine(context, transport, &args.target).await?;
     if context.json {
-        let findings: Vec<_> = seen
-            .findings
-            .iter()
-            .map(|finding| json!({ "subject": finding.subject, "verdict": finding.verdict, "detail": finding.detail }))
-            .collect();
-        let attempts: Vec<_> = seen
-            .attempts
-            .iter()
-            .map(|attempt| {
-                json!({
-                    "target_multiaddr": attempt.target_multiaddr.to_string(),
-                    "transport": attempt.transport.map(|transport| transport.to_string()),
-                    "outcome": attempt.outcome.to_string(),
-                    "root_cause": attempt.root_cause,
-                })
-            })
-            .collect();
-        say::json(&json!({
-            "findings": findings,
-            "attempts": attempts,
-            "best": seen.best.map(|best| best.to_string()),
-            "verdict": verdict,
-            "node_runs": peers.is_some(),
-            "peers": json::view(&peers.unwrap_or_default()),
-        }))?;
+        say::json(&found.json())?;
     } else {
         let mut table = say::table(&["question", "answer", "because"]);
-        for finding in &seen.findings {
+        for [question, answer, detail] in found.answers() {
+            table.add_row([question, answer, detail]);
+        }
+        say::rows(&table, "nothing was asked")?;
+        say::data("")?;
+        say::data(&found.verdict)?;
+        show_paths(found.peers.as_deref())?;
+    }
+    found.judge()
+}
+
+/// Examines this network by trying to reach `targets`, or, if there are none, the peers of this machine's node, and the
+/// seeds.
+pub async fn examine(
+    context: &Context,
+    transport: TransportConfig,
+    targets: &[String],
+) -> anyhow::Result<Found> {
+    let peers = peers(context).await;
+    let (network, mut others) = context.network_and_seeds();
+    others.splice(0..0, targets.iter().cloned());
+    if targets.is_empty() {
+        // Where a peer dialled us from is not where it listens.
+        let dialled = peers.iter().flatten().filter(|peer| peer.outbound);
+        others.extend(dialled.map(|peer| format!("{}/p2p/{}", peer.address, peer.node)));
+    }
+    let seen = node::examine(&network, transport, &others).await?;
+    let verdict = verdict(seen.best.map(|best| best.to_string()), &seen.findings, seen.attempts.len());
+    Ok(Found { seen, peers, verdict })
+}
+
+impl Found {
+    /// Returns whether something got through; `None` if there was nobody to try.
+    pub fn gets_through(&self) -> Option<bool> {
+        (!self.seen.attempts.is_empty()).then_some(self.seen.best.is_some())
+    }
+
+    /// Returns each question with its answer and the reason, in the words of people.
+    pub fn answers(&self) -> impl Iterator<Item = [String; 3]> {
+        self.seen.findings.iter().map(|finding| {
             let question = QUESTIONS.iter().find(|(subject, _)| *subject == finding.subject);
             let answer = match finding.verdict {
                 Some(true) => "yes",
@@ -78,18 +93,43 @@ pub async fn run(context: &Context, args: &DoctorArgs) -> anyhow::Result<()> {
                 None => "?",
             };
             let question = question.map_or(finding.subject, |(_, question)| question);
-            table.add_row([question, answer, &say::harmless(&finding.detail)]);
+            [question.to_owned(), answer.to_owned(), say::harmless(&finding.detail)]
+        })
+    }
+
+    /// Returns the dials that were made.
+    pub fn dials(&self) -> impl Iterator<Item = (Timestamp, DialView)> {
+        self.seen.attempts.iter().map(|attempt| {
+            let since = attempt.timestamp.duration_since(UNIX_EPOCH).unwrap_or_default();
+            let at = Timestamp(i64::try_from(since.as_micros()).unwrap_or(i64::MAX));
+            (at, node::dial_view(attempt))
+        })
+    }
+
+    /// Returns everything, for programs.
+    pub fn json(&self) -> Value {
+        let findings = self.seen.findings.iter().map(
+            |finding| json!({ "subject": finding.subject, "verdict": finding.verdict, "detail": finding.detail }),
+        );
+        json!({
+            "findings": findings.collect::<Vec<_>>(),
+            "attempts": self.dials().map(|(_, dial)| json::view(&dial)).collect::<Vec<_>>(),
+            "best": self.seen.best.map(|best| best.to_string()),
+            "verdict": self.verdict,
+            "node_runs": self.peers.is_some(),
+            "peers": json::view(self.peers.as_deref().unwrap_or_default()),
+        })
+    }
+
+    /// Fails if others were tried and none was reached.
+    pub fn judge(&self) -> anyhow::Result<()> {
+        if self.gets_through() == Some(false) {
+            let hint =
+                "ask whoever runs this network for a proxy (--proxy), or for a way to port 443 of a relay";
+            return Err(Exhausted(Refusal::new(NO_WAY_OUT, self.verdict.clone()).hint(hint)).into());
         }
-        say::rows(&table, "nothing was asked")?;
-        say::data("")?;
-        say::data(&verdict)?;
-        show_paths(peers.as_deref())?;
+        Ok(())
     }
-    if tried > 0 && seen.best.is_none() {
-        let hint = "ask whoever runs this network for a proxy (--proxy), or for a way to port 443 of a relay";
-        return Err(Exhausted(Refusal::new(NO_WAY_OUT, verdict).hint(hint)).into());
-    }
-    Ok(())
 }
 
 /// Returns the peers of this machine's node, if one runs.

@@ -9,7 +9,7 @@ use crate::cli::NodeArgs;
 use crate::client::Node;
 use crate::command::relay;
 use crate::config::{AnchorSettings, Context, Settings};
-use crate::node::{self, NodeConfig};
+use crate::node::{self, NodeConfig, Recorder};
 use crate::say;
 
 /// How much is said to the person who starts the node.
@@ -24,7 +24,12 @@ pub enum Manner {
 }
 
 /// Runs the node of the data directory until it is told to stop.
-pub async fn run(context: &Context, args: &NodeArgs, manner: Manner) -> anyhow::Result<()> {
+pub async fn run(
+    context: &Context,
+    args: &NodeArgs,
+    manner: Manner,
+    recorder: Recorder,
+) -> anyhow::Result<()> {
     let settings = context.settings(args)?;
     match manner {
         Manner::Plain => {}
@@ -56,6 +61,7 @@ pub async fn run(context: &Context, args: &NodeArgs, manner: Manner) -> anyhow::
         storage_cap: settings.storage_cap,
         owner_key: settings.owner_key,
         anchoring: settings.anchoring.as_ref().map(AnchorSettings::read).transpose()?,
+        recorder,
     };
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;

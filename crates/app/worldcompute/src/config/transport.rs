@@ -10,7 +10,9 @@ use super::{ENVIRONMENT, NETWORK_DEFAULT, flag, list, small_file};
 use crate::cli::{TransportArgs, WssArgs};
 use crate::exit::Usage;
 use crate::fields::{self, Faults, Fields};
-use crate::node::{DohUpstream, Inspection, Proxy, TransportConfig, WssCertificate};
+use crate::node::{
+    AcmeConfig, DohUpstream, Inspection, LETS_ENCRYPT, Proxy, TransportConfig, WssCertificate,
+};
 
 /// Where the public network's seeds are listed (NET-05, E-63).
 const BOOTSTRAP_DEFAULT: &str = "/dnsaddr/bootstrap.worldcompute.org";
@@ -34,6 +36,9 @@ pub(super) struct TransportLayer {
     wss_listen: Option<Vec<String>>,
     wss_cert: Option<PathBuf>,
     wss_key: Option<PathBuf>,
+    acme_domain: Option<String>,
+    acme_contact: Option<String>,
+    acme_directory: Option<String>,
     bootstrap_seeds: Option<Vec<String>>,
     /// A proxy that is meant for other programs, and why we do not use it.
     unusable_proxy: Option<String>,
@@ -53,6 +58,9 @@ impl TransportLayer {
             wss_listen: self.wss_listen.or(below.wss_listen),
             wss_cert: self.wss_cert.or(below.wss_cert),
             wss_key: self.wss_key.or(below.wss_key),
+            acme_domain: self.acme_domain.or(below.acme_domain),
+            acme_contact: self.acme_contact.or(below.acme_contact),
+            acme_directory: self.acme_directory.or(below.acme_directory),
             bootstrap_seeds: self.bootstrap_seeds.or(below.bootstrap_seeds),
             unusable_proxy: self.unusable_proxy.or(below.unusable_proxy),
         }
@@ -60,7 +68,39 @@ impl TransportLayer {
 
     /// Returns what to listen on for WebSockets, beside the other addresses.
     pub(super) fn wss_listen(&self) -> Vec<String> {
-        self.wss_listen.clone().unwrap_or_default()
+        match (&self.wss_listen, &self.acme_domain) {
+            (Some(listen), _) => listen.clone(),
+            // Whoever wants a certificate wants to show it, where the authority looks for it.
+            (None, Some(_)) => wss_listen_at(WSS_PORT),
+            (None, None) => Vec::new(),
+        }
+    }
+
+    /// Returns where others reach the WebSocket listener by the name that its certificate is for.
+    pub(super) fn named_address(&self) -> Option<String> {
+        let domain = self.acme_domain.as_ref()?;
+        let port = self.wss_listen().first()?.split('/').nth(4)?.to_owned();
+        Some(format!("/dns/{domain}/tcp/{port}/tls/ws"))
+    }
+
+    /// Returns the certificate to show.
+    ///
+    /// - `data_dir`: where it is kept unless it is in files of its own
+    pub(super) fn certificate(&self, data_dir: &Path) -> WssCertificate {
+        let kept = data_dir.join("wss");
+        match (&self.wss_cert, &self.wss_key, &self.acme_domain) {
+            (Some(chain), Some(key), _) => WssCertificate::Files { chain: chain.clone(), key: key.clone() },
+            (_, _, Some(domain)) => WssCertificate::Issued {
+                wanted: AcmeConfig {
+                    domain: domain.clone(),
+                    contact: self.acme_contact.clone(),
+                    directory: self.acme_directory.clone().unwrap_or_else(|| LETS_ENCRYPT.to_owned()),
+                    dir: data_dir.join("acme"),
+                },
+                before: kept,
+            },
+            _ => WssCertificate::Kept(kept),
+        }
     }
 
     /// Returns the seeds of `network`. The public ones are asked for only by those who named nobody to join through.
@@ -81,17 +121,21 @@ impl TransportLayer {
             authorities_pem: self.tls_authorities.as_deref().map(small_file).transpose()?,
             ..TransportConfig::default()
         };
-        config.certificate = match (&self.wss_cert, &self.wss_key) {
-            (Some(chain), Some(key)) => WssCertificate::Files { chain: chain.clone(), key: key.clone() },
-            (None, None) => WssCertificate::Fresh,
-            _ => {
-                return Err(Usage {
-                    message: "a wss certificate needs its key, and a key its certificate".to_owned(),
-                    hint: "give both --wss-cert and --wss-key, or neither for a self-signed one".to_owned(),
-                }
-                .into());
+        if self.wss_cert.is_some() != self.wss_key.is_some() {
+            return Err(Usage {
+                message: "a wss certificate needs its key, and a key its certificate".to_owned(),
+                hint: "give both --wss-cert and --wss-key, or neither for a self-signed one".to_owned(),
             }
-        };
+            .into());
+        }
+        if self.wss_cert.is_some() && self.acme_domain.is_some() {
+            return Err(Usage {
+                message: "there are two wss certificates: one in files, one that an authority is to issue"
+                    .to_owned(),
+                hint: "give --wss-cert and --wss-key, or --acme-domain".to_owned(),
+            }
+            .into());
+        }
         if self.allow_ssl_inspection == Some(true) {
             let authorities = self.inspection_authorities.clone();
             if let Some(path) = &authorities {
@@ -126,7 +170,7 @@ fn upstreams(texts: &[String]) -> Result<Vec<DohUpstream>, String> {
 /// Reads a port, or an address and a port.
 fn wss_listen(text: &str) -> Result<Vec<String>, String> {
     if let Ok(port) = text.parse::<u16>() {
-        return Ok(vec![format!("/ip4/0.0.0.0/tcp/{port}/tls/ws"), format!("/ip6/::/tcp/{port}/tls/ws")]);
+        return Ok(wss_listen_at(port));
     }
     match text.parse() {
         Ok(SocketAddr::V4(at)) => Ok(vec![format!("/ip4/{}/tcp/{}/tls/ws", at.ip(), at.port())]),
@@ -134,6 +178,46 @@ fn wss_listen(text: &str) -> Result<Vec<String>, String> {
         Err(_) => Err(format!(
             "must be a port such as {WSS_PORT}, or an address and a port such as 0.0.0.0:{WSS_PORT}"
         )),
+    }
+}
+
+fn wss_listen_at(port: u16) -> Vec<String> {
+    vec![format!("/ip4/0.0.0.0/tcp/{port}/tls/ws"), format!("/ip6/::/tcp/{port}/tls/ws")]
+}
+
+/// Reads a name that an authority can certify.
+fn acme_domain(text: &str) -> Result<String, String> {
+    let labels = || text.split('.');
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let numeric = labels().all(|label| label.bytes().all(|byte| byte.is_ascii_digit()));
+    if text.len() <= 253 && labels().count() >= 2 && labels().all(is_label) && !numeric {
+        Ok(text.to_ascii_lowercase())
+    } else {
+        Err("must be a name such as relay.example.org".to_owned())
+    }
+}
+
+fn acme_contact(text: &str) -> Result<String, String> {
+    match text.split_once('@') {
+        Some((name, host)) if !name.is_empty() && !host.is_empty() && !text.contains([' ', ',', '?']) => {
+            Ok(text.to_owned())
+        }
+        _ => Err("must be a mail address such as me@example.org".to_owned()),
+    }
+}
+
+fn acme_directory(text: &str) -> Result<String, String> {
+    let is_url =
+        text.starts_with("https://") && text.len() > 8 && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if is_url {
+        Ok(text.to_owned())
+    } else {
+        Err("must be an address such as https://acme.example/directory".to_owned())
     }
 }
 
@@ -170,6 +254,12 @@ pub(super) fn flags(args: &TransportArgs, wss: Option<&WssArgs>) -> Result<Trans
             .map_err(|rule| wrong("wss-listen", rule))?;
         layer.wss_cert.clone_from(&wss.wss_cert);
         layer.wss_key.clone_from(&wss.wss_key);
+        let read = |name: &str, text: &Option<String>, read: fn(&str) -> Result<String, String>| {
+            text.as_deref().map(read).transpose().map_err(|rule| wrong(name, rule))
+        };
+        layer.acme_domain = read("acme-domain", &wss.acme_domain, acme_domain)?;
+        layer.acme_contact = read("acme-contact", &wss.acme_contact, acme_contact)?;
+        layer.acme_directory = read("acme-directory", &wss.acme_directory, acme_directory)?;
         layer.bootstrap_seeds = several(&wss.bootstrap_seed).map(seeds);
     }
     Ok(layer)
@@ -210,6 +300,14 @@ pub(super) fn environment(variables: &BTreeMap<String, String>, wrong: &mut Vec<
             .and_then(|text| wss_listen(text).map_err(|rule| refuse("WORLDCOMPUTE_WSS_LISTEN", rule)).ok()),
         wss_cert: text("WORLDCOMPUTE_WSS_CERT").map(PathBuf::from),
         wss_key: text("WORLDCOMPUTE_WSS_KEY").map(PathBuf::from),
+        acme_domain: text("WORLDCOMPUTE_ACME_DOMAIN")
+            .and_then(|text| acme_domain(text).map_err(|rule| refuse("WORLDCOMPUTE_ACME_DOMAIN", rule)).ok()),
+        acme_contact: text("WORLDCOMPUTE_ACME_CONTACT").and_then(|text| {
+            acme_contact(text).map_err(|rule| refuse("WORLDCOMPUTE_ACME_CONTACT", rule)).ok()
+        }),
+        acme_directory: text("WORLDCOMPUTE_ACME_DIRECTORY").and_then(|text| {
+            acme_directory(text).map_err(|rule| refuse("WORLDCOMPUTE_ACME_DIRECTORY", rule)).ok()
+        }),
         bootstrap_seeds: text("WORLDCOMPUTE_BOOTSTRAP_SEEDS").map(|text| seeds(list(text))),
     }
 }
@@ -246,14 +344,12 @@ pub(super) fn file(fields: &Fields<'_>, faults: &mut Faults) -> TransportLayer {
         wss_listen: fields.amount("wss_listen", wss_listen, faults),
         wss_cert: path("wss_cert", faults),
         wss_key: path("wss_key", faults),
+        acme_domain: fields.amount("acme_domain", acme_domain, faults),
+        acme_contact: fields.amount("acme_contact", acme_contact, faults),
+        acme_directory: fields.amount("acme_directory", acme_directory, faults),
         bootstrap_seeds: several("bootstrap_seeds", faults).map(seeds),
         unusable_proxy: None,
     }
-}
-
-/// Returns where the certificate of the WebSocket listener is kept unless somebody gives one.
-pub(super) fn kept_certificate(data_dir: &Path) -> WssCertificate {
-    WssCertificate::Kept(data_dir.join("wss"))
 }
 
 #[cfg(test)]
@@ -333,5 +429,31 @@ mod tests {
         let settings = context(dir.path(), &[]).expect("resolves").settings(&args).expect("resolves");
         let data_dir = wc_host::DataDir::new(dir.path()).expect("directory");
         assert!(settings.transport(&data_dir).expect_err("half").is::<Usage>());
+    }
+
+    #[test]
+    fn a_name_for_the_certificate_is_enough_for_a_listener_and_an_address_on_443() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let settings = |pairs: &[(&str, &str)]| {
+            context(dir.path(), pairs).and_then(|context| context.settings(&NodeArgs::default()))
+        };
+        let domain = ("WORLDCOMPUTE_ACME_DOMAIN", "Relay.Example.org");
+        let named = settings(&[domain]).expect("resolves");
+        assert_eq!(named.wss_listen, ["/ip4/0.0.0.0/tcp/443/tls/ws", "/ip6/::/tcp/443/tls/ws"]);
+        assert_eq!(named.reach().external, ["/dns/relay.example.org/tcp/443/tls/ws"]);
+        let own = ("WORLDCOMPUTE_EXTERNAL_ADDRESSES", "/dns4/relay.example.org/tcp/8443/tls/ws");
+        let own = settings(&[domain, ("WORLDCOMPUTE_WSS_LISTEN", "127.0.0.1:8443"), own]).expect("resolves");
+        assert_eq!(own.reach().external, ["/dns4/relay.example.org/tcp/8443/tls/ws"]);
+        let data_dir = wc_host::DataDir::new(dir.path()).expect("directory");
+        let WssCertificate::Issued { wanted, .. } = own.transport(&data_dir).expect("reads").certificate
+        else {
+            panic!("an authority issues it")
+        };
+        assert_eq!((wanted.domain.as_str(), wanted.directory.as_str()), ("relay.example.org", LETS_ENCRYPT));
+        let both = [domain, ("WORLDCOMPUTE_WSS_CERT", "a.pem"), ("WORLDCOMPUTE_WSS_KEY", "b.pem")];
+        assert!(settings(&both).expect("resolves").transport(&data_dir).expect_err("two").is::<Usage>());
+        for wrong in ["localhost", "192.0.2.1", "-a.example", "a..example", "a example.org"] {
+            assert!(settings(&[("WORLDCOMPUTE_ACME_DOMAIN", wrong)]).is_err(), "{wrong}");
+        }
     }
 }

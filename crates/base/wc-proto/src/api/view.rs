@@ -606,3 +606,64 @@ pub struct PunchView {
     /// Those that led to a direct path.
     pub successes: u64,
 }
+
+/// A page of what a node's network side has been doing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TracePage {
+    /// In order.
+    pub records: Vec<TraceRecord>,
+    /// Where to go on.
+    pub next: u64,
+    /// Records that were wanted and are gone: the reader was too slow.
+    pub missed: u64,
+}
+
+/// Something that a node's network side did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TraceRecord {
+    /// A line of its log, debugging included.
+    Log {
+        /// When.
+        at: Timestamp,
+        /// `ERROR` to `DEBUG`.
+        level: String,
+        /// Which part of the program.
+        target: String,
+        /// What it said, with its fields.
+        text: String,
+    },
+    /// A dial that ended.
+    Dial {
+        /// When.
+        at: Timestamp,
+        /// The dial.
+        dial: DialView,
+    },
+    /// A change: connected, disconnected, listening, …
+    Change {
+        /// When.
+        at: Timestamp,
+        /// What, as one word.
+        event: String,
+        /// The rest, in words.
+        detail: String,
+    },
+}
+
+/// How one dial ended (NET-24).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DialView {
+    /// Where to.
+    pub target_multiaddr: String,
+    /// `quic`, `tcp`, `wss` or `relay`; none for an address that this build cannot dial.
+    pub transport: Option<String>,
+    /// `success`, `timeout`, `transport_error` or `denied`.
+    pub outcome: String,
+    /// Why it failed.
+    pub root_cause: Option<String>,
+    /// What was done about the failure.
+    pub follow_up: Option<String>,
+    /// Who showed a certificate that is not the peer's.
+    pub intercepted_by: Option<String>,
+}

@@ -26,6 +26,12 @@ impl<T: PartialEq> Timers<T> {
         self.by_time.values().any(|other| other == what)
     }
 
+    /// Returns how long it is until `what` falls due, if it does.
+    pub(crate) fn pause(&self, what: &T) -> Option<Duration> {
+        let due = self.by_time.iter().find(|(_, other)| *other == what);
+        due.map(|((at, _), _)| at.saturating_duration_since(Instant::now()))
+    }
+
     /// Forgets something that was to fall due.
     pub(crate) fn cancel(&mut self, what: &T) {
         self.by_time.retain(|_, other| other != what);
@@ -55,6 +61,8 @@ mod tests {
         timers.after(Duration::ZERO, "second");
         assert_eq!(timers.take_due(Instant::now()), ["first", "second"]);
         assert!(timers.contains(&"late") && timers.next().is_some());
+        assert!(timers.pause(&"late").is_some_and(|pause| pause > Duration::from_secs(30)));
+        assert!(timers.pause(&"first").is_none());
         timers.cancel(&"late");
         assert!(timers.next().is_none());
     }

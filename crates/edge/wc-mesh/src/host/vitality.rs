@@ -13,7 +13,7 @@ use libp2p::{Multiaddr, PeerId};
 
 use super::{BACKOFF_FIRST, Due, Host};
 use crate::address::{Transport, is_circuit, is_loopback};
-use crate::path::{ip_of, socket_of, source_of};
+use crate::path::{ip_of, is_scoped, socket_of, source_of};
 use crate::pulse::{Event, Sign};
 
 /// Changes of this machine's addresses come in groups; this long after the last one everybody who is missed is dialled.
@@ -101,7 +101,7 @@ impl Host {
 
     /// Gives up what went out from an address that this machine no longer has.
     pub(super) fn on_address_lost(&mut self, addr: &Multiaddr) {
-        let Some(ip) = ip_of(addr) else { return };
+        let Some(ip) = ip_of(addr).filter(|_| !is_scoped(addr)) else { return };
         if self.swarm.listeners().any(|other| ip_of(other) == Some(ip)) {
             // One listener of several is gone, and not the address.
             return;

@@ -111,11 +111,11 @@ impl Beat {
         Step::Rest(until)
     }
 
-    /// Notes the answer, and returns the round trip and whether there had been doubt.
-    pub(super) fn answered(&mut self, now: Instant) -> (Duration, bool) {
-        self.waiting = false;
+    /// Notes the answer, and returns the round trip.
+    pub(super) fn answered(&mut self, now: Instant) -> Duration {
+        (self.waiting, self.doubted) = (false, false);
         self.round_trip = self.asked_at.map_or(Duration::ZERO, |asked| now.saturating_duration_since(asked));
-        (self.round_trip, std::mem::take(&mut self.doubted))
+        self.round_trip
     }
 }
 
@@ -126,7 +126,7 @@ mod tests {
     fn answered(at: Instant) -> Beat {
         let mut beat = Beat::default();
         assert_eq!(beat.step(at, None, Need::Nobody, false), Step::Ping);
-        assert_eq!(beat.answered(at), (Duration::ZERO, false));
+        assert_eq!(beat.answered(at), Duration::ZERO);
         beat
     }
 
@@ -188,8 +188,8 @@ mod tests {
             "late, by no more than was slept"
         );
         assert_eq!(beat.step(after(600), None, Need::Somebody, false), Step::Rest(after(607)));
-        let (round_trip, doubted) = beat.answered(after(601));
-        assert!(doubted && round_trip < Duration::from_secs(5), "{round_trip:?}");
+        let round_trip = beat.answered(after(601));
+        assert!(round_trip < Duration::from_secs(5), "{round_trip:?}");
     }
 
     #[test]
@@ -198,7 +198,7 @@ mod tests {
         let after = |seconds| start + Duration::from_secs(seconds);
         let mut beat = Beat::default();
         beat.step(start, None, Need::Somebody, false);
-        assert_eq!(beat.answered(after(2)).0, Duration::from_secs(2));
+        assert_eq!(beat.answered(after(2)), Duration::from_secs(2));
         assert_eq!(beat.step(after(7), None, Need::Somebody, false), Step::Ping);
         assert_eq!(beat.step(after(7), None, Need::Somebody, false), Step::Rest(after(14)));
     }

@@ -28,6 +28,8 @@ pub(crate) struct Life {
     leaned_on: AtomicBool,
     /// The swarm task wants to know now.
     asked: AtomicBool,
+    /// Asked, and not answered yet.
+    questioned: AtomicBool,
     /// A ping is late.
     doubted: AtomicBool,
     /// What wakes the pulse.
@@ -44,6 +46,7 @@ impl Default for Life {
             heard_ms: AtomicU64::new(0),
             leaned_on: AtomicBool::new(false),
             asked: AtomicBool::new(false),
+            questioned: AtomicBool::new(false),
             doubted: AtomicBool::new(false),
             asleep: AtomicU8::new(AWAKE),
             waker: AtomicWaker::new(),
@@ -108,14 +111,26 @@ impl Life {
         }
     }
 
-    /// Has the peer pinged now.
+    /// Has the peer pinged now; until it answers, equally good connections are preferred.
     pub(crate) fn ask(&self) {
+        self.questioned.store(true, Ordering::Relaxed);
         self.asked.store(true, Ordering::Relaxed);
         self.waker.wake();
     }
 
     pub(super) fn take_asked(&self) -> bool {
         self.asked.swap(false, Ordering::Relaxed)
+    }
+
+    /// Returns whether the swarm task has asked and there is no answer yet.
+    pub(crate) fn is_questioned(&self) -> bool {
+        self.questioned.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the peer has answered.
+    pub(super) fn answered(&self) {
+        self.questioned.store(false, Ordering::Relaxed);
+        self.doubt(false);
     }
 
     /// Returns whether a ping is late.
@@ -154,6 +169,11 @@ mod tests {
         assert!(!life.is_needed(now + 2 * USE_LASTS));
         life.lean_on(true);
         assert!(life.is_needed(now + 2 * USE_LASTS));
+        life.ask();
+        assert!(life.is_questioned() && life.take_asked() && !life.take_asked());
+        life.doubt(true);
+        life.answered();
+        assert!(!life.is_questioned() && !life.is_doubted());
         life.lean_on(false);
         life.heard();
         assert!(life.heard_at().is_some() && life.is_needed(now));

@@ -196,13 +196,7 @@ async fn ask_one(
             }
             let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
             let body = body.map_err(|error| error.to_string())?.to_bytes();
-            let message = Message::from_vec(&body).map_err(|error| error.to_string())?;
-            match message.metadata.response_code {
-                ResponseCode::NoError => {}
-                ResponseCode::NXDomain => return Err("it says that there is no such name".to_owned()),
-                code => return Err(format!("it answered {code}")),
-            }
-            answers.extend(message.answers.iter().filter_map(|record| answer_of(&record.data)));
+            answers.extend(read_answer(&body)?);
         }
         if answers.is_empty() { Err("it has no answer".to_owned()) } else { Ok(answers) }
     };
@@ -210,6 +204,17 @@ async fn ask_one(
         answers = asking => answers,
         () = connection => Err("it closed the connection".to_owned()),
     }
+}
+
+/// Reads the body of a server's answer.
+pub(super) fn read_answer(body: &[u8]) -> Result<Vec<Answer>, String> {
+    let message = Message::from_vec(body).map_err(|error| error.to_string())?;
+    match message.metadata.response_code {
+        ResponseCode::NoError => {}
+        ResponseCode::NXDomain => return Err("it says that there is no such name".to_owned()),
+        code => return Err(format!("it answered {code}")),
+    }
+    Ok(message.answers.iter().filter_map(|record| answer_of(&record.data)).collect())
 }
 
 /// Returns where to connect: by name where a proxy looks it up, else at the addresses that are known.
@@ -231,7 +236,7 @@ fn query(name: &Name, record_type: RecordType) -> Result<Vec<u8>, String> {
 impl Outward {
     /// Connects to the first of `hosts` that answers: by a name only through a proxy, and to addresses only without one
     /// where there is a name that it can look up.
-    async fn connect_first(
+    pub(crate) async fn connect_first(
         &self,
         hosts: &[Host],
         port: u16,

@@ -208,7 +208,8 @@ impl Registry {
                 .iter()
                 .filter(|link| !link.requests.is_closed())
                 .min_by_key(|link| {
-                    (link.life.is_doubted(), link.cost, link.life.load.load(Ordering::Relaxed))
+                    let life = &link.life;
+                    (life.is_doubted(), link.cost, life.is_questioned(), life.load.load(Ordering::Relaxed))
                 })
                 .map(|link| {
                     link.life.used();

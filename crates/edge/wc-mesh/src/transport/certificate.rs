@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use futures::channel::mpsc;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
@@ -22,10 +23,13 @@ use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerCo
 use wc_types::cid::sha256;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
+use super::acme::AcmeConfig;
 use super::http::quote;
 
 /// What a middlebox sees as the protocol inside: ordinary HTTPS.
 const ALPN: &[u8] = b"http/1.1";
+/// The protocol of an authority that looks whether a name is ours (RFC 8737).
+const ALPN_PROOF: &[u8] = b"acme-tls/1";
 /// How often the files of a certificate are looked at for a newer one.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(60);
 /// Largest file that is read as certificates or as a key.
@@ -45,6 +49,13 @@ pub enum WssCertificate {
         chain: PathBuf,
         /// Its private key.
         key: PathBuf,
+    },
+    /// Issued by an authority that is asked for it, and renewed in time; self-signed until then.
+    Issued {
+        /// Which one.
+        wanted: AcmeConfig,
+        /// Where the self-signed one is kept.
+        before: PathBuf,
     },
 }
 
@@ -66,6 +77,9 @@ pub(crate) enum IdentityError {
 pub(crate) struct Identity {
     source: WssCertificate,
     shown: Mutex<Shown>,
+    /// What an authority is shown that looks whether the name is ours.
+    proof: Mutex<Option<Arc<CertifiedKey>>>,
+    changed: Mutex<mpsc::Sender<()>>,
 }
 
 #[derive(Debug)]
@@ -86,15 +100,43 @@ pub(crate) struct Claim {
 }
 
 impl Identity {
-    pub(crate) fn new(source: WssCertificate) -> Result<Arc<Self>, IdentityError> {
+    /// Returns the identity, and what says that it has become another: its addresses then are others, too.
+    pub(crate) fn new(source: WssCertificate) -> Result<(Arc<Self>, mpsc::Receiver<()>), IdentityError> {
         let (chain, key) = match &source {
             WssCertificate::Fresh => make()?,
             WssCertificate::Kept(dir) => kept(dir)?,
             WssCertificate::Files { chain, key } => files(chain, key)?,
+            WssCertificate::Issued { wanted, before } => match wanted.issued() {
+                Some(issued) => issued.pair,
+                None => kept(before)?,
+            },
         };
         let shown =
             Shown { key: certified(chain, key)?, looked: Instant::now(), modified: modified(&source) };
-        Ok(Arc::new(Self { source, shown: Mutex::new(shown) }))
+        let (changed, changes) = mpsc::channel(1);
+        let (shown, proof, changed) = (Mutex::new(shown), Mutex::default(), Mutex::new(changed));
+        Ok((Arc::new(Self { source, shown, proof, changed }), changes))
+    }
+
+    /// Shows another certificate from now on.
+    pub(super) fn show(&self, (chain, key): Pair) -> Result<(), IdentityError> {
+        let key = certified(chain, key)?;
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner).key = key;
+        // A full channel says it already.
+        let _ = self.changed.lock().unwrap_or_else(PoisonError::into_inner).try_send(());
+        Ok(())
+    }
+
+    /// Shows this to an authority that looks whether the name is ours; nothing if there is none.
+    pub(super) fn prove(&self, proof: Option<Pair>) -> Result<(), IdentityError> {
+        let load = |(chain, key)| {
+            // Not `certified`, which reads the certificate: what makes it a proof is an extension that no client knows.
+            let key = aws_lc_rs::default_provider().key_provider.load_private_key(key);
+            let key = key.map_err(|error| IdentityError::Unusable(error.to_string()))?;
+            Ok(Arc::new(CertifiedKey::new(chain, key)))
+        };
+        *self.proof.lock().unwrap_or_else(PoisonError::into_inner) = proof.map(load).transpose()?;
+        Ok(())
     }
 
     /// Returns the TLS configuration of a listener that shows this certificate.
@@ -104,6 +146,9 @@ impl Identity {
             .with_no_client_auth()
             .with_cert_resolver(self.clone());
         config.alpn_protocols = vec![ALPN.to_vec()];
+        if matches!(self.source, WssCertificate::Issued { .. }) {
+            config.alpn_protocols.push(ALPN_PROOF.to_vec());
+        }
         Ok(Arc::new(config))
     }
 
@@ -153,12 +198,17 @@ impl Identity {
 }
 
 impl ResolvesServerCert for Identity {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        // Nobody else asks for this protocol, and those who do ask for nothing else.
+        if hello.alpn().is_some_and(|mut wanted| wanted.any(|one| one == ALPN_PROOF)) {
+            return self.proof.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        }
         Some(self.current())
     }
 }
 
-type Pair = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+/// A chain of certificates, and the key of the first.
+pub(super) type Pair = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 fn certified(
     chain: Vec<CertificateDer<'static>>,
@@ -222,7 +272,7 @@ fn modified(source: &WssCertificate) -> Option<SystemTime> {
     of(chain).max(of(key))
 }
 
-fn read(path: &Path) -> io::Result<Vec<u8>> {
+pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
     use std::io::Read as _;
     let mut bytes = Vec::new();
     fs::File::open(path)?.take(PEM_BYTES_MAX).read_to_end(&mut bytes)?;
@@ -230,7 +280,7 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// Writes a file that only its owner may read.
-fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?.write_all(bytes)
 }
 
@@ -466,11 +516,11 @@ mod tests {
     #[test]
     fn a_kept_certificate_is_the_same_at_the_next_start_and_a_fresh_one_is_not() {
         let dir = tempfile::tempdir().unwrap();
-        let kept = || Identity::new(WssCertificate::Kept(dir.path().join("wss"))).unwrap().claim();
+        let kept = || Identity::new(WssCertificate::Kept(dir.path().join("wss"))).unwrap().0.claim();
         let claim = kept();
         assert!(claim.pin.is_some() && claim.name.is_none());
         assert_eq!(kept(), claim);
-        let fresh = || Identity::new(WssCertificate::Fresh).unwrap().claim();
+        let fresh = || Identity::new(WssCertificate::Fresh).unwrap().0.claim();
         assert_ne!(fresh(), fresh());
     }
 
@@ -489,7 +539,7 @@ mod tests {
         fs::write(&chain, issued.pem()).unwrap();
         fs::write(&key, own.serialize_pem()).unwrap();
         let source = WssCertificate::Files { chain: chain.clone(), key };
-        let claim = Identity::new(source.clone()).unwrap().claim();
+        let claim = Identity::new(source.clone()).unwrap().0.claim();
         assert_eq!(claim, Claim { name: Some("relay.example".to_owned()), pin: None });
         fs::write(&chain, authority.pem()).unwrap();
         let error = Identity::new(source).unwrap_err();

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use data_encoding::BASE64;
-use futures::AsyncWriteExt;
+use futures::{AsyncRead, AsyncWriteExt};
 use libp2p::tcp::tokio::TcpStream;
 
 use super::http::{Head, HeadError};
@@ -67,6 +67,14 @@ impl Proxy {
         Ok(Self { host, port, credentials })
     }
 
+    /// Returns what must not be shown to anybody: user and password as they are, and as HTTP sends them.
+    pub fn secrets(&self) -> Vec<String> {
+        let Some(credentials) = &self.credentials else { return Vec::new() };
+        let mut secrets = vec![BASE64.encode(credentials.as_bytes()), credentials.clone()];
+        secrets.extend(credentials.split_once(':').map(|(_, password)| password.to_owned()));
+        secrets
+    }
+
     /// Asks the proxy for a connection to `port` of `host`, which it looks up itself.
     pub(crate) async fn connect(&self, host: &str, port: u16) -> Result<TcpStream, ProxyError> {
         match tokio::time::timeout(ANSWER_TIMEOUT, self.ask(host, port)).await {
@@ -89,13 +97,23 @@ impl Proxy {
         }
         request.push_str("\r\n");
         socket.write_all(request.as_bytes()).await.map_err(|error| unreachable(error.to_string()))?;
+        self.hear(&mut socket, target).await?;
+        Ok(socket)
+    }
+
+    /// Reads the proxy's answer; what follows on `socket` is that of the target.
+    pub(crate) async fn hear(
+        &self,
+        socket: &mut (impl AsyncRead + Unpin),
+        target: String,
+    ) -> Result<(), ProxyError> {
         let answer =
             |source: HeadError| ProxyError::Answer { proxy: self.to_string(), cause: source.to_string() };
-        let head = Head::read(&mut socket).await.map_err(answer)?;
+        let head = Head::read(socket).await.map_err(answer)?;
         let (status, reason) = head.status().map_err(answer)?;
         let proxy = self.to_string();
         match status {
-            200..=299 => Ok(socket),
+            200..=299 => Ok(()),
             407 => Err(ProxyError::Credentials { proxy, given: self.credentials.is_some() }),
             403 | 405 => Err(ProxyError::Refused { proxy, target, status, reason }),
             _ => Err(ProxyError::Failed { proxy, target, status, reason }),

@@ -108,11 +108,23 @@ pub(crate) struct WebSocket<S> {
 /// Asks the server at the other end of `socket` for a WebSocket.
 ///
 /// - `authority`: name and port of the server, as in the `Host` header
-pub(crate) async fn connect<S>(mut socket: S, authority: &str) -> Result<WebSocket<S>, WebSocketError>
+pub(crate) async fn connect<S>(socket: S, authority: &str) -> Result<WebSocket<S>, WebSocketError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let key = BASE64.encode(&random::<16>()?);
+    connect_with(socket, authority, random()?).await
+}
+
+/// As `connect`, with this key, which a server repeats to show that it understood.
+pub(crate) async fn connect_with<S>(
+    mut socket: S,
+    authority: &str,
+    key: [u8; 16],
+) -> Result<WebSocket<S>, WebSocketError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let key = BASE64.encode(&key);
     let request = format!(
         "GET / HTTP/1.1\r\nHost: {authority}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n"

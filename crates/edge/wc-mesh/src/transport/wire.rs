@@ -5,15 +5,16 @@
 //! listening: TCP ──► [TLS with our certificate ──► WebSocket]
 //! ```
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures::channel::mpsc;
 use futures::future::{BoxFuture, Either};
-use futures::{FutureExt, TryFutureExt};
+use futures::{FutureExt, StreamExt, TryFutureExt};
 use futures_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use libp2p::Multiaddr;
 use libp2p::core::transport::{DialOpts, ListenerId, PortUse, Transport, TransportError, TransportEvent};
@@ -24,10 +25,12 @@ use libp2p::tcp::tokio::TcpStream;
 use rustls::ServerConfig;
 use rustls::pki_types::ServerName;
 
+use super::acme::{self, Web};
 use super::certificate::{Belief, Claim, Disbelief, Identity, IdentityError, Trust, WssCertificate};
 use super::proxy::{ProxyConfig, ProxyError, Route, authority};
 use super::websocket::{self, WebSocket, WebSocketError};
 use crate::address::{Endpoint, Host, SHA2_256, Way};
+use crate::resolve::Resolver;
 
 /// Hosts of which we remember who reads along.
 const INSPECTED_MAX: usize = 256;
@@ -194,20 +197,42 @@ pub(crate) struct Wire {
     certificate: WssCertificate,
     /// Made when the first listener needs it.
     identity: Option<(Arc<Identity>, Arc<ServerConfig>)>,
+    /// Says that the certificate has become another.
+    changes: Option<mpsc::Receiver<()>>,
+    /// Addresses of WebSocket listeners: which listener, on which TCP address, and as others know it.
+    told: Vec<(ListenerId, Multiaddr, Multiaddr)>,
+    /// What is to be said of them.
+    news: VecDeque<TransportEvent<Connecting, WireError>>,
+    resolver: Resolver,
 }
 
 impl Wire {
-    pub(crate) fn new(outward: Arc<Outward>, certificate: WssCertificate) -> Self {
+    pub(crate) fn new(outward: Arc<Outward>, certificate: WssCertificate, resolver: Resolver) -> Self {
         // Small frames must leave at once: a lease is a few hundred bytes.
         let tcp = || tcp::tokio::Transport::new(tcp::Config::new().nodelay(true));
-        Self { tcp: tcp(), web: tcp(), outward, certificate, identity: None }
+        Self {
+            tcp: tcp(),
+            web: tcp(),
+            outward,
+            certificate,
+            identity: None,
+            changes: None,
+            told: Vec::new(),
+            news: VecDeque::new(),
+            resolver,
+        }
     }
 
     fn identity(&mut self) -> Result<&(Arc<Identity>, Arc<ServerConfig>), IdentityError> {
         let made = match self.identity.take() {
             Some(made) => made,
             None => {
-                let identity = Identity::new(self.certificate.clone())?;
+                let (identity, changes) = Identity::new(self.certificate.clone())?;
+                self.changes = Some(changes);
+                if let WssCertificate::Issued { wanted, .. } = &self.certificate {
+                    let web = Web { outward: self.outward.clone(), resolver: self.resolver.clone() };
+                    tokio::spawn(acme::run(Arc::downgrade(&identity), wanted.clone(), web));
+                }
                 let server = identity.server().map_err(|error| IdentityError::Unusable(error.to_string()))?;
                 (identity, server)
             }
@@ -228,6 +253,20 @@ impl Wire {
             addr.push(Protocol::Certhash(hash));
         }
         addr
+    }
+
+    /// Takes every address back that the new certificate makes another, and says the new one.
+    fn tell_again(&mut self) {
+        let told = std::mem::take(&mut self.told);
+        for (id, socket, before) in told {
+            let now = self.web_address(socket.clone());
+            if now != before {
+                let expired = TransportEvent::AddressExpired { listener_id: id, listen_addr: before };
+                self.news.push_back(expired);
+                self.news.push_back(TransportEvent::NewAddress { listener_id: id, listen_addr: now.clone() });
+            }
+            self.told.push((id, socket, now));
+        }
     }
 
     fn accept(&self, socket: BoxFuture<'static, io::Result<TcpStream>>) -> Connecting {
@@ -346,13 +385,32 @@ impl Transport for Wire {
                     .map_err(WireError::Tcp),
             );
         }
+        if let Some(changes) = &mut self.changes
+            && let Poll::Ready(Some(())) = changes.poll_next_unpin(cx)
+        {
+            // Asked again below if there is more: the channel wakes us only when it was found empty.
+            cx.waker().wake_by_ref();
+            self.tell_again();
+        }
+        if let Some(event) = self.news.pop_front() {
+            return Poll::Ready(event);
+        }
         let Poll::Ready(event) = Pin::new(&mut self.web).poll(cx) else { return Poll::Pending };
         Poll::Ready(match event {
             TransportEvent::NewAddress { listener_id, listen_addr } => {
-                TransportEvent::NewAddress { listener_id, listen_addr: self.web_address(listen_addr) }
+                let shown = self.web_address(listen_addr.clone());
+                self.told.push((listener_id, listen_addr, shown.clone()));
+                TransportEvent::NewAddress { listener_id, listen_addr: shown }
             }
             TransportEvent::AddressExpired { listener_id, listen_addr } => {
-                TransportEvent::AddressExpired { listener_id, listen_addr: self.web_address(listen_addr) }
+                let of = |(id, socket, _): &(ListenerId, Multiaddr, Multiaddr)| {
+                    *id == listener_id && *socket == listen_addr
+                };
+                let shown = match self.told.iter().position(of) {
+                    Some(at) => self.told.swap_remove(at).2,
+                    None => self.web_address(listen_addr),
+                };
+                TransportEvent::AddressExpired { listener_id, listen_addr: shown }
             }
             TransportEvent::Incoming { listener_id, upgrade, local_addr, send_back_addr } => {
                 let web = |addr: Multiaddr| addr.with(Protocol::Tls).with(Protocol::Ws("/".into()));
@@ -364,6 +422,7 @@ impl Transport for Wire {
                 }
             }
             TransportEvent::ListenerClosed { listener_id, reason } => {
+                self.told.retain(|(id, ..)| *id != listener_id);
                 TransportEvent::ListenerClosed { listener_id, reason: reason.map_err(WireError::Tcp) }
             }
             TransportEvent::ListenerError { listener_id, error } => {

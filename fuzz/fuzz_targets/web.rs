@@ -1,0 +1,4 @@
+//! `web` for libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| wc_fuzz::web::target(data));
