@@ -67,6 +67,9 @@ use seeds::{LOOKED_UP_QUEUED_MAX, LookedUp};
 use servers::{Server, Servers};
 use timers::Timers;
 
+/// Longest pause before a seed is dialled again: a LAN that gets the internet is to be part of the network within a minute,
+/// and a dial that was under way then has to time out first (NET-06).
+const SEED_BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// How long a node that was turned away, or that we left, is not sought by ourselves.
 const AVOID: Duration = Duration::from_secs(600);
 /// Nodes that are avoided at the same time; one more forgets those whose time is over.
@@ -890,7 +893,7 @@ impl Host {
         let seeds = self.seeds.iter_mut().filter(|seed| seed.peer == Some(peer));
         if let Some(seed) = seeds.into_iter().next() {
             self.timers.after(seed.backoff + spread, Due::Retry(peer));
-            seed.backoff = (2 * seed.backoff).min(BACKOFF_MAX);
+            seed.backoff = (2 * seed.backoff).min(SEED_BACKOFF_MAX);
             return;
         }
         let Some(kept) = self.kept.get_mut(&peer) else { return };
@@ -980,7 +983,7 @@ impl Host {
             let again_s = seed.backoff.as_secs();
             tracing::info!(addr = %seed.addr, again_s, "a seed is not reached; trying again later");
             self.timers.after(seed.backoff, Due::Seed(index));
-            seed.backoff = (2 * seed.backoff).min(BACKOFF_MAX);
+            seed.backoff = (2 * seed.backoff).min(SEED_BACKOFF_MAX);
         }
     }
 
