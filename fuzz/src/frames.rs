@@ -62,6 +62,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
                 has_jobs: false,
             }),
             coordinates: true,
+            others: Vec::new(),
         }),
         frame(&AgentMessage::Enrol {
             enrolment: Box::new(Signed::seal(sample::enrolment(), &key)),

@@ -85,7 +85,7 @@ async fn the_evidence_of_a_running_node_has_every_dial_with_what_was_done_and_no
     assert!(log.contains(" DEBUG  node libp2p_swarm") || log.contains("DEBUG node libp2p_swarm"), "{log}");
     assert_eq!(json(&dir.join("results.json"))["overall"], "fail");
     assert_eq!(json(&dir.join("metadata.json"))["area"], "firewall-traversal");
-    assert!(json(&dir.join("doctor.json"))["findings"].as_array().is_some_and(|rows| rows.len() == 9));
+    assert!(json(&dir.join("doctor.json"))["findings"].as_array().is_some_and(|rows| rows.len() == 10));
     assert!(json(&dir.join("node.json"))["after"]["node"].is_string());
     no_secret_in(&dir);
     assert!(!federation.coordinator().logged().contains(PASSWORD));

@@ -38,6 +38,14 @@ fn a_node_that_ends_gives_its_forwarded_ports_back_and_one_that_was_told_asks_fo
     // QUIC's and TCP's.
     wait("both ports are forwarded", &|| forwarded().matches("dport 19999 dnat").count() == 2);
     wait("the node says so", &|| node.log().matches("the router forwards a port to us").count() == 2);
+    let found = node.ask(&["doctor"]).expect("it examines the network");
+    let rows = found["findings"].as_array().expect("rows");
+    let row = rows.iter().find(|row| row["subject"] == "forwarding").expect("it asks the router");
+    assert!(
+        row["verdict"] == true && row["detail"].as_str().is_some_and(|what| what.contains("PCP")),
+        "{row}"
+    );
+    assert!(found["nat"].is_string(), "{found}");
     node.end();
     assert!(!forwarded().contains("19999"), "nothing is left behind:\n{}", forwarded());
 

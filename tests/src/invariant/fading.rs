@@ -93,6 +93,7 @@ impl Fading {
             }
             EntryKind::CellFounded { .. }
             | EntryKind::SignersChanged { .. }
+            | EntryKind::CellMet { .. }
             | EntryKind::NodeStanding { .. }
             | EntryKind::JobAdmitted { .. }
             | EntryKind::TaskAccepted { .. }

@@ -8,44 +8,39 @@
 //!
 //! The connection may break at any moment: a lease and its report are kept until the coordinator says that they are
 //! settled, and are offered again in the next session.
+//!
+//! An agent serves its home cell and, when that leaves slots idle, other cells of its network that it has met: one
+//! session with each, one [`board`](Board) for all. Every lease is its cell's own; nothing is passed from one to another.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
 use wc_mesh::Mesh;
 use wc_proto::frame;
 use wc_proto::limit::{FRAME_BYTES_MAX, REPORTS_MAX};
 use wc_proto::peer::session::{AgentMessage, CoordinatorMessage, Report};
 use wc_sandbox::Sandbox;
 use wc_store::Store;
-use wc_types::charter::{Founding, cell_id};
-use wc_types::grant::{Grant, LEASES_MAX, NODE_LEASES_MAX};
+use wc_types::charter::cell_id;
+use wc_types::grant::{Grant, LEASES_MAX, LeaseTerm};
 use wc_types::manifest::{Manifest, WorkClass};
 use wc_types::node::Enrolment;
 use wc_types::outcome::Commitment;
 use wc_types::{CellId, JobId, LeaseId, NodeId, Refusal, Signed, SigningKey};
 
+use self::board::{Board, HOME_FIRST};
+pub(crate) use self::board::{Claim, Tally};
 use crate::coordinator::lock;
 use crate::flow::run;
 use crate::link::{self, LinkError};
 
-/// Leases that one slot may hold ready. Bounds what is granted again elsewhere when this machine disappears.
-const READY_PER_SLOT_MAX: u64 = 256;
-/// Leases held or asked for at the same time, committed and reported ones included. A cell forgets what is asked for
-/// beyond [`NODE_LEASES_MAX`]; asking past that would leave both sides waiting for each other.
-const HELD_MAX: u64 = 2048;
-const _: () = assert!(HELD_MAX < NODE_LEASES_MAX as u64, "an agent must not ask for what its cell forgets");
-/// How much work a slot holds ready: long enough to cover a commit and a round trip under load, short enough that
-/// nobody waits for it.
-const READY_MICROS: u64 = 100_000;
-/// Tasks that one slot runs in one go.
-const BATCH_MAX: usize = 32;
-/// Tasks longer than this run one by one, so that other slots share them.
-const BATCH_TASK_MICROS_MAX: u64 = 5_000;
+mod board;
+
 /// Manifests of different jobs that are kept between grants.
 const MANIFESTS_MAX: usize = 256;
 /// How long a slot keeps the worker of a job that has no more work for it; an idle donor has none.
@@ -76,58 +71,22 @@ pub(crate) struct Assignment {
     pub order: Arc<Order>,
 }
 
-/// Where a held lease stands.
-enum Held {
-    Queued,
-    Running,
-    /// Committed; the report waits to be asked for.
-    Waiting(Box<Report>, Commitment),
-    /// Reported; kept until it is settled.
-    Reported(Box<Report>),
-}
-
-#[derive(Default)]
-struct Board {
-    queue: VecDeque<Assignment>,
-    held: BTreeMap<LeaseId, Held>,
-    /// Running leases that were revoked; their outcome is dropped.
-    revoked: BTreeSet<LeaseId>,
-    /// Leases asked for and not yet granted, in this session.
-    wanted: u64,
-    /// Mean time of one task in a slot, in microseconds, weighted to the recent ones; 0 before the first.
-    task_micros: u64,
-    running: u32,
-    paused: bool,
-}
-
-impl Board {
-    /// Returns how many more leases to ask for, when that is worth a message.
-    fn room(&mut self, slots: u16) -> Option<u32> {
-        if self.paused {
-            return None;
-        }
-        let ready = match self.task_micros {
-            0 => 2,
-            micros => (READY_MICROS / micros + 2).min(READY_PER_SLOT_MAX),
-        };
-        let target = ready * u64::from(slots);
-        let running = self.held.values().filter(|held| matches!(held, Held::Running)).count() as u64;
-        let has = self.queue.len() as u64 + running + self.wanted;
-        if has * 4 > target * 3 {
-            return None;
-        }
-        let held = self.held.len() as u64 + self.wanted;
-        let more = (target - has).min(HELD_MAX.saturating_sub(held));
-        if more == 0 {
-            return None;
-        }
-        self.wanted += more;
-        u32::try_from(more).ok()
+impl Assignment {
+    /// Returns the cell that granted it.
+    pub fn cell(&self) -> CellId {
+        self.order.grant.cell
     }
 
-    /// Forgets what the coordinator has made durable; returns how many leases that were.
-    fn settle(&mut self, leases: &[LeaseId]) -> u64 {
-        leases.iter().filter(|lease| self.held.remove(lease).is_some()).count() as u64
+    /// Returns its whole name.
+    pub fn claim(&self) -> Claim {
+        Claim { cell: self.cell(), lease: self.lease }
+    }
+
+    /// Returns whether one worker runs both in one go. Two cells may know the same job, and other results of its
+    /// earlier stages.
+    fn runs_with(&self, other: &Self) -> bool {
+        let (mine, theirs) = (&self.order.grant, &other.order.grant);
+        mine.cell == theirs.cell && mine.job == theirs.job && mine.stage == theirs.stage
     }
 }
 
@@ -138,15 +97,6 @@ enum Out {
     /// Room may have come free.
     Room,
     Say(AgentMessage),
-}
-
-/// Counters for `donor status`.
-#[derive(Default)]
-pub(crate) struct Counters {
-    /// Replicas run since the start.
-    pub run: AtomicU64,
-    /// Replicas settled since the start.
-    pub settled: AtomicU64,
 }
 
 /// The agent. Shared by its session, its slots and the local requests.
@@ -165,11 +115,10 @@ pub(crate) struct Agent {
     pub consents: Vec<WorkClass>,
     /// Guests at the same time.
     pub slots: u16,
-    /// For the status.
-    pub counters: Counters,
     board: Mutex<Board>,
     work: Notify,
-    outbox: Mutex<Option<mpsc::Sender<Out>>>,
+    /// Whether a look is planned at what the home cell leaves idle.
+    looking: AtomicBool,
     stopping: watch::Sender<bool>,
 }
 
@@ -183,6 +132,12 @@ pub(crate) enum SessionEnd {
     /// The coordinator does not take this node.
     #[error("the coordinator refused: {0}")]
     Refused(Refusal),
+    /// Whoever coordinated the cell keeps another one now.
+    #[error("its coordinator keeps another cell now, {actual}")]
+    OtherCell {
+        /// Which.
+        actual: CellId,
+    },
     /// The node stops.
     #[error("the node stops")]
     Stopping,
@@ -207,10 +162,9 @@ impl Agent {
             pantry,
             consents,
             slots,
-            counters: Counters::default(),
             board: Mutex::default(),
             work: Notify::new(),
-            outbox: Mutex::default(),
+            looking: AtomicBool::new(false),
             stopping: watch::Sender::new(false),
         })
     }
@@ -234,24 +188,44 @@ impl Agent {
         (board.paused, board.running)
     }
 
+    /// Returns what was done for each cell since the start, and whether it is in session.
+    pub fn tallies(&self) -> BTreeMap<CellId, Tally> {
+        lock(&self.board).tallies()
+    }
+
+    /// Returns whether a cell is in session.
+    pub fn is_in_session(&self, cell: CellId) -> bool {
+        lock(&self.board).is_seated(cell)
+    }
+
+    /// Says which cell's work comes first.
+    pub fn set_home(&self, home: CellId) {
+        if lock(&self.board).set_home(home) {
+            self.room();
+        }
+    }
+
+    /// Ends everything about a cell for which this machine works no longer. The cell notices by itself.
+    pub fn forget(&self, cell: CellId) {
+        let held = {
+            let mut board = lock(&self.board);
+            board.get_up(cell);
+            board.held_of(cell)
+        };
+        self.revoke(cell, &held);
+    }
+
     /// Freezes every guest at once and takes no more work.
     pub fn pause(self: &Arc<Self>) {
         let frozen = self.sandbox.freezer().freeze_all();
-        let queued: Vec<LeaseId> = {
+        let queued = {
             let mut board = lock(&self.board);
             board.paused = true;
-            board.wanted = 0;
-            let queued = board.queue.drain(..).map(|assignment| assignment.lease).collect::<Vec<_>>();
-            for lease in &queued {
-                board.held.remove(lease);
-            }
-            queued
+            board.clear_queue()
         };
         tracing::info!(workers = frozen.workers, micros = frozen.elapsed.as_micros(), "guests frozen");
-        self.say(AgentMessage::Paused { paused: true });
-        if !queued.is_empty() {
-            self.say(AgentMessage::Return { leases: queued });
-        }
+        self.say_all(&AgentMessage::Paused { paused: true });
+        self.give_back(&queued);
         let agent = self.clone();
         tokio::spawn(async move {
             tokio::time::sleep(FROZEN_MAX).await;
@@ -263,63 +237,77 @@ impl Agent {
 
     /// Ends every guest and gives its lease back.
     fn release(&self) {
-        let running: Vec<LeaseId> = {
-            let mut board = lock(&self.board);
-            let running: Vec<_> = board
-                .held
-                .iter()
-                .filter(|(_, held)| matches!(held, Held::Running))
-                .map(|(lease, _)| *lease)
-                .collect();
-            board.revoked.extend(&running);
-            for lease in &running {
-                board.held.remove(lease);
-            }
-            running
-        };
+        let running = lock(&self.board).clear_running();
         self.sandbox.freezer().kill_all();
-        if !running.is_empty() {
-            self.say(AgentMessage::Return { leases: running });
-        }
+        self.give_back(&running);
     }
 
     /// Takes work again.
     pub fn resume(&self) {
         lock(&self.board).paused = false;
         self.sandbox.freezer().thaw_all();
-        self.say(AgentMessage::Paused { paused: false });
+        self.say_all(&AgentMessage::Paused { paused: false });
         self.work.notify_waiters();
-        self.out(Out::Room);
+        self.room();
     }
 
     /// Gives everything back, ends the guests and says goodbye.
     pub async fn leave(&self) {
-        let queued: Vec<LeaseId> =
-            lock(&self.board).queue.drain(..).map(|assignment| assignment.lease).collect();
-        lock(&self.board).paused = true;
+        let queued = {
+            let mut board = lock(&self.board);
+            board.paused = true;
+            board.clear_queue()
+        };
         self.release();
-        if !queued.is_empty() {
-            self.say(AgentMessage::Return { leases: queued });
-        }
-        self.say(AgentMessage::Leave);
+        self.give_back(&queued);
+        self.say_all(&AgentMessage::Leave);
         // Long enough for the goodbye to be written; the coordinator notices our absence in any case.
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 
-    /// Ends the slots and the session.
+    /// Returns whether the node ends.
+    pub fn is_stopping(&self) -> bool {
+        *self.stopping.borrow()
+    }
+
+    /// Ends the slots and the sessions.
     pub fn stop(&self) {
         let _ = self.stopping.send(true);
         self.sandbox.freezer().kill_all();
     }
 
-    fn say(&self, message: AgentMessage) {
-        self.out(Out::Say(message));
+    /// Gives leases back, each to its cell.
+    fn give_back(&self, claims: &[Claim]) {
+        let mut leases: BTreeMap<CellId, Vec<LeaseId>> = BTreeMap::new();
+        for claim in claims {
+            leases.entry(claim.cell).or_default().push(claim.lease);
+        }
+        for (cell, leases) in leases {
+            self.say(cell, AgentMessage::Return { leases });
+        }
     }
 
-    fn out(&self, out: Out) {
-        if let Some(outbox) = lock(&self.outbox).as_ref() {
+    fn say(&self, cell: CellId, message: AgentMessage) {
+        self.out(cell, Out::Say(message));
+    }
+
+    fn say_all(&self, message: &AgentMessage) {
+        for outbox in lock(&self.board).outboxes() {
+            let _ = outbox.try_send(Out::Say(message.clone()));
+        }
+    }
+
+    fn out(&self, cell: CellId, out: Out) {
+        if let Some(outbox) = lock(&self.board).outbox(cell) {
             // A full outbox means a dead connection: what matters is held and offered again in the next session.
             let _ = outbox.try_send(out);
+        }
+    }
+
+    /// Room may have come free, for whichever cell has work.
+    fn room(&self) {
+        for outbox in lock(&self.board).outboxes() {
+            let _ = outbox.try_send(Out::Room);
         }
     }
 
@@ -339,12 +327,8 @@ impl Agent {
             let tasks = batch.len() as u64;
             run::batch(&self, &mut bench, batch).await;
             let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX) / tasks;
-            let mut board = lock(&self.board);
-            board.running = board.running.saturating_sub(1);
-            board.task_micros =
-                if board.task_micros == 0 { micros } else { (board.task_micros * 3 + micros) / 4 };
-            drop(board);
-            self.out(Out::Room);
+            lock(&self.board).done(micros);
+            self.room();
         }
     }
 
@@ -355,105 +339,57 @@ impl Agent {
             tokio::pin!(notified);
             // Registered before looking, so that work which arrives in between wakes this slot.
             notified.as_mut().enable();
-            if let Some(batch) = self.try_take() {
+            let batch = lock(&self.board).take(self.slots);
+            if let Some(batch) = batch {
+                self.room();
                 return batch;
             }
             notified.await;
         }
     }
 
-    fn try_take(&self) -> Option<Vec<Assignment>> {
-        let mut board = lock(&self.board);
-        if board.paused {
-            return None;
-        }
-        let first = board.queue.pop_front()?;
-        let share = board.queue.len() / usize::from(self.slots.max(1));
-        let short = board.task_micros > 0 && board.task_micros <= BATCH_TASK_MICROS_MAX;
-        let most = if short { share.clamp(1, BATCH_MAX) } else { 1 };
-        let mut batch = vec![first];
-        while batch.len() < most {
-            let same = board.queue.front().is_some_and(|next| {
-                let (next, first) = (&next.order.grant, &batch[0].order.grant);
-                next.job == first.job && next.stage == first.stage
-            });
-            if !same {
-                break;
-            }
-            batch.extend(board.queue.pop_front());
-        }
-        for assignment in &batch {
-            board.held.insert(assignment.lease, Held::Running);
-        }
-        board.running += 1;
-        drop(board);
-        self.out(Out::Room);
-        Some(batch)
-    }
-
     /// Returns whether a lease was revoked before it started.
-    pub fn is_revoked(&self, lease: LeaseId) -> bool {
-        lock(&self.board).revoked.contains(&lease)
+    pub fn is_revoked(&self, claim: &Claim) -> bool {
+        lock(&self.board).is_revoked(claim)
     }
 
     /// Takes what a slot found out about a lease: commits to it or reports it.
     pub fn finish(&self, assignment: &Assignment, report: Report) {
-        self.counters.run.fetch_add(1, Ordering::Relaxed);
-        let lease = assignment.lease;
-        let report = Box::new(report);
-        let mut board = lock(&self.board);
-        if board.revoked.remove(&lease) {
-            board.held.remove(&lease);
-            return;
-        }
         let commitment = report
             .outcome
             .result()
             .filter(|_| assignment.order.grant.commit_first)
             .map(|result| Commitment::new(result, &report.outcome.salt, &report.outcome.node));
-        let out = match commitment {
-            Some(commitment) => {
-                board.held.insert(lease, Held::Waiting(report, commitment));
-                Out::Commit(lease, commitment)
-            }
-            None => {
-                board.held.insert(lease, Held::Reported(report.clone()));
-                Out::Report(report)
-            }
-        };
-        drop(board);
-        self.out(out);
+        let out = lock(&self.board).finish(assignment.claim(), Box::new(report), commitment);
+        if let Some(out) = out {
+            self.out(assignment.cell(), out);
+        }
     }
 
     /// Puts back a lease that was not run after all, for another try in this machine.
     pub fn put_back(&self, assignment: Assignment) {
-        let mut board = lock(&self.board);
-        if board.revoked.remove(&assignment.lease) || board.paused {
-            board.held.remove(&assignment.lease);
-            drop(board);
-            self.say(AgentMessage::Return { leases: vec![assignment.lease] });
-            return;
+        let claim = assignment.claim();
+        if lock(&self.board).put_back(assignment) {
+            self.work.notify_one();
+        } else {
+            self.give_back(&[claim]);
         }
-        board.held.insert(assignment.lease, Held::Queued);
-        board.queue.push_front(assignment);
-        drop(board);
-        self.work.notify_one();
     }
 
-    /// Talks with the coordinator until the connection ends.
+    /// Talks with the coordinator of a cell until the connection ends.
     pub async fn converse<S>(
         self: &Arc<Self>,
+        cell: CellId,
         coordinator: NodeId,
         enrolment: Signed<Enrolment>,
         stream: S,
-        joined: &watch::Sender<Option<Signed<Founding>>>,
     ) -> SessionEnd
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let (reader, mut writer) = tokio::io::split(stream);
         let mut reader = BufReader::with_capacity(64 << 10, reader);
-        let held: Vec<LeaseId> = lock(&self.board).held.keys().copied().collect();
+        let held = lock(&self.board).held_of(cell);
         let enrol = AgentMessage::Enrol { enrolment: Box::new(enrolment), held };
         if let Err(error) = link::write(&mut writer, &enrol, FRAME_BYTES_MAX).await {
             return error.into();
@@ -462,7 +398,7 @@ impl Agent {
             match link::read(&mut reader, FRAME_BYTES_MAX).await {
                 Ok(CoordinatorMessage::Welcome { founding }) => break *founding,
                 Ok(CoordinatorMessage::Refused { refusal }) => return SessionEnd::Refused(refusal),
-                Ok(CoordinatorMessage::Revoke { leases }) => self.revoke(&leases),
+                Ok(CoordinatorMessage::Revoke { leases }) => self.revoke(cell, &leases),
                 Ok(
                     CoordinatorMessage::Grant { .. }
                     | CoordinatorMessage::AskReveal { .. }
@@ -471,14 +407,17 @@ impl Agent {
                 Err(error) => return error.into(),
             }
         };
-        let cell = cell_id(&founding);
+        let actual = cell_id(&founding);
+        if actual != cell {
+            return SessionEnd::OtherCell { actual };
+        }
         let beat = Duration::from_millis(founding.charter.beat.0.max(500));
-        let _ = joined.send(Some(founding));
         let (outbox, out) = mpsc::channel(OUTBOX_MAX);
-        self.offer_again(&outbox);
-        *lock(&self.outbox) = Some(outbox);
+        self.offer_again(cell, outbox);
         let (inbox, messages) = mpsc::channel(64);
-        let reading = tokio::spawn(async move {
+        // Ends with this session, also where that is cut short.
+        let mut reading = JoinSet::new();
+        reading.spawn(async move {
             loop {
                 let message = link::read::<CoordinatorMessage>(&mut reader, FRAME_BYTES_MAX).await;
                 let ended = message.is_err();
@@ -488,27 +427,23 @@ impl Agent {
             }
         });
         let end = self.exchange(coordinator, cell, beat, &mut writer, out, messages).await;
-        *lock(&self.outbox) = None;
-        reading.abort();
+        lock(&self.board).get_up(cell);
+        // What this cell does not ask for any more, another may.
+        self.room();
         end
     }
 
-    /// Offers everything that an earlier session left unsettled.
-    fn offer_again(&self, outbox: &mpsc::Sender<Out>) {
+    /// Opens the session, and offers everything that an earlier one left unsettled.
+    fn offer_again(&self, cell: CellId, outbox: mpsc::Sender<Out>) {
         let mut board = lock(&self.board);
-        board.wanted = 0;
-        for (lease, held) in &board.held {
-            let out = match held {
-                Held::Queued | Held::Running => continue,
-                Held::Waiting(_, commitment) => Out::Commit(*lease, *commitment),
-                Held::Reported(report) => Out::Report(report.clone()),
-            };
+        for out in board.unsettled(cell) {
             let _ = outbox.try_send(out);
         }
         if board.paused {
             let _ = outbox.try_send(Out::Say(AgentMessage::Paused { paused: true }));
         }
         let _ = outbox.try_send(Out::Room);
+        board.sit_down(cell, outbox);
     }
 
     async fn exchange(
@@ -541,7 +476,7 @@ impl Agent {
                         return SessionEnd::Stopping;
                     }
                     buffer.clear();
-                    for message in self.merge(&mut waiting) {
+                    for message in self.merge(cell, &mut waiting) {
                         match frame::encode(&message, FRAME_BYTES_MAX) {
                             Ok(frame) => buffer.extend_from_slice(&frame),
                             Err(error) => tracing::error!(%error, "a message to the coordinator was dropped"),
@@ -557,7 +492,7 @@ impl Agent {
                     }
                 }
                 _ = beats.tick() => {
-                    let held = lock(&self.board).held.keys().copied().collect();
+                    let held = lock(&self.board).held_of(cell);
                     let message = AgentMessage::Beat { held, load_ppm: self.pantry.load_ppm() };
                     if let Err(error) = link::write(writer, &message, FRAME_BYTES_MAX).await {
                         return error.into();
@@ -569,7 +504,7 @@ impl Agent {
     }
 
     /// Turns what waits into as few messages as possible: commitments and reports in batches, one want.
-    fn merge(&self, waiting: &mut Vec<Out>) -> Vec<AgentMessage> {
+    fn merge(self: &Arc<Self>, cell: CellId, waiting: &mut Vec<Out>) -> Vec<AgentMessage> {
         let mut messages = Vec::new();
         let (mut items, mut reports, mut bytes) = (Vec::new(), Vec::new(), 0);
         for out in waiting.drain(..) {
@@ -595,8 +530,18 @@ impl Agent {
         if !reports.is_empty() {
             messages.push(AgentMessage::Report { reports });
         }
-        if let Some(replicas) = lock(&self.board).room(self.slots) {
+        let mut board = lock(&self.board);
+        if let Some(replicas) = board.room(cell, self.slots, Instant::now()) {
             messages.push(AgentMessage::Want { replicas });
+            if board.serves_others() && !self.looking.swap(true, Ordering::Relaxed) {
+                // What nobody has answered by then, others may be asked for.
+                let agent = self.clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep(HOME_FIRST + Duration::from_millis(10)).await;
+                    agent.looking.store(false, Ordering::Relaxed);
+                    agent.room();
+                });
+            }
         }
         messages
     }
@@ -618,12 +563,11 @@ impl Agent {
                 }
                 self.granted(coordinator, cell, *grant, manifests);
             }
-            CoordinatorMessage::AskReveal { leases } => self.reveal(&leases),
-            CoordinatorMessage::Revoke { leases } => self.revoke(&leases),
+            CoordinatorMessage::AskReveal { leases } => self.reveal(cell, &leases),
+            CoordinatorMessage::Revoke { leases } => self.revoke(cell, &leases),
             CoordinatorMessage::Settled { leases } => {
-                let settled = lock(&self.board).settle(&leases);
-                self.counters.settled.fetch_add(settled, Ordering::Relaxed);
-                self.out(Out::Room);
+                lock(&self.board).settle(cell, &leases);
+                self.room();
             }
             CoordinatorMessage::Refused { refusal } => return Err(refusal),
             CoordinatorMessage::Welcome { .. } => {}
@@ -642,12 +586,9 @@ impl Agent {
         let leases: Vec<LeaseId> = grant.leases.iter().map(|term| term.lease).collect();
         let refuse = |why: &'static str| {
             tracing::warn!(job = %grant.job, why, "grant refused");
-            self.say(AgentMessage::Return { leases: leases.clone() });
+            self.say(cell, AgentMessage::Return { leases: leases.clone() });
         };
-        {
-            let mut board = lock(&self.board);
-            board.wanted = board.wanted.saturating_sub(leases.len() as u64);
-        }
+        lock(&self.board).answered(cell, leases.len() as u64);
         if grant.signed_by(&coordinator.0).is_err() {
             return refuse("not signed by the coordinator");
         }
@@ -669,145 +610,31 @@ impl Agent {
             return refuse("the donor has paused");
         }
         let order = Arc::new(Order { manifest, holders: vec![coordinator], grant });
-        for term in &order.grant.leases {
-            if board.held.insert(term.lease, Held::Queued).is_none() {
-                board.queue.push_back(Assignment {
-                    lease: term.lease,
-                    index: term.index,
-                    order: order.clone(),
-                });
-            }
-        }
+        let assignment =
+            |term: &LeaseTerm| Assignment { lease: term.lease, index: term.index, order: order.clone() };
+        let granted = order.grant.leases.iter().map(assignment).collect();
+        let surplus = board.grant(cell, granted, self.slots);
         drop(board);
+        if !surplus.is_empty() {
+            tracing::debug!(%cell, leases = surplus.len(), "there is enough to do; given back");
+            self.give_back(&surplus);
+        }
         self.work.notify_waiters();
-        self.out(Out::Room);
+        self.room();
     }
 
-    fn reveal(&self, leases: &[LeaseId]) {
-        let mut board = lock(&self.board);
-        let mut reports = Vec::new();
-        for lease in leases {
-            if let Some(held) = board.held.get_mut(lease)
-                && let Held::Waiting(report, _) = held
-            {
-                let report = report.clone();
-                *held = Held::Reported(report.clone());
-                reports.push(report);
-            }
-        }
-        drop(board);
+    fn reveal(&self, cell: CellId, leases: &[LeaseId]) {
+        let reports = lock(&self.board).reveal(cell, leases);
         for report in reports {
-            self.out(Out::Report(report));
+            self.out(cell, Out::Report(Box::new(report)));
         }
     }
 
-    fn revoke(&self, leases: &[LeaseId]) {
-        let mut board = lock(&self.board);
-        let gone: BTreeSet<LeaseId> = leases.iter().copied().collect();
-        board.queue.retain(|assignment| !gone.contains(&assignment.lease));
-        let mut running = Vec::new();
-        for lease in &gone {
-            match board.held.get(lease) {
-                Some(Held::Running) => {
-                    board.revoked.insert(*lease);
-                    running.push(*lease);
-                }
-                Some(Held::Queued | Held::Waiting(..) | Held::Reported(_)) => {
-                    board.held.remove(lease);
-                }
-                None => {}
-            }
+    fn revoke(&self, cell: CellId, leases: &[LeaseId]) {
+        let running = lock(&self.board).revoke(cell, leases);
+        for claim in running {
+            self.pantry.end_guest(claim);
         }
-        drop(board);
-        for lease in running {
-            self.pantry.end_guest(lease);
-        }
-        self.out(Out::Room);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use wc_types::cid::{CODEC_RAW, cid_of};
-    use wc_types::outcome::{Ending, Outcome, Usage};
-    use wc_types::{CellId, Timestamp};
-
-    use super::*;
-
-    const SLOTS: u16 = 8;
-
-    /// What a cell remembers of one node: leases that it holds, and how many more it may be given.
-    #[derive(Default)]
-    struct CellSide {
-        held: BTreeSet<LeaseId>,
-        credit: u32,
-        lease_next: u64,
-    }
-
-    impl CellSide {
-        /// As `wc-cell` does it: whatever is wanted beyond the limit is forgotten.
-        fn want(&mut self, replicas: u32) {
-            let held = u32::try_from(self.held.len()).expect("bounded");
-            self.credit = self.credit.saturating_add(replicas).min(NODE_LEASES_MAX.saturating_sub(held));
-        }
-
-        fn grant(&mut self) -> Vec<LeaseId> {
-            let granted: Vec<_> = (0..std::mem::take(&mut self.credit))
-                .map(|at| LeaseId(self.lease_next + u64::from(at)))
-                .collect();
-            self.lease_next += granted.len() as u64;
-            self.held.extend(&granted);
-            granted
-        }
-    }
-
-    fn report() -> Report {
-        let key = SigningKey::from_seed(&[1; 32]);
-        let outcome = Outcome {
-            cell: CellId([0; 32]),
-            job: JobId([0; 32]),
-            stage: 0,
-            index: 0,
-            lease: LeaseId(0),
-            node: key.node_id(),
-            ending: Ending::Result { record: cid_of(CODEC_RAW, b"the same everywhere"), success: true },
-            usage: Usage::default(),
-            salt: [0; 16],
-            ended_at: Timestamp(0),
-        };
-        Report { outcome: Signed::seal(outcome, &key), blobs: Vec::new(), stderr: Vec::new() }
-    }
-
-    /// Seen by users as an array of 20,000 tasks with three replicas that stood still for good: the fastest donor had
-    /// committed to 4,096 tasks, asked for more while the others were behind, and waited for grants that the cell had
-    /// forgotten it owed.
-    #[test]
-    fn a_donor_far_ahead_of_the_others_asks_again_when_its_commitments_are_settled() {
-        let mut board = Board { task_micros: 1, ..Board::default() };
-        let mut cell = CellSide::default();
-        let report = Box::new(report());
-        let commitment =
-            Commitment::new(&cid_of(CODEC_RAW, b"the same everywhere"), &[0; 16], &report.outcome.node);
-        for round in 0..3 {
-            // It runs all that it is given at once, commits, and hears nothing of the slower ones.
-            let mut given = 0;
-            while let Some(replicas) = board.room(SLOTS) {
-                cell.want(replicas);
-                for lease in cell.grant() {
-                    board.wanted -= 1;
-                    board.held.insert(lease, Held::Waiting(report.clone(), commitment));
-                    given += 1;
-                }
-            }
-            assert!(given > 0, "round {round}: the donor asks for nothing more and waits for good");
-            assert_eq!(
-                board.wanted, 0,
-                "round {round}: the donor waits for leases that the cell has forgotten"
-            );
-            assert_eq!(board.held.keys().copied().collect::<BTreeSet<_>>(), cell.held, "round {round}");
-            // The others catch up.
-            let settled: Vec<_> = std::mem::take(&mut cell.held).into_iter().collect();
-            assert_eq!(board.settle(&settled), settled.len() as u64);
-        }
+        self.room();
     }
 }

@@ -43,6 +43,10 @@ pub struct NodeConfig {
     pub transport: TransportConfig,
     /// Whether this node looks for a cell at all: one that only relays does not.
     pub joins_cell: bool,
+    /// Most cells that this machine works for, its home cell included.
+    pub cells_max: usize,
+    /// How long its home cell may be out of reach before a node that may found a cell founds an island.
+    pub island_after: Millis,
     /// Whether this node may found a cell.
     pub coordinate: Coordinate,
     /// Declares the nodes of a cell that this node founds trusted.

@@ -372,6 +372,7 @@ async fn cluster(coordinator: &Arc<Coordinator>) -> Result<ClusterView, Refused>
     let (cell, node, online) = (coordinator.cell, coordinator.node(), coordinator.sessions.count());
     let anchoring = anchoring(coordinator)?;
     let commits = coordinator.brain.commits();
+    let others = coordinator.cells.others(cell);
     // Nobody else asks for a digest while this one is made.
     let mut kept = coordinator.state_hash.lock().await;
     let known = kept.clone().filter(|kept| Instant::now() < kept.until);
@@ -381,9 +382,12 @@ async fn cluster(coordinator: &Arc<Coordinator>) -> Result<ClusterView, Refused>
         .brain
         .query(move |state, facts| {
             let counts = state.counts();
+            let parent = state.parent();
+            let has_met = parent.is_some() || others.iter().any(|other| other.state == "connected");
             let digest = known.unwrap_or_else(|| StateHash::of(state, facts));
             let view = ClusterView {
                 cell,
+                name: format!("wc-lan-{}", view::hex(&cell.0[..4])),
                 network: founding.network.clone(),
                 coordinator: node,
                 nodes_trusted: founding.charter.nodes_trusted,
@@ -403,6 +407,10 @@ async fn cluster(coordinator: &Arc<Coordinator>) -> Result<ClusterView, Refused>
                 published_size,
                 witnesses,
                 log_alarms,
+                dht: if has_met { "merged (global)" } else { "island" }.to_owned(),
+                parent_cluster_id: parent.map(|met| met.parent),
+                merged_at: parent.map(|met| met.merged_at),
+                others,
             };
             (view, digest)
         })

@@ -22,6 +22,7 @@ use wc_types::{CellId, JobId, LeaseId, NodeId, Refusal, Signed, SigningKey};
 use crate::anchor::{Anchoring, Shelf};
 use crate::archive::Archive;
 use crate::brain::{Brain, BrainError, Performer};
+use crate::cells::Cells;
 use crate::control::StateHash;
 use crate::flow::{agree, dispatch, post, report, stage};
 use crate::link::{self, LinkError};
@@ -61,6 +62,8 @@ struct Session {
 pub(crate) struct Sessions {
     live: Mutex<HashMap<NodeId, Session>>,
     gone: Mutex<BTreeMap<NodeId, Instant>>,
+    /// Nodes that the cell counted on when this process started, and that have not come back yet.
+    awaited: Mutex<BTreeSet<NodeId>>,
     next_id: AtomicU64,
     /// How much each of them may make us write down.
     pub pace: Pace,
@@ -128,11 +131,18 @@ impl Sessions {
         lock(&self.live).len()
     }
 
-    /// Counts a node as gone since now, if it is not connected.
-    pub fn expect(&self, node: NodeId) {
+    /// Counts a node as gone from a moment on that is still to come, if it is not connected.
+    pub fn expect(&self, node: NodeId, within: Duration) {
         if !self.is_live(&node) {
-            lock(&self.gone).entry(node).or_insert_with(Instant::now);
+            lock(&self.gone).entry(node).or_insert_with(|| Instant::now() + within);
+            lock(&self.awaited).insert(node);
         }
+    }
+
+    /// Returns whether a node comes back for the first time since this process started: what was granted and never
+    /// reached it is not its fault.
+    fn was_awaited(&self, node: &NodeId) -> bool {
+        lock(&self.awaited).remove(node)
     }
 
     /// Ends the sessions of nodes that were silent for longer than `silence`, and takes out the nodes that have been
@@ -147,6 +157,7 @@ impl Sessions {
             !silent
         });
         lock(&self.gone).retain(|node, since| {
+            // Nothing has passed yet of a moment to come.
             let over = since.elapsed() > grace;
             if over {
                 lost.push(*node);
@@ -187,6 +198,8 @@ pub(crate) struct Coordinator {
     pub anchors: Shelf,
     /// How they are made, if they are.
     pub anchoring: Option<Arc<Anchoring>>,
+    /// Other cells that this node has met.
+    pub cells: Arc<Cells>,
     /// Digest of the state, as it was last asked for.
     pub state_hash: tokio::sync::Mutex<Option<StateHash>>,
 }
@@ -301,7 +314,8 @@ impl Coordinator {
         // Whatever the node does not bring along from an earlier session is lost at once.
         let mut missing: BTreeSet<LeaseId> =
             self.brain.query(move |cell, _| cell.node_leases(&node)).await?.into_iter().collect();
-        self.reconcile(node, held, &mut missing, outbox).await?;
+        let is_charged = !self.sessions.was_awaited(&node);
+        self.reconcile(node, held, &mut missing, is_charged, outbox).await?;
         let _ = outbox.send(CoordinatorMessage::Welcome { founding: Box::new(self.founding.clone()) }).await;
         tracing::info!(%node, "donor joined");
         loop {
@@ -327,7 +341,9 @@ impl Coordinator {
                 AgentMessage::Return { leases } => {
                     self.brain.events(vec![Event::Returned { node, leases }]).await?;
                 }
-                AgentMessage::Beat { held, .. } => self.reconcile(node, held, &mut missing, outbox).await?,
+                AgentMessage::Beat { held, .. } => {
+                    self.reconcile(node, held, &mut missing, true, outbox).await?;
+                }
                 AgentMessage::Paused { paused } => {
                     self.brain.events(vec![Event::NodePaused { node, paused }]).await?;
                 }
@@ -360,6 +376,7 @@ impl Coordinator {
         node: NodeId,
         held: Vec<LeaseId>,
         missing: &mut BTreeSet<LeaseId>,
+        is_charged: bool,
         outbox: &mpsc::Sender<CoordinatorMessage>,
     ) -> Result<(), SessionError> {
         let held: BTreeSet<LeaseId> = held.into_iter().collect();
@@ -372,7 +389,9 @@ impl Coordinator {
             tracing::info!(%node, leases = lost.len(), "leases were lost on the way; granted again");
             let rows = (lost.len() as u64).saturating_mul(RETURNED_ROWS);
             self.brain.events(vec![Event::Returned { node, leases: lost }]).await?;
-            self.sessions.pace.charge(node, rows, Instant::now());
+            if is_charged {
+                self.sessions.pace.charge(node, rows, Instant::now());
+            }
         }
         let unknown: Vec<LeaseId> = held.difference(&live).copied().collect();
         if !unknown.is_empty() {

@@ -195,6 +195,7 @@ fn job_of(kind: &EntryKind) -> Option<JobId> {
         | EntryKind::CreditReversed { .. }
         | EntryKind::NodeLeft { .. }
         | EntryKind::SignersChanged { .. }
+        | EntryKind::CellMet { .. }
         | EntryKind::CreditExpired { .. } => None,
     }
 }

@@ -14,7 +14,7 @@ use wc_mesh::blob::ServeLimits;
 use wc_mesh::{
     Interception, LanDiscovery, Mesh, MeshConfig, MeshEvent, MeshEvents, Multiaddr, Proxy, ReachConfig,
 };
-use wc_proto::api::view::{DefenceView, DonorView, PeerView};
+use wc_proto::api::view::{DefenceView, DonorCellView, DonorView, PeerView};
 use wc_proto::api::{CellRequest, Request, Response};
 use wc_proto::peer::hello::{CellBrief, Hello};
 use wc_proto::version;
@@ -22,13 +22,14 @@ use wc_sandbox::{DefenceState, Sandbox, SandboxConfig, SandboxError};
 use wc_store::{Store, StoreConfig, StoreError};
 use wc_types::charter::{Charter, Founding, cell_id};
 use wc_types::code::{Class, Code};
-use wc_types::node::{Capabilities, Delegation, Enrolment, Locality};
-use wc_types::{NodeId, Refusal, Signed, SigningKey};
+use wc_types::node::{Capabilities, Delegation, Locality};
+use wc_types::{CellId, NodeId, Refusal, Signed, SigningKey};
 
-use crate::agent::{Agent, SessionEnd};
+use crate::agent::Agent;
 use crate::anchor::{self, Anchoring, Shelf};
 use crate::archive::Archive;
 use crate::brain::{self, Brain, BrainError};
+use crate::cells::{Cells, Island, Place, Watcher};
 use crate::config::{Coordinate, NodeConfig};
 use crate::control::Messenger;
 use crate::coordinator::{Coordinator, Hands, Sessions, lock};
@@ -38,6 +39,7 @@ use crate::logtree::LogTreeError;
 use crate::publish::{self, Publication};
 use crate::recorder::Recorder;
 use crate::retention::Forgetter;
+use crate::serving::{EnrolmentMaker, Worker};
 use crate::signers::cabinet::Cabinet;
 use crate::signers::notary::{self, Notary};
 use crate::signers::signer::{self, Signer};
@@ -47,16 +49,15 @@ use crate::{blobs, clock, control, direct, known, reach};
 /// Locked workers that wait for a guest while there is work: a job of one short task takes one, and a new one needs a
 /// few milliseconds. They go after a minute without work.
 const SPARES: usize = 3;
-/// Room in the pipe between a coordinator and the agent of the same machine.
-const LOCAL_SESSION_BYTES: usize = 1 << 20;
-/// Shortest and longest pause before a lost session is opened again.
-const RECONNECT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// Hellos of others that wait to be looked at.
+const HEARD_MAX: usize = 64;
 /// How often a coordinator that has no jobs looks for an older cell on its network.
 const LOOK_FOR_OLDER: Duration = Duration::from_secs(2);
 
 const NO_CELL: Code = Code::new("WC-NODE-040", Class::Host);
 const NOT_A_DONOR: Code = Code::new("WC-NODE-041", Class::Caller);
 const NOT_COORDINATOR: Code = Code::new("WC-NODE-043", Class::Caller);
+const UNKNOWN_CELL: Code = Code::new("WC-NODE-044", Class::Caller);
 const STORE_REFUSED: Code = Code::new("WC-NODE-042", Class::Host);
 
 /// The node cannot start, or has to stop.
@@ -178,6 +179,7 @@ struct Desk {
     node: NodeId,
     owner: wc_types::AccountId,
     role: watch::Receiver<Role>,
+    cells: Arc<Cells>,
     agent: Option<Arc<Agent>>,
     witness: Option<Arc<Witness>>,
     sandbox: Option<Arc<Sandbox>>,
@@ -218,12 +220,14 @@ pub async fn run(
             Ended::Left => return forget_everything(&config.data_dir),
             Ended::Yielded => {
                 tracing::info!("an older cell was found; joining it");
-                let store = DataDir::new(&config.data_dir)
-                    .map_err(|source| NodeError::DataDir { path: config.data_dir.clone(), source })?
-                    .store();
+                let dir = DataDir::new(&config.data_dir)
+                    .map_err(|source| NodeError::DataDir { path: config.data_dir.clone(), source })?;
+                let store = dir.store();
                 std::fs::remove_dir_all(&store)
                     .map_err(|source| NodeError::DataDir { path: store, source })?;
                 forget_published(&config.data_dir)?;
+                // The older one is the home from now on.
+                let _ = std::fs::remove_file(dir.cells());
                 config.coordinate = Coordinate::Never;
             }
         }
@@ -237,6 +241,7 @@ fn forget_everything(data_dir: &Path) -> Result<(), NodeError> {
     forget_published(data_dir)?;
     // Where others are is not this machine's to keep either; a file that is not there is as good.
     let _ = std::fs::remove_file(dir.peers());
+    let _ = std::fs::remove_file(dir.cells());
     for path in [dir.store(), dir.sandbox()] {
         match std::fs::remove_dir_all(&path) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
@@ -336,9 +341,12 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
         network: config.network.clone(),
         cell: None,
         coordinates: config.coordinate != Coordinate::Never,
+        others: Vec::new(),
     });
-    tasks.spawn(finder::answer(mesh.clone(), introduction.subscribe()));
+    let (heard_sender, heard) = mpsc::channel(HEARD_MAX);
+    tasks.spawn(finder::answer(mesh.clone(), introduction.subscribe(), heard_sender));
 
+    let cells = Cells::load(dir.cells(), &config.network, config.cells_max);
     let (role, role_seen) = watch::channel(Role::Searching);
     let (belongs, belongs_seen) = watch::channel(None);
     let cabinet = Cabinet::new(dir.signers());
@@ -381,6 +389,7 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
         node: key.node_id(),
         owner: owner.account_id(),
         role: role_seen.clone(),
+        cells: cells.clone(),
         agent: agent.clone(),
         witness: witness.clone(),
         sandbox: sandbox.clone(),
@@ -413,6 +422,7 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
         store: store.clone(),
         mesh: mesh.clone(),
         introduction: &introduction,
+        cells: cells.clone(),
         anchoring: anchoring.clone(),
         signer,
         cabinet,
@@ -433,6 +443,16 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
         }
     };
     let mut yielded = None;
+    let (island_wishes, mut island_turns) = mpsc::channel(1);
+    let mut office = Office {
+        log: dir.log(),
+        listener: log_listener,
+        anchoring,
+        cells: cells.clone(),
+        mesh: mesh.clone(),
+        role: role.clone(),
+        introduction: introduction.clone(),
+    };
     match begun {
         None => {}
         Some(Begun::Joining(brief)) => {
@@ -440,10 +460,8 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
                 coordinator: brief.coordinator,
                 founding: Arc::new(brief.founding.clone()),
             });
-            belongs.send_replace(Some(brief.founding.cid()));
-            introduction.send_modify(|hello| hello.cell = Some(*brief.clone()));
-            let addresses = brief.addresses.iter().filter_map(|text| text.parse().ok()).collect();
-            mesh.connect(brief.coordinator, addresses).await;
+            cells.belong((*brief).clone());
+            mesh.connect(brief.coordinator, finder::addresses(&brief)).await;
             tracing::info!(cell = %brief.cell, coordinator = %brief.coordinator, "cell found");
             if config.trusted {
                 tracing::warn!(
@@ -454,36 +472,15 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
             }
         }
         Some(Begun::Coordinating(coordinator, threads, failed)) => {
-            introduction.send_modify(|hello| {
-                hello.cell = Some(CellBrief {
-                    cell: coordinator.cell,
-                    founding: coordinator.founding.clone(),
-                    coordinator: coordinator.node(),
-                    addresses: Vec::new(),
-                    has_jobs: false,
-                });
-            });
-            belongs.send_replace(Some(coordinator.founding.cid()));
-            tasks.spawn(notary::run(coordinator.clone()));
-            tasks.spawn(notary::tell_former(coordinator.clone()));
-            tasks.spawn(keep_introduced(coordinator.clone(), introduction.clone()));
-            tasks.spawn(accept_sessions(coordinator.clone()));
-            tasks.spawn(control::serve(mesh.clone(), coordinator.clone()));
-            tasks.spawn(schedule::run(coordinator.clone()));
-            tasks.spawn(publish::run(coordinator.clone()));
-            if let Some(listener) = log_listener {
-                tracing::info!(address = ?listener.local_addr().ok(), "the ledger is served over http");
-                tasks.spawn(wc_api::log::serve(listener, dir.log()));
+            if config.coordinate == Coordinate::Always && !resumed {
+                cells.move_out();
             }
-            if let Some(anchoring) = anchoring {
-                tasks.spawn(anchor::run(coordinator.clone(), anchoring));
-            }
+            office.take(&mut tasks, &coordinator);
             if config.coordinate == Coordinate::Auto && !resumed {
                 let (found, yielding) = tokio::sync::oneshot::channel();
                 tasks.spawn(yield_to_older(coordinator.clone(), introduction.subscribe(), found));
                 yielded = Some(yielding);
             }
-            role.send_replace(Role::Coordinating(coordinator.clone()));
             tracing::info!(cell = %coordinator.cell, resumed, "coordinating");
             if resumed && config.trusted && !coordinator.founding.charter.nodes_trusted {
                 tracing::warn!(
@@ -497,8 +494,9 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
     if let Some(witness) = witness {
         tasks.spawn(witness::run(witness, mesh.clone(), role_seen.clone()));
     }
+    let mut worker = None;
     if let Some(agent) = &agent {
-        let enrolment = EnrolmentMaker {
+        let enrolment = Arc::new(EnrolmentMaker {
             key: key.clone(),
             delegation: Signed::seal(
                 Delegation { owner: owner.account_id(), node: key.node_id(), issued_at: clock::now() },
@@ -507,18 +505,37 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
             capabilities,
             locality: locality(&mesh).await,
             consents: config.consents.clone(),
-        };
-        tasks.spawn(keep_session(agent.clone(), enrolment, role_seen.clone()));
+        });
+        worker = Some(Worker { agent: agent.clone(), enrolment });
+    }
+    if config.joins_cell {
+        let (cells, mesh) = (cells.clone(), mesh.clone());
+        let (role, belongs, introduction) = (role.clone(), belongs.clone(), introduction.clone());
+        let island = (config.coordinate == Coordinate::Auto)
+            .then(|| Island { after: Duration::from_millis(config.island_after.0), found: island_wishes });
+        tasks.spawn(Watcher { cells, mesh, introduction, role, belongs, heard, worker, island }.run());
     }
 
-    let ended = tokio::select! {
-        ended = async { ended_early.take().unwrap_or(Ended::Stopped) }, if ended_early.is_some() => Ok(ended),
-        _ = stopped.changed() => Ok(Ended::Stopped),
-        wish = end_wishes.recv() => Ok(Ended::wished(wish)),
-        error = wait(&mut journal_failed) => {
-            Err(NodeError::JournalFailed { store: dir.store(), source: Box::new(error) })
+    let ended = loop {
+        tokio::select! {
+            ended = async { ended_early.take().unwrap_or(Ended::Stopped) }, if ended_early.is_some() => break Ok(ended),
+            _ = stopped.changed() => break Ok(Ended::Stopped),
+            wish = end_wishes.recv() => break Ok(Ended::wished(wish)),
+            error = wait(&mut journal_failed) => {
+                break Err(NodeError::JournalFailed { store: dir.store(), source: Box::new(error) });
+            }
+            () = wait_unit(&mut yielded) => break Ok(Ended::Yielded),
+            Some(()) = island_turns.recv(), if coordinating.is_none() => match starter.coordinate().await {
+                Ok(Begun::Coordinating(coordinator, threads, failed)) => {
+                    tracing::warn!(cell = %coordinator.cell, "the home cell is out of reach: coordinating an island until it is back");
+                    office.take(&mut tasks, &coordinator);
+                    journal_failed = Some(failed);
+                    coordinating = Some((coordinator, threads));
+                }
+                Ok(Begun::Joining(_)) => {}
+                Err(error) => break Err(error),
+            },
         }
-        () = wait_unit(&mut yielded) => Ok(Ended::Yielded),
     };
     if let Some(agent) = &agent {
         agent.stop();
@@ -560,6 +577,47 @@ async fn wait_unit(signal: &mut Option<tokio::sync::oneshot::Receiver<()>>) {
     }
 }
 
+/// What a coordinator needs to do its work in this node.
+struct Office {
+    log: PathBuf,
+    listener: Option<tokio::net::TcpListener>,
+    anchoring: Option<Arc<Anchoring>>,
+    cells: Arc<Cells>,
+    mesh: Mesh,
+    role: watch::Sender<Role>,
+    introduction: finder::Introduction,
+}
+
+impl Office {
+    /// Begins to coordinate.
+    fn take(&mut self, tasks: &mut JoinSet<()>, coordinator: &Arc<Coordinator>) {
+        let brief = CellBrief {
+            cell: coordinator.cell,
+            founding: coordinator.founding.clone(),
+            coordinator: coordinator.node(),
+            addresses: Vec::new(),
+            has_jobs: false,
+        };
+        self.introduction.send_modify(|hello| hello.cell = Some(brief.clone()));
+        self.cells.belong(brief);
+        tasks.spawn(notary::run(coordinator.clone()));
+        tasks.spawn(notary::tell_former(coordinator.clone()));
+        tasks.spawn(keep_introduced(coordinator.clone(), self.cells.clone()));
+        tasks.spawn(accept_sessions(coordinator.clone()));
+        tasks.spawn(control::serve(self.mesh.clone(), coordinator.clone()));
+        tasks.spawn(schedule::run(coordinator.clone()));
+        tasks.spawn(publish::run(coordinator.clone()));
+        if let Some(listener) = self.listener.take() {
+            tracing::info!(address = ?listener.local_addr().ok(), "the ledger is served over http");
+            tasks.spawn(wc_api::log::serve(listener, self.log.clone()));
+        }
+        if let Some(anchoring) = self.anchoring.clone() {
+            tasks.spawn(anchor::run(coordinator.clone(), anchoring));
+        }
+        self.role.send_replace(Role::Coordinating(coordinator.clone()));
+    }
+}
+
 /// What a node becomes once it knows.
 enum Begun {
     Joining(Box<CellBrief>),
@@ -577,6 +635,7 @@ struct Starter<'a> {
     store: Store,
     mesh: Mesh,
     introduction: &'a finder::Introduction,
+    cells: Arc<Cells>,
     anchoring: Option<Arc<Anchoring>>,
     signer: Arc<Signer>,
     cabinet: Cabinet,
@@ -594,7 +653,7 @@ impl Starter<'_> {
 
     async fn begin(&self, resumed: bool) -> Result<Begun, NodeError> {
         if !resumed && self.config.coordinate != Coordinate::Always {
-            match finder::search(&self.mesh, self.introduction).await {
+            match finder::search(&self.mesh, self.introduction, self.cells.home()).await {
                 Search::Found(brief) => return Ok(Begun::Joining(brief)),
                 Search::OurTurn => {}
             }
@@ -675,14 +734,15 @@ impl Starter<'_> {
             anchors: Shelf::open(&self.store)?,
             anchoring: self.anchoring.clone(),
             state_hash: tokio::sync::Mutex::default(),
+            cells: self.cells.clone(),
         });
         tokio::spawn(stage::run(coordinator.clone(), jobs));
         Ok(Begun::Coordinating(coordinator, threads, failed))
     }
 }
 
-/// Keeps the node's hello true: its addresses and whether its cell has jobs.
-async fn keep_introduced(coordinator: Arc<Coordinator>, introduction: finder::Introduction) {
+/// Keeps true what this node says of its cell: its addresses and whether it has jobs.
+async fn keep_introduced(coordinator: Arc<Coordinator>, cells: Arc<Cells>) {
     let mut looks = tokio::time::interval(Duration::from_secs(1));
     loop {
         looks.tick().await;
@@ -697,12 +757,12 @@ async fn keep_introduced(coordinator: Arc<Coordinator>, introduction: finder::In
         let Ok(has_jobs) = coordinator.brain.query(|cell, _| cell.jobs().next().is_some()).await else {
             return;
         };
-        introduction.send_if_modified(|hello| {
-            let Some(brief) = &mut hello.cell else { return false };
-            let changed = brief.addresses != addresses || brief.has_jobs != has_jobs;
-            brief.addresses = addresses;
-            brief.has_jobs = has_jobs;
-            changed
+        cells.belong(CellBrief {
+            cell: coordinator.cell,
+            founding: coordinator.founding.clone(),
+            coordinator: coordinator.node(),
+            addresses,
+            has_jobs,
         });
     }
 }
@@ -751,74 +811,6 @@ async fn locality(mesh: &Mesh) -> Locality {
     outside.map(wc_host::locality_of).unwrap_or_default()
 }
 
-struct EnrolmentMaker {
-    key: Arc<SigningKey>,
-    delegation: Signed<Delegation>,
-    capabilities: Capabilities,
-    locality: Locality,
-    consents: Vec<wc_types::manifest::WorkClass>,
-}
-
-impl EnrolmentMaker {
-    fn make(&self) -> Signed<Enrolment> {
-        Signed::seal(
-            Enrolment {
-                delegation: self.delegation.clone(),
-                capabilities: self.capabilities.clone(),
-                locality: self.locality,
-                consents: self.consents.clone(),
-                agent_version: version::AGENT_VERSION.to_owned(),
-                at: clock::now(),
-            },
-            &self.key,
-        )
-    }
-}
-
-/// Keeps a session with the cell's coordinator, wherever that is.
-async fn keep_session(agent: Arc<Agent>, enrolment: EnrolmentMaker, mut role: watch::Receiver<Role>) {
-    let joined = watch::Sender::new(None);
-    let mut pause = RECONNECT.0;
-    loop {
-        let now = role.borrow_and_update().clone();
-        let started = Instant::now();
-        let end = match now {
-            Role::Searching => {
-                if role.changed().await.is_err() {
-                    return;
-                }
-                continue;
-            }
-            Role::Coordinating(coordinator) => {
-                let (ours, theirs) = tokio::io::duplex(LOCAL_SESSION_BYTES);
-                let node = coordinator.node();
-                tokio::spawn(coordinator.serve_session(agent.node(), theirs));
-                agent.converse(node, enrolment.make(), ours, &joined).await
-            }
-            Role::Member { coordinator, .. } => match agent.mesh.open(coordinator, version::SESSION).await {
-                Ok(stream) => agent.converse(coordinator, enrolment.make(), stream, &joined).await,
-                Err(error) => {
-                    tracing::info!(%coordinator, %error, "the coordinator cannot be reached; trying again");
-                    SessionEnd::Link(crate::link::LinkError::Closed)
-                }
-            },
-        };
-        match end {
-            SessionEnd::Stopping => return,
-            SessionEnd::Refused(refusal) => {
-                tracing::error!(%refusal, "the coordinator refuses this node");
-                pause = RECONNECT.1;
-            }
-            SessionEnd::Link(error) => tracing::info!(%error, "session ended"),
-        }
-        if started.elapsed() > RECONNECT.1 {
-            pause = RECONNECT.0;
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(RECONNECT.1);
-    }
-}
-
 async fn log_events(mut events: MeshEvents, recorder: Recorder) {
     while let Some(event) = events.recv().await {
         recorder.note(&event);
@@ -843,6 +835,7 @@ impl Desk {
     async fn answer(&self, request: Request) -> Response {
         match request {
             Request::Cell(request) => self.cell(request).await,
+            Request::CellOf { cell, request } => self.cell_of(cell, *request).await,
             Request::DonorStatus => Response::Donor(Box::new(self.status().await)),
             Request::Pause => self.with_agent(|agent| agent.pause()),
             Request::Resume => self.with_agent(|agent| agent.resume()),
@@ -850,9 +843,10 @@ impl Desk {
                 if let Some(agent) = &self.agent {
                     agent.leave().await;
                 }
-                let role = self.role.borrow().clone();
-                if let Role::Member { coordinator, .. } = role {
-                    self.mesh.disconnect(coordinator).await;
+                for place in self.cells.known().places() {
+                    if place.brief.coordinator != self.node {
+                        self.mesh.disconnect(place.brief.coordinator).await;
+                    }
                 }
                 let _ = self.ending.send(EndWish::Leave).await;
                 Response::Done
@@ -935,11 +929,28 @@ impl Desk {
         }
     }
 
+    /// Asks one of the known cells.
+    async fn cell_of(&self, cell: CellId, request: CellRequest) -> Response {
+        let role = self.role.borrow().clone();
+        if let Role::Coordinating(own) = role
+            && own.cell == cell
+        {
+            return control::answer(&own, submit::pass_on(request, self.node)).await;
+        }
+        let coordinator = self.cells.known().get(cell).map(|place| place.brief.coordinator);
+        match coordinator {
+            Some(coordinator) => self.messenger.ask(coordinator, &submit::pass_on(request, self.node)).await,
+            None => Response::Refused(vec![
+                Refusal::new(UNKNOWN_CELL, format!("this node does not know the cell {cell}"))
+                    .hint("'worldcompute donor status' lists those that it knows"),
+            ]),
+        }
+    }
+
     async fn fetch(&self, cid: wc_types::Cid) -> Result<(), String> {
-        let holders = match &*self.role.borrow() {
-            Role::Member { coordinator, .. } => vec![*coordinator],
-            Role::Searching | Role::Coordinating(_) => Vec::new(),
-        };
+        let known = self.cells.known();
+        let coordinators = known.places().iter().map(|place| place.brief.coordinator);
+        let holders: Vec<NodeId> = coordinators.filter(|node| *node != self.node).collect();
         blobs::fetch(&self.mesh, &self.store, cid, &holders).await
     }
 
@@ -977,7 +988,8 @@ impl Desk {
         let peers = self.mesh.peers().await;
         let path = peers.into_iter().find(|peer| Some(peer.node) == coordinator);
         let load = lock(&self.load).sample(Instant::now());
-        let counter = |read: fn(&Agent) -> u64| self.agent.as_ref().map_or(0, |agent| read(agent));
+        let cells = self.served();
+        let sum = |read: fn(&DonorCellView) -> u64| cells.iter().map(read).sum();
         DonorView {
             node: self.node,
             owner: self.owner,
@@ -989,10 +1001,9 @@ impl Desk {
             uptime_s: self.started.elapsed().as_secs(),
             guests,
             slots: if self.agent.is_some() { self.slots } else { 0 },
-            replicas_run: counter(|agent| agent.counters.run.load(std::sync::atomic::Ordering::Relaxed)),
-            replicas_settled: counter(|agent| {
-                agent.counters.settled.load(std::sync::atomic::Ordering::Relaxed)
-            }),
+            replicas_run: sum(|cell| cell.replicas_run),
+            replicas_settled: sum(|cell| cell.replicas_settled),
+            cells,
             owner_balance,
             trust_ppm,
             inspected: path.and_then(|path| path.inspected),
@@ -1005,6 +1016,32 @@ impl Desk {
             defences: self.defences(),
             agent_version: version::AGENT_VERSION.to_owned(),
         }
+    }
+
+    /// Returns the known cells, the home cell first, and how much this machine did for each.
+    fn served(&self) -> Vec<DonorCellView> {
+        let now = Instant::now();
+        let tallies = self.agent.as_ref().map(|agent| agent.tallies()).unwrap_or_default();
+        let known = self.cells.known();
+        let view = |(number, place): (usize, &Place)| {
+            let cell = place.brief.cell;
+            let tally = tallies.get(&cell).copied().unwrap_or_default();
+            let state = match &self.agent {
+                Some(agent) if agent.is_in_session(cell) => "working",
+                _ if place.is_fresh(now) => "connected",
+                _ => "unreachable",
+            };
+            DonorCellView {
+                cell,
+                coordinator: place.brief.coordinator,
+                home: number == 0,
+                state: state.to_owned(),
+                leases: tally.held,
+                replicas_run: tally.run,
+                replicas_settled: tally.settled,
+            }
+        };
+        known.places().iter().enumerate().map(view).collect()
     }
 
     fn defences(&self) -> Vec<DefenceView> {

@@ -146,6 +146,12 @@ pub struct NodeArgs {
     /// Classes of work to consent to, separated by commas, or `all` or `none`
     #[arg(long, value_name = "CLASS,…")]
     pub consent: Option<String>,
+    /// Cells of the network to work for at most; 1 works for the home cell only [default: 4]
+    #[arg(long, value_name = "N")]
+    pub cells: Option<String>,
+    /// How long the home cell may be out of reach before this node may found an island of its own [default: 5m]
+    #[arg(long, value_name = "TIME")]
+    pub island_after: Option<String>,
     /// Whether this node may found and coordinate a cell: auto, always or never [default: auto]
     #[arg(long, value_name = "WHEN")]
     pub coordinate: Option<String>,
@@ -461,6 +467,9 @@ pub struct CreditsArgs {
     /// Entries before this one; the newest if none
     #[arg(long, value_name = "ENTRY")]
     pub before: Option<u64>,
+    /// Only in this cell, of those that this machine knows [default: the home cell, and every other one that answers]
+    #[arg(long, value_name = "CELL")]
+    pub cell: Option<String>,
 }
 
 /// `job`
@@ -614,6 +623,8 @@ pub enum ClusterCommand {
     Status,
     /// Who is connected to this node
     Peers,
+    /// The newest entry of the ledger, and how many there are
+    LedgerHead,
     /// Who signs the cell's checkpoints
     #[command(
         long_about = "Who signs the cell's checkpoints, and how that goes.\n\n\

@@ -9,7 +9,7 @@ use wc_proto::api::view::{ClusterView, DonorView, JobView, NodeView, PeerView, T
 use wc_proto::api::{CellRequest, PublishedCheckpoint, Request, Response, ResultRow};
 use wc_types::manifest::{BlobRef, Manifest};
 use wc_types::receipt::ReceiptFile;
-use wc_types::{Cid, JobId, Refusal, Signed};
+use wc_types::{CellId, Cid, JobId, Refusal, Signed};
 
 /// The node refused.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +26,8 @@ pub fn unexpected(question: &str, answer: &Response) -> anyhow::Error {
 /// A connection to one's own node.
 pub struct Node {
     client: Client,
+    /// The cell that is asked, if it is not left to the node.
+    about: Option<CellId>,
 }
 
 impl Node {
@@ -34,7 +36,7 @@ impl Node {
     /// # Errors
     /// When none runs there (API-43).
     pub async fn connect(dir: &DataDir) -> anyhow::Result<Self> {
-        Ok(Self { client: Client::connect(dir.path()).await? })
+        Ok(Self { client: Client::connect(dir.path()).await?, about: None })
     }
 
     /// Asks; a refusal is an error.
@@ -47,7 +49,17 @@ impl Node {
 
     /// Asks the cell.
     pub async fn cell(&mut self, request: CellRequest) -> anyhow::Result<Response> {
-        self.ask(Request::Cell(request)).await
+        self.ask(match self.about {
+            Some(cell) => Request::CellOf { cell, request: Box::new(request) },
+            None => Request::Cell(request),
+        })
+        .await
+    }
+
+    /// Asks this cell from now on, one of those that the node knows; without one, the cell that the node's requests go
+    /// to.
+    pub fn about(&mut self, cell: Option<CellId>) {
+        self.about = cell;
     }
 
     /// Asks for something that has no answer.

@@ -34,7 +34,7 @@ pub const HOME: &str = "WORLDCOMPUTE_HOME";
 const PREFIX: &str = "WORLDCOMPUTE_";
 
 /// Every environment variable and its meaning. Lists are separated by commas.
-pub const VARIABLES: [(&str, &str); 47] = [
+pub const VARIABLES: [(&str, &str); 49] = [
     (HOME, "data directory"),
     ("WORLDCOMPUTE_LOG", "what to log, as --log"),
     ("WORLDCOMPUTE_NETWORK", "name of the network"),
@@ -42,6 +42,11 @@ pub const VARIABLES: [(&str, &str); 47] = [
     ("WORLDCOMPUTE_JOIN", "multiaddrs of nodes to join through"),
     ("WORLDCOMPUTE_SLOTS", "guests at the same time"),
     ("WORLDCOMPUTE_CONSENT", "classes of work to consent to"),
+    ("WORLDCOMPUTE_CELLS", "cells of the network to work for at most, the home cell included"),
+    (
+        "WORLDCOMPUTE_ISLAND_AFTER",
+        "how long the home cell may be out of reach before an island is founded, such as 5m",
+    ),
     ("WORLDCOMPUTE_COORDINATE", "auto, always or never"),
     ("WORLDCOMPUTE_TRUSTED", "true if the nodes of a cell that this node founds are trusted"),
     ("WORLDCOMPUTE_KEEP_RESULTS", "how long a cell that this node founds keeps results, such as 36h"),
@@ -85,13 +90,15 @@ pub const VARIABLES: [(&str, &str); 47] = [
 ];
 
 /// Keys of `config.toml`.
-const KEYS: [&str; 46] = [
+const KEYS: [&str; 48] = [
     "log",
     "network",
     "listen",
     "join",
     "slots",
     "consent",
+    "cells",
+    "island_after",
     "coordinate",
     "trusted",
     "keep_results",
@@ -151,6 +158,9 @@ const ANCHOR_INTERVAL: (Millis, Millis) = (Millis(1000), Millis(7 * 24 * 60 * 60
 const REKOR_URL: &str = "REKOR_URL";
 /// Most guests at the same time.
 const SLOTS_MAX: u16 = 1024;
+const CELLS_MAX: u16 = wc_proto::limit::CELLS_MAX as u16;
+/// Longer than a coordinator takes to restart or a router to come back, shorter than people wait with their work.
+const ISLAND_AFTER: Millis = Millis(5 * 60_000);
 
 /// A setting in the environment is wrong.
 const ENVIRONMENT: Code = Code::new("WC-CONFIG-001", Class::Caller);
@@ -180,6 +190,10 @@ pub struct Settings {
     pub slots: Option<u16>,
     /// Classes consented to.
     pub consents: Vec<WorkClass>,
+    /// Most cells to work for.
+    pub cells: u16,
+    /// How long the home cell is waited for before this node founds an island.
+    pub island_after: Millis,
     /// Whether this node founds cells.
     pub coordinate: Coordinate,
     /// Whether the nodes of such a cell are trusted.
@@ -228,6 +242,8 @@ struct Layer {
     join: Option<Vec<String>>,
     slots: Option<u16>,
     consents: Option<Vec<WorkClass>>,
+    cells: Option<u16>,
+    island_after: Option<Millis>,
     coordinate: Option<Coordinate>,
     trusted: Option<bool>,
     keep_results: Option<Millis>,
@@ -258,6 +274,8 @@ impl Layer {
             join: self.join.or(below.join),
             slots: self.slots.or(below.slots),
             consents: self.consents.or(below.consents),
+            cells: self.cells.or(below.cells),
+            island_after: self.island_after.or(below.island_after),
             coordinate: self.coordinate.or(below.coordinate),
             trusted: self.trusted.or(below.trusted),
             keep_results: self.keep_results.or(below.keep_results),
@@ -330,6 +348,8 @@ impl Context {
             slots: layer.slots,
             // A donor who says nothing lends its machine to everything that the acceptable-use rules allow.
             consents: layer.consents.unwrap_or_else(|| WorkClass::ALL.to_vec()),
+            cells: layer.cells.unwrap_or(CELLS_MAX),
+            island_after: layer.island_after.unwrap_or(ISLAND_AFTER),
             coordinate: layer.coordinate.unwrap_or(Coordinate::Auto),
             trusted: layer.trusted.unwrap_or(false),
             keep_results: layer.keep_results,
@@ -485,6 +505,11 @@ fn consents(text: &str) -> Result<Vec<WorkClass>, String> {
     }
 }
 
+fn cells(text: &str) -> Result<u16, String> {
+    let cells = text.trim().parse::<u16>().ok().filter(|cells| (1..=CELLS_MAX).contains(cells));
+    cells.ok_or_else(|| format!("must be 1 to {CELLS_MAX}"))
+}
+
 fn coordinate(text: &str) -> Result<Coordinate, String> {
     let found = COORDINATES.iter().find(|(name, _)| *name == text);
     found.map(|(_, when)| *when).ok_or_else(|| "must be auto, always or never".to_owned())
@@ -556,6 +581,8 @@ fn flags(args: &NodeArgs) -> Result<Layer, Usage> {
         join: several(&args.join),
         slots: args.slots,
         consents: read("consent", args.consent.as_ref(), consents)?,
+        cells: read("cells", args.cells.as_ref(), cells)?,
+        island_after: read("island-after", args.island_after.as_ref(), amount::duration)?,
         coordinate: read("coordinate", args.coordinate.as_ref(), coordinate)?,
         trusted: args.trusted.then_some(true),
         keep_results: read("keep-results", args.keep_results.as_ref(), amount::duration)?,
@@ -609,6 +636,8 @@ fn environment(variables: &BTreeMap<String, String>) -> Result<Layer, Failure> {
         join: text("WORLDCOMPUTE_JOIN").map(|text| list(&text)),
         slots: read(variables, "WORLDCOMPUTE_SLOTS", &mut wrong, slots),
         consents: read(variables, "WORLDCOMPUTE_CONSENT", &mut wrong, consents),
+        cells: read(variables, "WORLDCOMPUTE_CELLS", &mut wrong, cells),
+        island_after: read(variables, "WORLDCOMPUTE_ISLAND_AFTER", &mut wrong, amount::duration),
         coordinate: read(variables, "WORLDCOMPUTE_COORDINATE", &mut wrong, coordinate),
         trusted: read(variables, "WORLDCOMPUTE_TRUSTED", &mut wrong, flag),
         keep_results: read(variables, "WORLDCOMPUTE_KEEP_RESULTS", &mut wrong, amount::duration),
@@ -664,6 +693,8 @@ fn file(path: &Path) -> Result<Layer, Failure> {
                     })
                     .ok()
             }),
+            cells: fields.whole("cells", 1..=CELLS_MAX, &mut faults),
+            island_after: fields.amount("island_after", amount::duration, &mut faults),
             coordinate: fields.choice("coordinate", &COORDINATES, &mut faults),
             trusted: fields.flag("trusted", &mut faults),
             keep_results: fields.amount("keep_results", amount::duration, &mut faults),

@@ -8,7 +8,7 @@ use wc_types::manifest::{BlobRef, Manifest, WorkClass};
 use wc_types::outcome::ResultRecord;
 use wc_types::receipt::{ReceiptFile, Verdict};
 use wc_types::signers::{Handover, SignerOrder};
-use wc_types::{AccountId, Cid, JobId, NodeId, Refusal, Signed, Timestamp};
+use wc_types::{AccountId, CellId, Cid, JobId, NodeId, Refusal, Signed, Timestamp};
 
 pub mod view;
 
@@ -23,6 +23,13 @@ use view::{
 pub enum Request {
     /// Passed to the cell's coordinator.
     Cell(CellRequest),
+    /// Passed to the coordinator of one of the cells that this machine knows.
+    CellOf {
+        /// The cell.
+        cell: CellId,
+        /// What is asked.
+        request: Box<CellRequest>,
+    },
     /// What this machine is doing.
     DonorStatus,
     /// Freeze guests, take no more work.

@@ -3,8 +3,12 @@
 /// Largest frame of a session, control or local connection. Holds a full grant, a batch of reports with their inline
 /// results, or a page of a listing.
 pub const FRAME_BYTES_MAX: usize = 8 << 20;
-/// Largest frame that a stranger may send before it has said who it is. A hello is a few hundred bytes.
-pub const HELLO_BYTES_MAX: usize = 4 << 10;
+/// Largest frame that a stranger may send before it has said who it is. A hello is a kilobyte or two for each cell that
+/// it names, with the longest addresses up to seven.
+pub const HELLO_BYTES_MAX: usize = 32 << 10;
+/// Cells of one network that a node knows at a time, its own included: enough for an island in the midst of merging, few
+/// enough that nobody can make a node talk with hundreds of coordinators.
+pub const CELLS_MAX: usize = 4;
 /// Most bytes of results that one report carries inline. Larger results are fetched as blobs.
 pub const INLINE_BYTES_MAX: usize = 64 << 10;
 /// Most reports in one message; equal to the leases of one grant.

@@ -86,6 +86,13 @@ pub enum EntryKind {
         /// CID of its [`SignerSet`](crate::signers::SignerSet).
         set: Cid,
     },
+    /// The cell met an older one of its network, and is no island any more (NET-06). Each keeps its own log.
+    CellMet {
+        /// The older cell.
+        parent: CellId,
+        /// When that one was founded, by its founding record.
+        founded_at: Timestamp,
+    },
     /// A job was admitted; its reserve moved.
     JobAdmitted {
         /// The job.

@@ -93,6 +93,11 @@ fn entries() -> Vec<(&'static str, Entry)> {
             &[(bob, -9), (Holder::PublicGood, 9)],
         ),
         entry(14, EntryKind::SignersChanged { epoch: 1, set: record_cid(&"signers") }, &[]),
+        entry(
+            15,
+            EntryKind::CellMet { parent: CellId([9; 32]), founded_at: Timestamp(1_800_000_000_000_000) },
+            &[],
+        ),
     ];
     all.into_iter().map(|entry| (name(&entry.kind), entry)).collect()
 }
@@ -110,6 +115,7 @@ fn name(kind: &EntryKind) -> &'static str {
         EntryKind::NodeLeft { .. } => "node-left",
         EntryKind::CreditExpired { .. } => "credit-expired",
         EntryKind::SignersChanged { .. } => "signers-changed",
+        EntryKind::CellMet { .. } => "cell-met",
     }
 }
 

@@ -16,6 +16,7 @@ use crate::economy::Tide;
 use crate::fact::{Event, Fact};
 use crate::job::{Job, JobNo};
 use crate::ledger::Ledger;
+use crate::meeting::Meeting;
 use crate::node::{Node, NodeNo};
 use crate::pairs;
 use crate::pool::Pool;
@@ -61,6 +62,9 @@ pub struct Cell {
     /// Hand-overs of the key that signs checkpoints, from the founding on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) signers: Vec<Handover>,
+    /// Older cells that this one met, each older than the one before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) met: Vec<Meeting>,
     pub(crate) tide: Tide,
     #[serde(skip)]
     pub(crate) pool: Pool,
@@ -86,6 +90,7 @@ impl Cell {
             hungry: BTreeSet::new(),
             ledger: Ledger::default(),
             signers: Vec::new(),
+            met: Vec::new(),
             tide: Tide::default(),
             pool: Pool::default(),
         }
@@ -130,6 +135,7 @@ impl Cell {
             }
             Event::NodePaused { node, paused } => self.node_paused(*node, *paused, turn),
             Event::SignersChanged(handover) => self.signers_changed(handover, turn),
+            Event::CellMet(founding) => self.cell_met(founding, turn),
             Event::JobSubmitted(manifest) => self.job_submitted(manifest, turn),
             Event::JobStaged { job } => self.job_staged(*job, turn),
             Event::StagingFailed { job, reason } => self.staging_failed(*job, reason, turn),

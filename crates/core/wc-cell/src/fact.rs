@@ -50,6 +50,8 @@ pub enum Event {
     },
     /// The signers handed over to others; both have signed.
     SignersChanged(Box<Handover>),
+    /// The coordinator of another cell of this network showed itself; this is the record that founded that cell.
+    CellMet(Witnessed<Founding>),
     /// Somebody submitted a job.
     JobSubmitted(Witnessed<Manifest>),
     /// A job's artifacts and inputs are here and pinned.

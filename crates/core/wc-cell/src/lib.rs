@@ -41,6 +41,7 @@ mod fact;
 mod job;
 mod ledger;
 mod matching;
+mod meeting;
 mod membership;
 mod node;
 mod openings;
@@ -62,6 +63,7 @@ pub use cell::Cell;
 pub use command::Command;
 pub use explain::{Explanation, StageExplanation, WaitingTask};
 pub use fact::{Event, Fact};
+pub use meeting::Meeting;
 pub use snapshot::RestoreError;
 pub use view::{
     AccountView, CellCounts, JobPhase, JobView, NodeView, ReplicaPhase, ReplicaView, StageView, TaskPhase,

@@ -6,7 +6,7 @@ use wc_types::cid::sha256;
 use crate::cell::Cell;
 
 /// Version of the snapshot's encoding. A snapshot of another version is not read; the journal is replayed instead.
-const VERSION: u16 = 4;
+const VERSION: u16 = 5;
 
 /// The bytes are not a snapshot of this version.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

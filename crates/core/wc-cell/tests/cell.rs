@@ -7,7 +7,7 @@ mod random;
 
 use fixture::*;
 use wc_cell::{Cell, Command, Event, JobPhase, TaskPhase};
-use wc_types::charter::Charter;
+use wc_types::charter::{Charter, Founding};
 use wc_types::entry::{EntryKind, JobEnd, Standing};
 use wc_types::manifest::{Input, InputSource};
 use wc_types::outcome::{Ending, Failure};
@@ -95,6 +95,62 @@ fn a_hand_over_of_the_signing_key_stands_on_the_ledger_and_one_that_does_not_hol
     assert_eq!(world.cell.signers().len(), 2);
     let restored = Cell::restore(&world.cell.snapshot()).expect("restores");
     assert_eq!(restored.signers(), world.cell.signers());
+    world.check_replay();
+}
+
+/// The record of another cell.
+fn other_cell(number: u8, network: &str, founded_at: Timestamp) -> Signed<Founding> {
+    let key = key(9, number);
+    let founding = Founding {
+        network: network.into(),
+        coordinator: key.node_id(),
+        owner: owner_key(number).account_id(),
+        charter: charter(),
+        founded_at,
+    };
+    Signed::seal(founding, &key)
+}
+
+#[test]
+fn the_younger_of_two_cells_records_that_they_met_once_and_moves_no_credit() {
+    let mut world = World::with_nodes(1);
+    let own = world.cell.founding().expect("founded").clone();
+    let (size, network) = (world.cell.ledger_size(), own.network.clone());
+    let earlier = |hours: i64| Timestamp(own.founded_at.0 - hours * 3_600_000_000);
+    let forged = Signed::seal(
+        Founding { coordinator: node_id(7), ..(*other_cell(1, &network, earlier(1))).clone() },
+        &key(9, 1),
+    );
+    // A copy of this very cell is not another one, nor is a cell of another network, a younger one, or one that nobody signed.
+    let nothing =
+        [own.clone(), other_cell(1, "elsewhere", earlier(1)), other_cell(1, &network, earlier(-1)), forged];
+    for founding in nothing {
+        world.tell(Event::CellMet(founding.witnessed()));
+        assert_eq!((world.cell.ledger_size(), world.cell.parent()), (size, None));
+    }
+    let older = other_cell(1, &network, earlier(1));
+    let parent = charter::cell_id(&older);
+    for _ in 0..2 {
+        world.tell(Event::CellMet(older.clone().witnessed()));
+        assert_eq!(world.cell.ledger_size(), size + 1, "once is enough");
+    }
+    let entry = world.entries.last().expect("posted");
+    assert_eq!(entry.kind, EntryKind::CellMet { parent, founded_at: earlier(1) });
+    assert!(entry.postings.is_empty());
+    let met = world.cell.parent().expect("met");
+    assert_eq!((met.parent, met.founded_at, met.merged_at), (parent, earlier(1), entry.at));
+    // A cell that is older still takes its place; one in between does not; and there is an end to it.
+    world.tell(Event::CellMet(other_cell(2, &network, earlier(3)).witnessed()));
+    world.tell(Event::CellMet(other_cell(3, &network, earlier(2)).witnessed()));
+    assert_eq!(
+        (world.cell.ledger_size(), world.cell.parent().expect("met").founded_at),
+        (size + 2, earlier(3))
+    );
+    for number in 10..30 {
+        world.tell(Event::CellMet(other_cell(number, &network, earlier(i64::from(number))).witnessed()));
+    }
+    assert_eq!(world.cell.ledger_size(), size + 8);
+    assert_eq!(Cell::restore(&world.cell.snapshot()).expect("restores").parent(), world.cell.parent());
     world.check_replay();
 }
 

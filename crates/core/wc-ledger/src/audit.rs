@@ -152,6 +152,8 @@ pub struct Audited {
     pub handovers: u64,
     /// Whether the chain has one more, which the log will have: its entry is not under this checkpoint yet.
     pub handover_pending: bool,
+    /// The oldest cell that this one says it met, and when (NET-07).
+    pub parent: Option<(CellId, Timestamp)>,
 }
 
 /// An audit under way.
@@ -162,6 +164,7 @@ pub struct Auditor {
     /// CIDs of the sets that the chain of signers leads over.
     sets: Vec<Cid>,
     handovers: u64,
+    parent: Option<(CellId, Timestamp)>,
     tree: Tree,
     book: Book,
     last: Option<Entry>,
@@ -195,6 +198,7 @@ impl Auditor {
             latest,
             sets: chain.iter().map(|link| link.set.cid()).collect(),
             handovers: 0,
+            parent: None,
             tree: Tree::new(),
             book: Book::new(founding.charter.economy.clone()),
             last: None,
@@ -230,6 +234,9 @@ impl Auditor {
             }
             self.book.apply(&entry).map_err(|source| AuditFault::Postings { index, source })?;
             self.check_signers(&entry)?;
+            if let EntryKind::CellMet { parent, .. } = &entry.kind {
+                self.parent = Some((*parent, entry.at));
+            }
             self.last = Some(entry);
             let hash = hash_leaf(leaf);
             if hash != *expected {
@@ -305,6 +312,7 @@ impl Auditor {
         }
         Ok(Audited {
             handovers: self.handovers,
+            parent: self.parent,
             handover_pending: chain > self.handovers,
             entries: size,
             files: self.files,

@@ -214,6 +214,7 @@ impl Book {
             }
             EntryKind::CellFounded { .. }
             | EntryKind::SignersChanged { .. }
+            | EntryKind::CellMet { .. }
             | EntryKind::CreditReversed { .. } => {}
         }
     }
@@ -240,6 +241,7 @@ impl Book {
             | EntryKind::JobEnded { .. }
             | EntryKind::NodeLeft { .. }
             | EntryKind::SignersChanged { .. }
+            | EntryKind::CellMet { .. }
             | EntryKind::CreditExpired { .. } => {}
         }
         account.totals = totals;
@@ -345,6 +347,7 @@ impl Book {
             | EntryKind::NodeJoined { .. }
             | EntryKind::NodeStanding { .. }
             | EntryKind::SignersChanged { .. }
+            | EntryKind::CellMet { .. }
             | EntryKind::NodeLeft { .. } => {}
         }
         Ok(Totals { balance: fit(changed)?, earned: fit(earned)?, spent: fit(spent)?, lost: fit(lost)? })

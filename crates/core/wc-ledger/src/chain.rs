@@ -106,6 +106,7 @@ pub fn check_link(previous: Option<&Entry>, next: &Entry) -> Result<(), LinkFaul
         EntryKind::NodeJoined { .. }
         | EntryKind::NodeStanding { .. }
         | EntryKind::SignersChanged { .. }
+        | EntryKind::CellMet { .. }
         | EntryKind::JobAdmitted { .. }
         | EntryKind::TaskAccepted { .. }
         | EntryKind::JobEnded { .. }

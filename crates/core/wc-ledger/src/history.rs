@@ -333,6 +333,7 @@ impl Audit {
             | EntryKind::NodeStanding { .. }
             | EntryKind::NodeLeft { .. }
             | EntryKind::SignersChanged { .. }
+            | EntryKind::CellMet { .. }
             | EntryKind::CreditExpired { .. } => {}
         }
         if own.is_some() {

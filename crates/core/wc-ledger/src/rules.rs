@@ -11,7 +11,9 @@
 use serde::{Deserialize, Serialize};
 use wc_types::charter::Economy;
 use wc_types::entry::{Decay, Entry, EntryKind, Holder};
-use wc_types::{AccountId, Class, Code, JobId, MicroNcu, Millis, NodeId, PartsPerMillion, TaskId, Timestamp};
+use wc_types::{
+    AccountId, CellId, Class, Code, JobId, MicroNcu, Millis, NodeId, PartsPerMillion, TaskId, Timestamp,
+};
 
 use crate::book::net;
 use crate::fade::Retained;
@@ -86,6 +88,12 @@ pub enum RuleFault {
         /// What is wrong.
         what: String,
     },
+    /// A cell says that it met itself.
+    #[error("{cell} meets {cell}: a cell does not meet itself")]
+    Meeting {
+        /// The cell.
+        cell: CellId,
+    },
     /// A machine leaves that is not there, or its owner's credit is to end at the wrong time.
     #[error("{node} leaves: {what}")]
     Leaving {
@@ -109,6 +117,7 @@ impl RuleFault {
             Self::Reversal { .. } => Code::new("WC-LEDGER-184", Class::Peer),
             Self::Expiry { .. } => Code::new("WC-LEDGER-185", Class::Peer),
             Self::Leaving { .. } => Code::new("WC-LEDGER-186", Class::Peer),
+            Self::Meeting { .. } => Code::new("WC-LEDGER-188", Class::Peer),
         }
     }
 }
@@ -203,6 +212,12 @@ pub fn check_postings(entry: &Entry, known: &impl Known) -> Result<Vec<(Holder, 
         EntryKind::NodeJoined { .. } => still("a machine that joins", &changes)?,
         EntryKind::NodeStanding { .. } => still("a change of standing", &changes)?,
         EntryKind::SignersChanged { .. } => still("a change of signers", &changes)?,
+        EntryKind::CellMet { parent, .. } => {
+            still("a cell that meets another", &changes)?;
+            if *parent == entry.cell {
+                return Err(RuleFault::Meeting { cell: *parent });
+            }
+        }
         EntryKind::NodeLeft { node, owner, expires_at } => {
             still("a machine that leaves", &changes)?;
             check_leaving(entry.at, node, owner, *expires_at, known)?;

@@ -431,6 +431,7 @@ fn an_entry_that_is_only_a_record_moves_nothing() {
         EntryKind::NodeStanding { node, standing: Standing::Good },
         EntryKind::NodeLeft { node, owner: ME, expires_at: None },
         EntryKind::SignersChanged { epoch: 1, set: cid },
+        EntryKind::CellMet { parent: CellId([9; 32]), founded_at: Timestamp(0) },
     ];
     for kind in kinds {
         for back in [Holder::Issuance, COWORKER] {

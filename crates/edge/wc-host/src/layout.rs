@@ -99,6 +99,11 @@ impl DataDir {
         self.0.join("peers")
     }
 
+    /// Returns the file of the cells that this node belongs to and has met.
+    pub fn cells(&self) -> PathBuf {
+        self.0.join("cells")
+    }
+
     /// Returns the file of the command line's settings.
     pub fn config(&self) -> PathBuf {
         self.0.join("config.toml")

@@ -28,7 +28,8 @@ const SOMEWHERE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0x4860, 0x4860, 0, 0, 0, 0,
 /// The answer to one question about this network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// What was asked: `ipv4`, `ipv6`, `dns`, `doh`, `proxy`, `udp`, `tcp`, `443` or `interception`.
+    /// What was asked: `ipv4`, `ipv6`, `dns`, `doh`, `proxy`, `udp`, `tcp`, `443`,
+    /// `interception` or `forwarding`.
     pub subject: &'static str,
     /// Whether it is so; `None` where nothing could tell.
     pub verdict: Option<bool>,
@@ -81,12 +82,13 @@ pub async fn examine(config: MeshConfig, targets: Vec<Multiaddr>) -> Result<Exam
         }
     }
     let [quic, tcp, wss] = by_kind;
-    let (quic, tcp, wss, names, web) = tokio::join!(
+    let (quic, tcp, wss, names, web, forwarding) = tokio::join!(
         reach(&config, quic.1),
         reach(&config, tcp.1),
         reach(&config, wss.1),
         names(&resolver, &targets),
-        web(&config, &outward)
+        web(&config, &outward),
+        forwarding()
     );
     let kinds =
         [("udp", Transport::Quic, quic?), ("tcp", Transport::Tcp, tcp?), ("443", Transport::Wss, wss?)];
@@ -113,6 +115,7 @@ pub async fn examine(config: MeshConfig, targets: Vec<Multiaddr>) -> Result<Exam
     interceptors.sort();
     interceptors.dedup();
     findings.push(interception(&interceptors, &web, &attempts));
+    findings.push(forwarding);
     Ok(Examination { findings, attempts, best })
 }
 
@@ -175,6 +178,18 @@ fn route(subject: &'static str, from: SocketAddr, to: SocketAddr) -> Finding {
         Err(error) => (false, format!("no route to the internet: {error}")),
     };
     Finding { subject, verdict: Some(verdict), detail }
+}
+
+/// Asks the router whether it forwards ports. Nothing is forwarded by that.
+async fn forwarding() -> Finding {
+    let (verdict, detail) = match crate::mapping::offered().await {
+        Ok(protocols) if protocols.is_empty() => {
+            (Some(false), "the router does not answer PCP, NAT-PMP or UPnP".to_owned())
+        }
+        Ok(protocols) => (Some(true), format!("the router offers {}", protocols.join(", "))),
+        Err(error) => (None, format!("no router can be asked: {error}")),
+    };
+    Finding { subject: "forwarding", verdict, detail }
 }
 
 /// One server for DNS over HTTPS, seen as a web site.

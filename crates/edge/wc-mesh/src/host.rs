@@ -12,6 +12,7 @@ mod peers;
 mod reach;
 mod regions;
 mod seeds;
+mod servers;
 mod timers;
 mod vitality;
 
@@ -63,8 +64,12 @@ use crate::transport::Ways;
 use book::Book;
 use regions::Regions;
 use seeds::{LOOKED_UP_QUEUED_MAX, LookedUp};
+use servers::{Server, Servers};
 use timers::Timers;
 
+/// Longest pause before a seed is dialled again: a LAN that gets the internet is to be part of the network within a minute,
+/// and a dial that was under way then has to time out first (NET-06).
+const SEED_BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// How long a node that was turned away, or that we left, is not sought by ourselves.
 const AVOID: Duration = Duration::from_secs(600);
 /// Nodes that are avoided at the same time; one more forgets those whose time is over.
@@ -189,6 +194,7 @@ pub(crate) struct Host {
     dialling: HashMap<ConnectionId, Dialling>,
     plans: HashMap<PeerId, Plan>,
     searches: HashMap<kad::QueryId, PeerId>,
+    servers: Servers,
     seeds: Vec<Seed>,
     kept: HashMap<PeerId, Kept>,
     avoided: HashMap<PeerId, Instant>,
@@ -268,6 +274,7 @@ impl Host {
             dialling: HashMap::new(),
             plans: HashMap::new(),
             searches: HashMap::new(),
+            servers: Servers::default(),
             kept: HashMap::new(),
             avoided: HashMap::new(),
             banned: HashSet::new(),
@@ -656,7 +663,7 @@ impl Host {
         if !asked_for {
             plan.put_last(is_foreign);
         }
-        if can_search && !plan.searching && self.swarm.behaviour_mut().kad.kbuckets().next().is_some() {
+        if can_search && !plan.searching && self.fill_table() {
             let query = self.swarm.behaviour_mut().kad.get_closest_peers(peer);
             self.searches.insert(query, peer);
             if let Some(plan) = self.plans.get_mut(&peer) {
@@ -886,7 +893,7 @@ impl Host {
         let seeds = self.seeds.iter_mut().filter(|seed| seed.peer == Some(peer));
         if let Some(seed) = seeds.into_iter().next() {
             self.timers.after(seed.backoff + spread, Due::Retry(peer));
-            seed.backoff = (2 * seed.backoff).min(BACKOFF_MAX);
+            seed.backoff = (2 * seed.backoff).min(SEED_BACKOFF_MAX);
             return;
         }
         let Some(kept) = self.kept.get_mut(&peer) else { return };
@@ -976,7 +983,7 @@ impl Host {
             let again_s = seed.backoff.as_secs();
             tracing::info!(addr = %seed.addr, again_s, "a seed is not reached; trying again later");
             self.timers.after(seed.backoff, Due::Seed(index));
-            seed.backoff = (2 * seed.backoff).min(BACKOFF_MAX);
+            seed.backoff = (2 * seed.backoff).min(SEED_BACKOFF_MAX);
         }
     }
 
@@ -1346,17 +1353,8 @@ impl Host {
             transport: link.transport,
             direction: link.direction,
         });
-        let kad = &mut self.swarm.behaviour_mut().kad;
-        let has_place = |known: &PeerId| {
-            kad.kbucket(*known)
-                .is_some_and(|bucket| bucket.iter().any(|entry| entry.node.key.preimage() == known))
-        };
-        if info.protocols.iter().any(|protocol| protocol.as_ref() == KADEMLIA_PROTOCOL)
-            && self.regions.admit(region, peer, has_place)
-        {
-            for addr in &listen_addrs {
-                self.swarm.behaviour_mut().kad.add_address(&peer, addr.clone());
-            }
+        if info.protocols.iter().any(|protocol| protocol.as_ref() == KADEMLIA_PROTOCOL) {
+            self.on_server(Server { peer, region, addrs: listen_addrs.clone() });
         }
         self.book.add(peer, listen_addrs);
         self.swarm.behaviour_mut().streams.admit(peer);

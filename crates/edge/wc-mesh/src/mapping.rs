@@ -163,6 +163,18 @@ async fn ask(number: usize, mut ports: watch::Receiver<Ports>, told: mpsc::Sende
     }
 }
 
+/// Asks this network's router which protocols it has for forwarding ports. Takes about a second.
+///
+/// # Errors
+/// Why no router could be asked.
+pub(crate) async fn offered() -> Result<Vec<&'static str>, String> {
+    let client = Client::new(Config::default());
+    let found =
+        client.probe().await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+    let protocols = [("PCP", found.pcp), ("NAT-PMP", found.nat_pmp), ("UPnP", found.upnp)];
+    Ok(protocols.into_iter().filter_map(|(name, offered)| offered.then_some(name)).collect())
+}
+
 async fn give_back(client: &Client, held: bool) {
     if held {
         client.deactivate();

@@ -43,8 +43,8 @@ pub(crate) use wire::{Inspected, Outward, WireError};
 
 /// Streams on one connection, both directions and all protocols together.
 const STREAMS_PER_CONNECTION_MAX: usize = 1024;
-/// QUIC must speak up before the NAT forgets the flow; on both sides this also finds dead peers.
-const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Only if the pulse fails: its pings, at most 20 s apart, keep the NAT's memory of a flow and find dead peers.
+const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(25);
 const QUIC_IDLE_MS_MAX: u32 = 30_000;
 /// Bytes of one QUIC stream that the peer may send before we read them. Four streams fill a path of 300 Mbit/s and 100
 /// ms, and eight leave room for pings in the sender's window of 10 MB, which all streams of a connection share.

@@ -18,9 +18,9 @@ use wc_types::cid::{CODEC_DAG_CBOR, CODEC_RAW, cid_of, sha256};
 use wc_types::grant::GatherList;
 use wc_types::manifest::{BlobRef, InputList, InputSource, Stage};
 use wc_types::outcome::{Ending, Exit, Failure, Outcome, ResultRecord, Usage};
-use wc_types::{Bytes, Cid, Fuel, LeaseId, Signed, from_canonical, to_canonical};
+use wc_types::{Bytes, Cid, Fuel, Signed, from_canonical, to_canonical};
 
-use crate::agent::{Agent, Assignment, Order};
+use crate::agent::{Agent, Assignment, Claim, Order};
 use crate::blobs;
 use crate::clock;
 use crate::coordinator::lock;
@@ -41,7 +41,7 @@ pub(crate) struct Pantry {
     inputs: PathBuf,
     lists: Mutex<HashMap<Cid, Arc<InputList>>>,
     gathers: Mutex<HashMap<Cid, Arc<GatherList>>>,
-    guests: Mutex<HashMap<LeaseId, Arc<Notify>>>,
+    guests: Mutex<HashMap<Claim, Arc<Notify>>>,
     load: Mutex<LoadSampler>,
 }
 
@@ -60,8 +60,8 @@ impl Pantry {
     }
 
     /// Ends the guest that runs a lease, if it still does.
-    pub fn end_guest(&self, lease: LeaseId) {
-        if let Some(guest) = lock(&self.guests).get(&lease) {
+    pub fn end_guest(&self, claim: Claim) {
+        if let Some(guest) = lock(&self.guests).get(&claim) {
             guest.notify_one();
         }
     }
@@ -131,7 +131,7 @@ pub(crate) async fn batch(agent: &Arc<Agent>, bench: &mut Bench, batch: Vec<Assi
         return;
     }
     for assignment in batch {
-        if agent.is_revoked(assignment.lease) {
+        if agent.is_revoked(&assignment.claim()) {
             let failure = Failure::Preempted;
             agent.finish(&assignment, failure_report(agent, &assignment, failure, Usage::default()));
             continue;
@@ -153,7 +153,7 @@ pub(crate) async fn batch(agent: &Arc<Agent>, bench: &mut Bench, batch: Vec<Assi
     {
         let mut guests = lock(&agent.pantry.guests);
         for assignment in &runnable {
-            guests.insert(assignment.lease, end.clone());
+            guests.insert(assignment.claim(), end.clone());
         }
     }
     let mut done = vec![false; runnable.len()];
@@ -173,7 +173,7 @@ pub(crate) async fn batch(agent: &Arc<Agent>, bench: &mut Bench, batch: Vec<Assi
     {
         let mut guests = lock(&agent.pantry.guests);
         for assignment in &runnable {
-            guests.remove(&assignment.lease);
+            guests.remove(&assignment.claim());
         }
     }
     let undone = runnable.into_iter().zip(done).filter(|(_, done)| !done).map(|(assignment, _)| assignment);

@@ -14,6 +14,11 @@ use crate::coordinator::Coordinator;
 /// How often the table is looked at. A lost node is noticed at most this much late.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
+/// How long nodes may take to notice that the coordinator is back after a restart, beside their usual grace: a dial that
+/// was under way when it came back has to time out first, then comes the longest pause between two tries. What they did
+/// meanwhile is then reported and not done again (NET-09).
+const RETURN: Duration = Duration::from_secs(20);
+
 /// Watches liveness and deadlines until the brain stops.
 pub(crate) async fn run(coordinator: Arc<Coordinator>) {
     let charter = &coordinator.founding.charter;
@@ -27,7 +32,7 @@ pub(crate) async fn run(coordinator: Arc<Coordinator>) {
         .await
     {
         for node in nodes {
-            coordinator.sessions.expect(node);
+            coordinator.sessions.expect(node, RETURN);
         }
     }
     let mut looks = tokio::time::interval(LOOK_EVERY);

@@ -1,7 +1,7 @@
 //! `cluster status|peers`.
 
 use serde_json::json;
-use wc_proto::api::view::{PathView, PendingSignersView, SignersView};
+use wc_proto::api::view::{ClusterView, PathView, PendingSignersView, SignersView};
 use wc_proto::api::{CellRequest, Request};
 use wc_types::signers::SignerOrder;
 use wc_types::{NodeId, Signed};
@@ -19,6 +19,7 @@ pub async fn run(context: &Context, command: &ClusterCommand) -> anyhow::Result<
     let mut node = Node::connect(&context.dir).await?;
     match command {
         ClusterCommand::Status => status(context, &mut node).await,
+        ClusterCommand::LedgerHead => ledger_head(context, &mut node).await,
         ClusterCommand::Peers => peers(context, &mut node).await,
         ClusterCommand::Signers { command: None } => signers(context, &mut node).await,
         ClusterCommand::Signers { command: Some(SignersCommand::Set { threshold, nodes }) } => {
@@ -41,7 +42,12 @@ async fn status(context: &Context, node: &mut Node) -> anyhow::Result<()> {
         return Ok(say::json(&value)?);
     }
     say::pairs(&[
+        (
+            "cluster",
+            format!("{} ({})", say::harmless(&cluster.name), say::count(u64::from(cluster.nodes), "node")),
+        ),
         ("cell", cluster.cell.to_string()),
+        ("DHT", show_dht(&cluster)),
         ("network", say::harmless(&cluster.network)),
         ("coordinator", cluster.coordinator.to_string()),
         ("founded", show_ago(cluster.founded_at, identity::now())),
@@ -86,6 +92,20 @@ async fn status(context: &Context, node: &mut Node) -> anyhow::Result<()> {
         ]);
     }
     say::rows(&table, "no node has joined yet")?;
+    if !cluster.others.is_empty() {
+        say::data("")?;
+        let mut table = say::table(&["other cell", "state", "founded", "coordinator"]);
+        for other in &cluster.others {
+            let founded = show_ago(other.founded_at, identity::now());
+            table.add_row([
+                other.cell.to_string(),
+                other.state.clone(),
+                founded,
+                other.coordinator.to_string(),
+            ]);
+        }
+        say::rows(&table, "")?;
+    }
     for alarm in &cluster.log_alarms {
         say::data(format!("ALARM  {}", say::harmless(alarm)))?;
     }
@@ -93,6 +113,36 @@ async fn status(context: &Context, node: &mut Node) -> anyhow::Result<()> {
         donor::show_witness(&witness)?;
     }
     Ok(())
+}
+
+/// Says in a line whether the cell is alone, and whom it has met.
+fn show_dht(cluster: &ClusterView) -> String {
+    let reachable = cluster.others.iter().filter(|other| other.state == "connected").count() as u64;
+    let known = cluster.others.len() as u64;
+    let mut text = say::harmless(&cluster.dht);
+    if let (Some(parent), Some(at)) = (cluster.parent_cluster_id, cluster.merged_at) {
+        text.push_str(&format!(", met the older {parent} {}", show_ago(at, identity::now())));
+    }
+    match (known, reachable) {
+        (0, _) => text.push_str("; knows no other cell of this network"),
+        (1, 1) => text.push_str("; knows 1 other cell, which can be reached now"),
+        (1, _) => text.push_str("; knows 1 other cell, which cannot be reached now"),
+        _ => text.push_str(&format!("; knows {known} other cells, {reachable} of them can be reached now")),
+    }
+    text
+}
+
+async fn ledger_head(context: &Context, node: &mut Node) -> anyhow::Result<()> {
+    let cluster = node.cluster().await?;
+    if context.json {
+        let value = json!({ "cell": cluster.cell.to_string(), "hash": cluster.ledger_root, "height": cluster.ledger_size });
+        return Ok(say::json(&value)?);
+    }
+    Ok(say::pairs(&[
+        ("cell", cluster.cell.to_string()),
+        ("hash", cluster.ledger_root.clone()),
+        ("height", say::count(cluster.ledger_size, "entry")),
+    ])?)
 }
 
 /// Says in a line who signs and, plainly, when nobody can.

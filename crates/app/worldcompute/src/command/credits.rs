@@ -28,7 +28,7 @@ use crate::amount::{show_ago, show_ncu};
 use crate::cli::CreditsArgs;
 use crate::client::{Failure, Node, unexpected};
 use crate::config::{self, Context};
-use crate::exit::{Undecided, Unverified};
+use crate::exit::{Undecided, Unverified, Usage};
 use crate::progress::Progress;
 use crate::{identity, json, say};
 
@@ -40,17 +40,118 @@ const MEMORY: Code = Code::new("WC-CLI-022", Class::Host);
 /// was away for weeks.
 const ANCHOR_PAGES_MAX: u32 = 64;
 
-/// Shows balance and history, or verifies them.
+/// Shows balance and history, or verifies them, in the home cell and in every other cell that this machine works for.
 ///
 /// # Errors
 /// When the cell cannot be asked; [`Unverified`] when something does not verify.
 pub async fn run(context: &Context, node: &mut Node, args: &CreditsArgs) -> anyhow::Result<()> {
     let account = identity::owner_key(context)?.account_id();
-    if args.verify {
-        verify(context, node, account, args.trusted_root.as_deref()).await
-    } else {
-        history(context, node, account, args).await
+    let donor = node.donor().await?;
+    let mut cells: Vec<CellId> = donor.cells.iter().map(|cell| cell.cell).collect();
+    if cells.is_empty() {
+        cells.extend(donor.cell);
     }
+    if let Some(text) = &args.cell {
+        let wanted = text.parse::<CellId>().ok().filter(|cell| cells.contains(cell));
+        let unknown = || Usage {
+            message: format!("`{}` is not a cell that this machine knows", say::harmless(text)),
+            hint: "'worldcompute donor status' lists them".to_owned(),
+        };
+        cells = vec![wanted.ok_or_else(unknown)?];
+    }
+    let Some((&first, others)) = cells.split_first() else {
+        let refusal = Refusal::new(NO_CELL, "this machine belongs to no cell yet");
+        return Err(Failure(vec![refusal.hint("wait until 'worldcompute donor status' names one")]).into());
+    };
+    let one = cells.len() == 1;
+    let mut found = Vec::new();
+    // Pages are of one log.
+    let others = if args.before.is_some() { &[] } else { others };
+    for &cell in std::iter::once(&first).chain(others) {
+        node.about(Some(cell));
+        let told = if args.verify {
+            verify(context, node, cell, account, args.trusted_root.as_deref()).await.map(Told::Verified)
+        } else {
+            history(node, account, args).await.map(Told::History)
+        };
+        match told {
+            Ok(told) => found.push((cell, told)),
+            // Another cell may be away for good; what is earned there is in its ledger, not lost.
+            Err(error) if cell != first && error.is::<Failure>() => {
+                say::talk(format!("{cell} cannot be asked now: {error}"));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    if context.json {
+        let mut values = found.iter().map(|(cell, told)| {
+            let mut value = told.json(account);
+            if let Some(value) = value.as_object_mut() {
+                value.insert("cell".to_owned(), Value::String(cell.to_string()));
+            }
+            value
+        });
+        let mut value = values.next().unwrap_or_default();
+        let others: Vec<Value> = values.collect();
+        if let (false, Some(value)) = (others.is_empty(), value.as_object_mut()) {
+            value.insert("others".to_owned(), Value::Array(others));
+        }
+        say::json(&value)?;
+    } else {
+        for (number, (cell, told)) in found.iter().enumerate() {
+            if !one {
+                let role = if number == 0 { "the home cell" } else { "another cell of the network" };
+                say::data(format!("{}{cell}, {role}", if number == 0 { "" } else { "\n" }))?;
+            }
+            told.show(account)?;
+        }
+    }
+    conclude(found.into_iter().filter_map(|(_, told)| match told {
+        Told::History(_) => None,
+        Told::Verified(verified) => Some(verified.checks),
+    }))
+}
+
+/// What was found out in one cell.
+enum Told {
+    History(History),
+    Verified(Verified),
+}
+
+impl Told {
+    fn json(&self, account: AccountId) -> Value {
+        match self {
+            Self::History(history) => history.json(account),
+            Self::Verified(verified) => verified.json(),
+        }
+    }
+
+    fn show(&self, account: AccountId) -> anyhow::Result<()> {
+        match self {
+            Self::History(history) => history.show(account),
+            Self::Verified(verified) => verified.show(),
+        }
+    }
+}
+
+/// Fails when something is wrong in one of the cells, or nothing is and not everything could be decided.
+fn conclude(cells: impl Iterator<Item = Checks>) -> anyhow::Result<()> {
+    let cells: Vec<Checks> = cells.collect();
+    if cells.iter().all(Checks::hold) {
+        return Ok(());
+    }
+    let failed = cells.iter().any(Checks::fail);
+    let checks = cells.into_iter().flat_map(|checks| checks.0);
+    if !failed {
+        let open = checks.filter_map(|check| {
+            let message = format!("{}: {}", check.name, check.detail);
+            check.open.map(|hint| Refusal::new(check.code, message).hint(hint))
+        });
+        return Err(Undecided(open.collect()).into());
+    }
+    let failed = checks.filter(|check| check.held == Some(false));
+    let refusals = failed.map(|check| Refusal::new(check.code, format!("{}: {}", check.name, check.detail)));
+    Err(Unverified(refusals.collect()).into())
 }
 
 async fn statement(node: &mut Node, account: AccountId, since: u64) -> anyhow::Result<AccountStatement> {
@@ -62,44 +163,53 @@ async fn statement(node: &mut Node, account: AccountId, since: u64) -> anyhow::R
 
 // What the owner has and how it came about.
 
-async fn history(
-    context: &Context,
-    node: &mut Node,
-    account: AccountId,
-    args: &CreditsArgs,
-) -> anyhow::Result<()> {
+/// The newest entries of an account, and how it stands.
+struct History {
+    view: AccountView,
+    rows: Vec<CreditRow>,
+    next: Option<u64>,
+}
+
+async fn history(node: &mut Node, account: AccountId, args: &CreditsArgs) -> anyhow::Result<History> {
     let view = statement(node, account, 0).await?.view;
     let request = CellRequest::Credits { account, before: args.before, limit: args.limit };
-    let (rows, next) = match node.cell(request).await? {
-        Response::Credits { rows, next } => (rows, next),
-        other => return Err(unexpected("Credits", &other)),
-    };
-    if context.json {
-        let rows: Vec<Value> = rows.iter().map(|row| row_json(row, account)).collect();
-        let value = json!({ "account": json::view(&view), "entries": rows, "next_before": next });
-        return Ok(say::json(&value)?);
+    match node.cell(request).await? {
+        Response::Credits { rows, next } => Ok(History { view, rows, next }),
+        other => Err(unexpected("Credits", &other)),
     }
-    show_account(&view)?;
-    say::data("")?;
-    let mut table = say::table(&["entry", "when", "what", "NCU", "job", "class", "verification"]);
-    let now = identity::now();
-    for row in &rows {
-        let (what, amount) = movement(row, account);
-        table.add_row([
-            row.entry.index.to_string(),
-            show_ago(row.entry.at, now),
-            what.to_owned(),
-            show_ncu(amount),
-            row.job.as_ref().map_or_else(String::new, |job| say::harmless(&job.name)),
-            row.job.as_ref().map_or("", |job| job.class.name()).to_owned(),
-            outcome(row),
-        ]);
+}
+
+impl History {
+    fn json(&self, account: AccountId) -> Value {
+        let rows: Vec<Value> = self.rows.iter().map(|row| row_json(row, account)).collect();
+        json!({ "account": json::view(&self.view), "entries": rows, "next_before": self.next })
     }
-    say::rows(&table, "nothing was earned or spent yet")?;
-    if let Some(next) = next {
-        say::talk(format!("there is more: worldcompute donor credits --before {next}"));
+
+    fn show(&self, account: AccountId) -> anyhow::Result<()> {
+        show_account(&self.view)?;
+        say::data("")?;
+        let mut table = say::table(&["entry", "when", "what", "NCU", "job", "class", "verification"]);
+        let now = identity::now();
+        for row in &self.rows {
+            let (what, amount) = movement(row, account);
+            table.add_row([
+                row.entry.index.to_string(),
+                show_ago(row.entry.at, now),
+                what.to_owned(),
+                show_ncu(amount),
+                row.job.as_ref().map_or_else(String::new, |job| say::harmless(&job.name)),
+                row.job.as_ref().map_or("", |job| job.class.name()).to_owned(),
+                outcome(row),
+            ]);
+        }
+        say::rows(&table, "nothing was earned or spent yet")?;
+        if let Some(next) = self.next {
+            let cell =
+                self.rows.first().map_or_else(String::new, |row| format!(" --cell {}", row.entry.cell));
+            say::talk(format!("there is more: worldcompute donor credits{cell} --before {next}"));
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 fn show_account(view: &AccountView) -> anyhow::Result<()> {
@@ -153,6 +263,7 @@ fn movement(row: &CreditRow, account: AccountId) -> (&'static str, i64) {
         | EntryKind::NodeJoined { .. }
         | EntryKind::NodeStanding { .. }
         | EntryKind::SignersChanged { .. }
+        | EntryKind::CellMet { .. }
         | EntryKind::NodeLeft { .. } => ("", own),
     }
 }
@@ -275,16 +386,21 @@ impl Fault {
     }
 }
 
+/// What the checks found in one cell.
+struct Verified {
+    checks: Checks,
+    checkpoint: Option<Checkpoint>,
+    report: Option<HistoryReport>,
+    unsigned: Option<u64>,
+}
+
 async fn verify(
     context: &Context,
     node: &mut Node,
+    cell: CellId,
     account: AccountId,
     trusted_root: Option<&Path>,
-) -> anyhow::Result<()> {
-    let cell = node.donor().await?.cell.ok_or_else(|| {
-        let refusal = Refusal::new(NO_CELL, "this machine belongs to no cell yet");
-        Failure(vec![refusal.hint("wait until 'worldcompute donor status' names one")])
-    })?;
+) -> anyhow::Result<Verified> {
     let memory = Memory::file(context.dir.path(), &cell, &account);
     let remembered = Memory::load(&memory)?;
     let since = remembered.as_ref().map_or(0, |memory| memory.size);
@@ -309,27 +425,13 @@ async fn verify(
         checks.skip("anchor");
     }
 
-    let passed = checks.hold();
     // What was seen is remembered, also where only its age is open.
     if let (false, Some(report)) = (checks.fail(), &report) {
         Memory::new(&statement, &report.seen).save(&memory)?;
     }
     let unsigned =
         checkpoint.as_ref().map(|checkpoint| statement.view.ledger_size.saturating_sub(checkpoint.size));
-    show_verification(context, &checks, checkpoint.as_ref(), report.as_ref(), unsigned)?;
-    if passed {
-        return Ok(());
-    }
-    if !checks.fail() {
-        let open = checks.0.into_iter().filter_map(|check| {
-            let message = format!("{}: {}", check.name, check.detail);
-            check.open.map(|hint| Refusal::new(check.code, message).hint(hint))
-        });
-        return Err(Undecided(open.collect()).into());
-    }
-    let failed = checks.0.into_iter().filter(|check| check.held == Some(false));
-    let refusals = failed.map(|check| Refusal::new(check.code, format!("{}: {}", check.name, check.detail)));
-    Err(Unverified(refusals.collect()).into())
+    Ok(Verified { checks, checkpoint, report, unsigned })
 }
 
 /// The founding record is signed by the coordinator that it names, and founds the cell that this machine belongs to.
@@ -607,62 +709,64 @@ fn hashes(bytes: &[impl AsRef<[u8]>]) -> Option<Vec<Hash>> {
     bytes.iter().map(|hash| hash.as_ref().try_into().ok()).collect()
 }
 
-fn show_verification(
-    context: &Context,
-    checks: &Checks,
-    checkpoint: Option<&Checkpoint>,
-    report: Option<&HistoryReport>,
-    unsigned: Option<u64>,
-) -> anyhow::Result<()> {
-    let root =
-        checkpoint.map_or_else(|| "unknown".to_owned(), |checkpoint| HEXLOWER.encode(&checkpoint.root));
-    // A check that failed has not measured it.
-    let depth = report.map(|report| report.depth);
-    let verdict = match () {
-        () if checks.hold() => "PASS",
-        () if checks.fail() => "FAIL",
-        () => "UNDECIDED",
-    };
-    if context.json {
-        let list: Vec<Value> = checks
-            .0
-            .iter()
-            .map(|check| {
-                let state = match check.held {
-                    Some(true) => "pass",
-                    Some(false) => "fail",
-                    None if check.open.is_some() => "undecided",
-                    None => "skipped",
-                };
-                json!({ "check": check.name, "outcome": state, "detail": check.detail, "entry": check.entry })
-            })
-            .collect();
-        return Ok(say::json(&json!({
-            "ledger_root": format!("sha256:{root}"),
-            "ledger_size": checkpoint.map(|checkpoint| checkpoint.size),
-            "entries_unsigned": unsigned,
-            "proof_depth": depth,
-            "verification": verdict,
+impl Verified {
+    fn root(&self) -> String {
+        let root = |checkpoint: &Checkpoint| HEXLOWER.encode(&checkpoint.root);
+        self.checkpoint.as_ref().map_or_else(|| "unknown".to_owned(), root)
+    }
+
+    fn verdict(&self) -> &'static str {
+        match () {
+            () if self.checks.hold() => "PASS",
+            () if self.checks.fail() => "FAIL",
+            () => "UNDECIDED",
+        }
+    }
+
+    /// How deep the tree is; a check that failed has not measured it.
+    fn depth(&self) -> Option<usize> {
+        self.report.as_ref().map(|report| report.depth)
+    }
+
+    fn json(&self) -> Value {
+        let check = |check: &Check| {
+            let state = match check.held {
+                Some(true) => "pass",
+                Some(false) => "fail",
+                None if check.open.is_some() => "undecided",
+                None => "skipped",
+            };
+            json!({ "check": check.name, "outcome": state, "detail": check.detail, "entry": check.entry })
+        };
+        let list: Vec<Value> = self.checks.0.iter().map(check).collect();
+        let report = self.report.as_ref();
+        json!({
+            "ledger_root": format!("sha256:{}", self.root()),
+            "ledger_size": self.checkpoint.as_ref().map(|checkpoint| checkpoint.size),
+            "entries_unsigned": self.unsigned,
+            "proof_depth": self.depth(),
+            "verification": self.verdict(),
             "entries": report.map(|report| report.seen.entries),
             "balance_micro_ncu": report.map(|report| report.balance.0),
             "checks": list,
-        }))?);
+        })
     }
-    for check in &checks.0 {
-        let state = match check.held {
-            Some(true) => "ok",
-            Some(false) => "WRONG",
-            None if check.open.is_some() => "open",
-            None => "-",
-        };
-        say::talk(format!("{state:>5}  {}: {}", check.name, say::harmless(&check.detail)));
+
+    fn show(&self) -> anyhow::Result<()> {
+        for check in &self.checks.0 {
+            let state = match check.held {
+                Some(true) => "ok",
+                Some(false) => "WRONG",
+                None if check.open.is_some() => "open",
+                None => "-",
+            };
+            say::talk(format!("{state:>5}  {}: {}", check.name, say::harmless(&check.detail)));
+        }
+        say::data(format!("Ledger root: sha256:{}", self.root()))?;
+        let depth = self.depth().map_or_else(|| "unknown".to_owned(), |depth| depth.to_string());
+        say::data(format!("Proof depth: {depth}"))?;
+        Ok(say::data(format!("Verification: {}", self.verdict()))?)
     }
-    say::data(format!("Ledger root: sha256:{root}"))?;
-    say::data(format!(
-        "Proof depth: {}",
-        depth.map_or_else(|| "unknown".to_owned(), |depth| depth.to_string())
-    ))?;
-    Ok(say::data(format!("Verification: {verdict}"))?)
 }
 
 /// What this machine remembers of one account in one cell, in a file of its own.

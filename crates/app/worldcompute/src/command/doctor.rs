@@ -17,7 +17,7 @@ use crate::{json, say};
 const NO_WAY_OUT: Code = Code::new("WC-CLI-040", Class::Exhausted);
 
 /// What is asked, in the words of people.
-const QUESTIONS: [(&str, &str); 9] = [
+const QUESTIONS: [(&str, &str); 10] = [
     ("ipv4", "IPv4?"),
     ("ipv6", "IPv6?"),
     ("dns", "names?"),
@@ -27,12 +27,15 @@ const QUESTIONS: [(&str, &str); 9] = [
     ("tcp", "TCP, any port?"),
     ("443", "web port (443)?"),
     ("interception", "does somebody read along?"),
+    ("forwarding", "does the router forward ports?"),
 ];
 
 /// What an examination of this network found.
 pub struct Found {
     seen: Examination,
     peers: Option<Vec<PeerView>>,
+    /// What stands between this machine's node and the internet, as its peers see it; if a node runs.
+    nat: Option<String>,
     /// Which transport a node would use here, and what kept it from a better one.
     pub verdict: String,
 }
@@ -52,6 +55,9 @@ pub async fn run(context: &Context, args: &DoctorArgs) -> anyhow::Result<()> {
         say::rows(&table, "nothing was asked")?;
         say::data("")?;
         say::data(&found.verdict)?;
+        if let Some(nat) = &found.nat {
+            say::data(&format!("Between this machine's node and the internet, as its peers see it: {nat}."))?;
+        }
         show_paths(found.peers.as_deref())?;
     }
     found.judge()
@@ -64,7 +70,7 @@ pub async fn examine(
     transport: TransportConfig,
     targets: &[String],
 ) -> anyhow::Result<Found> {
-    let peers = peers(context).await;
+    let (peers, nat) = (peers(context).await, nat(context).await);
     let (network, mut others) = context.network_and_seeds();
     others.splice(0..0, targets.iter().cloned());
     if targets.is_empty() {
@@ -74,7 +80,7 @@ pub async fn examine(
     }
     let seen = node::examine(&network, transport, &others).await?;
     let verdict = verdict(seen.best.map(|best| best.to_string()), &seen.findings, seen.attempts.len());
-    Ok(Found { seen, peers, verdict })
+    Ok(Found { seen, peers, nat, verdict })
 }
 
 impl Found {
@@ -116,6 +122,7 @@ impl Found {
             "attempts": self.dials().map(|(_, dial)| json::view(&dial)).collect::<Vec<_>>(),
             "best": self.seen.best.map(|best| best.to_string()),
             "verdict": self.verdict,
+            "nat": self.nat,
             "node_runs": self.peers.is_some(),
             "peers": json::view(self.peers.as_deref().unwrap_or_default()),
         })
@@ -136,6 +143,12 @@ impl Found {
 async fn peers(context: &Context) -> Option<Vec<PeerView>> {
     let mut node = Node::connect(&context.dir).await.ok()?;
     node.peers().await.ok()
+}
+
+/// Returns the kind of NAT that this machine's node is behind, if one runs.
+async fn nat(context: &Context) -> Option<String> {
+    let mut node = Node::connect(&context.dir).await.ok()?;
+    Some(node.donor().await.ok()?.reach.nat)
 }
 
 /// Says which transport a node would use here, and what kept it from a better one.

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use wc_proto::api::Request;
-use wc_proto::api::view::{DonorView, WitnessView};
+use wc_proto::api::view::{DonorCellView, DonorView, WitnessView};
 use wc_types::Millis;
 
 use crate::amount::{show_ago, show_duration, show_ncu, show_ppm, show_size};
@@ -83,6 +83,20 @@ pub fn show_witness(witness: &WitnessView) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Says for which cells the machine works, and how much it did for each.
+fn show_cells(view: &DonorView) -> String {
+    let line = |cell: &DonorCellView| {
+        let home = if cell.home { ", home" } else { "" };
+        let DonorCellView { cell, state, leases, replicas_run, replicas_settled, .. } = cell;
+        format!(
+            "{cell}: {}{home}; {replicas_run} replicas run, {replicas_settled} settled, {leases} held",
+            say::harmless(state)
+        )
+    };
+    let lines: Vec<String> = view.cells.iter().map(line).collect();
+    if lines.is_empty() { "none yet".to_owned() } else { lines.join("\n             ") }
+}
+
 fn show(view: &DonorView) -> anyhow::Result<()> {
     let unknown = || "unknown".to_owned();
     let classes: Vec<&str> = view.consents.iter().map(|class| class.name()).collect();
@@ -95,6 +109,7 @@ fn show(view: &DonorView) -> anyhow::Result<()> {
         ("addresses", view.addresses.join("\n             ")),
         ("up for", show_duration(Millis(view.uptime_s.saturating_mul(1000)))),
         ("guests", format!("{} of {}", view.guests, view.slots)),
+        ("cells", show_cells(view)),
         ("replicas", format!("{} run, {} settled", view.replicas_run, view.replicas_settled)),
         ("balance", view.owner_balance.map_or_else(unknown, show_ncu)),
         ("trust", view.trust_ppm.map_or_else(unknown, show_ppm)),

@@ -615,6 +615,10 @@ async fn audit(context: &Context, log: &str, seen: Option<&Path>) -> anyhow::Res
             fields.insert("handovers".to_owned(), audited.handovers.into());
             fields.insert("handover_pending".to_owned(), audited.handover_pending.into());
             fields.insert("continues_size".to_owned(), history.into());
+            let parent = audited.parent.map(|(cell, _)| cell.to_string());
+            let merged_at = audited.parent.map(|(_, at)| at.to_string());
+            fields.insert("parent_cluster_id".to_owned(), parent.into());
+            fields.insert("merged_at".to_owned(), merged_at.into());
         }
         return Ok(say::json(&value)?);
     }
@@ -642,6 +646,10 @@ async fn audit(context: &Context, log: &str, seen: Option<&Path>) -> anyhow::Res
             "proved   the log hands its signature over {}, each time to whom the file `signers` says{tail}",
             say::count(audited.handovers, "time")
         ))?;
+    }
+    if let Some((parent, at)) = audited.parent {
+        let at = show_ago(at, identity::now());
+        say::data(format!("told     it met the older {parent} {at}; each of the two keeps its own ledger"))?;
     }
     say::data(
         "not read partial tiles of earlier checkpoints, which this one does not need: 'ledger replay' compares those",

@@ -47,6 +47,8 @@ pub async fn run(
         network: settings.network,
         listen: settings.listen,
         join: settings.join,
+        cells_max: usize::from(settings.cells),
+        island_after: settings.island_after,
         coordinate: settings.coordinate,
         trusted: settings.trusted,
         keep_results: settings.keep_results,

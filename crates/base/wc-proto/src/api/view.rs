@@ -154,6 +154,9 @@ pub struct LogView {
 pub struct ClusterView {
     /// The cell.
     pub cell: CellId,
+    /// Its name for people, such as `wc-lan-1f2e3d4c`.
+    #[serde(default)]
+    pub name: String,
     /// Name of the network.
     pub network: String,
     /// Who coordinates.
@@ -193,6 +196,31 @@ pub struct ClusterView {
     pub anchoring: Option<AnchoringView>,
     /// Who signs its checkpoints.
     pub signers: SignersView,
+    /// `island`, or `merged (global)` once it has met another cell of its network (NET-06).
+    #[serde(default)]
+    pub dht: String,
+    /// The oldest cell that it has met, if that one is older than it (NET-07).
+    #[serde(default)]
+    pub parent_cluster_id: Option<CellId>,
+    /// When they met.
+    #[serde(default)]
+    pub merged_at: Option<Timestamp>,
+    /// The other cells of its network that its coordinator knows, oldest first.
+    #[serde(default)]
+    pub others: Vec<OtherCellView>,
+}
+
+/// Another cell of the same network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtherCellView {
+    /// The cell.
+    pub cell: CellId,
+    /// Who coordinates it.
+    pub coordinator: NodeId,
+    /// When it was founded.
+    pub founded_at: Timestamp,
+    /// `connected`, or `unreachable`.
+    pub state: String,
 }
 
 /// How a cell's anchoring stands.
@@ -384,6 +412,9 @@ pub struct DonorView {
     pub replicas_run: u64,
     /// Replicas settled since the start.
     pub replicas_settled: u64,
+    /// The cells that it knows, the home cell first, and how much it did for each.
+    #[serde(default)]
+    pub cells: Vec<DonorCellView>,
     /// Balance of the owner, in micro-NCU, when the coordinator can be asked.
     pub owner_balance: Option<i64>,
     /// Trust score in parts per million, when the coordinator can be asked.
@@ -406,6 +437,25 @@ pub struct DonorView {
     pub defences: Vec<DefenceView>,
     /// Version of the agent.
     pub agent_version: String,
+}
+
+/// A cell that this machine knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DonorCellView {
+    /// The cell.
+    pub cell: CellId,
+    /// Who coordinates it.
+    pub coordinator: NodeId,
+    /// Whether it is the home cell, whose work comes first.
+    pub home: bool,
+    /// `working` when this machine takes work from it, `connected` when its coordinator is there, or `unreachable`.
+    pub state: String,
+    /// Leases held now.
+    pub leases: u64,
+    /// Replicas run since the start.
+    pub replicas_run: u64,
+    /// Replicas settled since the start.
+    pub replicas_settled: u64,
 }
 
 /// What this machine witnesses.

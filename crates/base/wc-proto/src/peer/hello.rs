@@ -9,10 +9,14 @@ use wc_types::{CellId, NodeId, Signed};
 pub struct Hello {
     /// Name of the network; peers of other networks disconnect.
     pub network: String,
-    /// The cell this peer belongs to, if it has found one.
+    /// The cell this peer belongs to, if it has found one and can lead others to it.
     pub cell: Option<CellBrief>,
     /// Whether this peer may found or coordinate a cell.
     pub coordinates: bool,
+    /// Other cells of the network whose coordinators this peer has heard itself of late; at most
+    /// [`crate::limit::CELLS_MAX`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<CellBrief>,
 }
 
 /// A cell and how to reach it.

@@ -85,6 +85,7 @@ impl Host {
         let server = self.config.dht == DhtRole::Server || self.is_open();
         let mode = if server { kad::Mode::Server } else { kad::Mode::Client };
         self.swarm.behaviour_mut().kad.set_mode(Some(mode));
+        self.serve_table(server);
     }
 
     fn wants_relays(&self) -> bool {
