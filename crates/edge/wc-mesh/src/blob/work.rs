@@ -7,6 +7,8 @@ use wc_types::cid::Cid;
 
 /// How long a block is one stream's own before an idle stream fetches it, too.
 const STEAL_AFTER: Duration = Duration::from_millis(500);
+/// The same, while another stream to the same holder fetches it: on a slow path both would share what little there is.
+const STEAL_FROM_OWN_AFTER: Duration = Duration::from_secs(10);
 /// Streams that fetch the same block at once.
 const FETCHERS_MAX: usize = 2;
 
@@ -29,7 +31,7 @@ pub(super) struct Work {
 
 #[derive(Debug)]
 struct Flight {
-    workers: Vec<Worker>,
+    workers: Vec<(Holder, Worker)>,
     since: Instant,
 }
 
@@ -54,7 +56,7 @@ impl Work {
                 passed_over.push(cid);
                 continue;
             }
-            self.in_flight.insert(cid, Flight { workers: vec![worker], since: now });
+            self.in_flight.insert(cid, Flight { workers: vec![(holder, worker)], since: now });
             taken.push(cid);
         }
         for cid in passed_over.into_iter().rev() {
@@ -65,9 +67,11 @@ impl Work {
                 .in_flight
                 .iter()
                 .filter(|(cid, flight)| {
+                    let own = flight.workers.iter().any(|(of, _)| *of == holder);
+                    let after = if own { STEAL_FROM_OWN_AFTER } else { STEAL_AFTER };
                     flight.workers.len() < FETCHERS_MAX
-                        && !flight.workers.contains(&worker)
-                        && now.duration_since(flight.since) >= STEAL_AFTER
+                        && !flight.workers.contains(&(holder, worker))
+                        && now.duration_since(flight.since) >= after
                         && !self.lacking.get(cid).is_some_and(|holders| holders.contains(&holder))
                 })
                 .map(|(cid, flight)| (flight.since, *cid))
@@ -76,7 +80,7 @@ impl Work {
             slow.sort_unstable_by_key(|(since, _)| *since);
             for (_, cid) in slow.into_iter().take(count.div_ceil(4)) {
                 if let Some(flight) = self.in_flight.get_mut(&cid) {
-                    flight.workers.push(worker);
+                    flight.workers.push((holder, worker));
                     taken.push(cid);
                 }
             }
@@ -112,7 +116,7 @@ impl Work {
     pub(super) fn release(&mut self, worker: Worker, cids: &[Cid]) {
         for cid in cids {
             let Some(flight) = self.in_flight.get_mut(cid) else { continue };
-            flight.workers.retain(|other| *other != worker);
+            flight.workers.retain(|(_, other)| *other != worker);
             if flight.workers.is_empty() {
                 self.in_flight.remove(cid);
                 self.pending.push_front(*cid);
@@ -183,10 +187,24 @@ mod tests {
         assert_eq!(work.take(0, 0, 2, now).len(), 2);
         assert!(work.take(1, 1, 4, now).is_empty(), "nothing is slow yet");
         let later = now + STEAL_AFTER;
+        assert!(
+            work.take(0, 3, 4, later).is_empty(),
+            "another stream to the same holder would only share its path"
+        );
         assert_eq!(work.take(1, 1, 8, later).len(), 2);
         assert!(work.take(2, 2, 8, later).is_empty(), "two streams for one block are enough");
         assert!(work.land(&cids[0]));
         assert!(!work.land(&cids[0]), "the second copy is not needed");
+    }
+
+    #[test]
+    fn a_stream_that_hangs_is_helped_by_another_to_the_same_holder() {
+        let now = Instant::now();
+        let mut work = Work::default();
+        work.add(cids(1));
+        assert_eq!(work.take(0, 0, 1, now).len(), 1);
+        assert!(work.take(0, 1, 1, now + STEAL_FROM_OWN_AFTER / 2).is_empty());
+        assert_eq!(work.take(0, 1, 1, now + STEAL_FROM_OWN_AFTER).len(), 1);
     }
 
     #[test]
