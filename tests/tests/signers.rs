@@ -614,6 +614,13 @@ async fn a_coordinator_restored_from_an_old_copy_finds_nobody_to_sign_a_second_h
     assert!(federation.cluster().await.log_alarms.is_empty());
 }
 
+/// What a signer keeps on disk of what was signed.
+fn memory(node: &Node) -> Vec<u8> {
+    let cells = DataDir::new(&node.dir).expect("data directory").signers();
+    let cell = std::fs::read_dir(cells).expect("a signer").flatten().next().expect("a cell");
+    std::fs::read(cell.path().join("memory")).expect("it remembers")
+}
+
 #[tokio::test]
 async fn a_signer_that_was_away_is_told_what_was_signed_without_it_and_does_not_sign_anything_else() {
     let mut federation = two_of_three().await;
@@ -628,15 +635,10 @@ async fn a_signer_that_was_away_is_told_what_was_signed_without_it_and_does_not_
     federation.nodes[2].kill();
     let second = run_job(&federation).await;
     verified(&federation, second, "second");
-    federation.nodes[2].start();
     let heard = id(&federation.nodes[2]);
-    federation
-        .until("it is back", async || {
-            matches!(state(&federation, heard).await.as_str(), "connected" | "signing")
-        })
-        .await;
-    let third = run_job(&federation).await;
-    verified(&federation, third, "third");
+    let before = memory(&federation.nodes[2]);
+    federation.nodes[2].start();
+    federation.until("it was told", async || memory(&federation.nodes[2]) != before).await;
     federation.nodes[0].kill();
     federation.nodes[1].kill();
     put_back(&old, &dir);

@@ -273,7 +273,10 @@ impl Signer {
             return Err(Declined { refusal: Box::new(refusal), culprits: Vec::new() });
         }
         from_coordinator(peer, founding)?;
-        if *self.belongs.borrow() != Some(founding.cid()) {
+        let belongs = *self.belongs.borrow();
+        // Right after a start it does not know where it belongs; for whom it signs is on disk.
+        let signs = || Ok::<_, Declined>(self.cabinet.memory(&cell_id(founding))?.is_some());
+        if belongs != Some(founding.cid()) && (belongs.is_some() || !signs()?) {
             return Err(Declined::new(NOT_ASKED, "this node belongs to another cell"));
         }
         let (cell, keys, _) = self.learn(founding, chain)?;
