@@ -56,7 +56,7 @@ pub async fn run(context: &Context, args: &DoctorArgs) -> anyhow::Result<()> {
         say::data("")?;
         say::data(&found.verdict)?;
         if let Some(nat) = &found.nat {
-            say::data(&format!("Between this machine's node and the internet, as its peers see it: {nat}."))?;
+            say::data(format!("Between this machine's node and the internet, as its peers see it: {nat}."))?;
         }
         show_paths(found.peers.as_deref())?;
     }
