@@ -360,7 +360,7 @@ pub struct DiagnoseArgs {
     /// How long to look on
     #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u32).range(5..=3600))]
     pub seconds: u32,
-    /// Where the evidence goes: a new or empty directory [default: evidence/phase1/firewall-traversal/<moment>]
+    /// Where the evidence goes: a new or empty directory [default: evidence/phase1/firewall-traversal/MOMENT]
     #[arg(long, value_name = "DIR")]
     pub output: Option<PathBuf>,
     /// Node to try to reach, as a multiaddr; may be repeated [default: seeds, nodes to join through, and peers]
