@@ -412,7 +412,8 @@ impl Host {
     }
 
     /// Notes that a stranger from elsewhere got through to our `local` address: if that is a public one of this machine,
-    /// others get through to it, too. The first relay of a network knows of itself from nobody else.
+    /// others get through to it, too. A relay counts such an address from the start ([`Self::on_public_address`]); any other
+    /// node waits for this proof, since a firewall may stand before it.
     fn on_reached(&mut self, local: &Multiaddr) {
         let Some(reached) = socket_of(local) else { return };
         let is_it = |own: &&Multiaddr| {
