@@ -460,6 +460,10 @@ impl Agent {
         let mut stopping = self.stopping.subscribe();
         let mut waiting = Vec::new();
         let mut buffer = Vec::new();
+        let mut told = false;
+        if let Err(error) = self.tell_inspection(coordinator, &mut told, writer).await {
+            return error.into();
+        }
         loop {
             tokio::select! {
                 message = messages.recv() => match message {
@@ -492,6 +496,9 @@ impl Agent {
                     }
                 }
                 _ = beats.tick() => {
+                    if let Err(error) = self.tell_inspection(coordinator, &mut told, writer).await {
+                        return error.into();
+                    }
                     let held = lock(&self.board).held_of(cell);
                     let message = AgentMessage::Beat { held, load_ppm: self.pantry.load_ppm() };
                     if let Err(error) = link::write(writer, &message, FRAME_BYTES_MAX).await {
@@ -501,6 +508,22 @@ impl Agent {
                 _ = stopping.changed() => return SessionEnd::Stopping,
             }
         }
+    }
+
+    /// Tells the coordinator whether our way to it is inspected, when that is not what it was told last.
+    async fn tell_inspection(
+        &self,
+        coordinator: NodeId,
+        told: &mut bool,
+        writer: &mut (impl AsyncWrite + Unpin),
+    ) -> Result<(), LinkError> {
+        let peer = self.mesh.peer(coordinator).await;
+        let Some(inspected) = peer.map(|peer| peer.inspected.is_some()) else { return Ok(()) };
+        if inspected != *told {
+            link::write(writer, &AgentMessage::Inspected { inspected }, FRAME_BYTES_MAX).await?;
+            *told = inspected;
+        }
+        Ok(())
     }
 
     /// Turns what waits into as few messages as possible: commitments and reports in batches, one want.
