@@ -72,17 +72,25 @@ impl Cell {
     fn serve(&mut self, no: JobNo, stage: u16, round: &Round<NodeNo>, turn: &mut Turn) -> u32 {
         let Some(job) = self.job_at(no) else { return 0 };
         let (Some(spec), Some(tasks)) = (job.spec(stage), job.tasks(stage)) else { return 0 };
-        let wanted = tasks.wanted(spec.tasks, spec.replicas);
+        let (count, wanted) = (spec.tasks, tasks.wanted(spec.tasks, spec.replicas));
+        if wanted == 0 || !tasks.has_work(count) {
+            return 0;
+        }
         let room = |cell: &Self, node| if round.free_slots_only { cell.free_slots(node) } else { u32::MAX };
         let eager = |node: &&NodeNo| self.hungry.contains(node) && room(self, **node) > 0;
         let eager = round.nodes.iter().filter(eager).count() as u64;
-        if wanted == 0 || eager == 0 || !tasks.has_work(spec.tasks) {
+        if eager == 0 {
             return 0;
         }
         let share = u32::try_from(wanted.div_ceil(eager)).unwrap_or(u32::MAX).min(LEASES_MAX as u32);
         let mut granted = 0;
         for &node in &round.nodes {
-            granted += self.fill(no, stage, node, share.min(room(self, node)), turn);
+            let given = self.fill(no, stage, node, share.min(room(self, node)), turn);
+            granted += given;
+            let tasks = self.job_at(no).and_then(|job| job.tasks(stage));
+            if given > 0 && !tasks.is_some_and(|tasks| tasks.has_work(count)) {
+                break;
+            }
         }
         granted
     }

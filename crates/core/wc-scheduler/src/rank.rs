@@ -10,8 +10,6 @@
 //! first: what must differ is not decided here (`may_stand_beside`), and where networks only *should* differ, no round has
 //! fewer of them than the replicas need and all rounds together can give.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use wc_types::Bytes;
 use wc_types::manifest::Placement;
 use wc_types::node::{Path, Reach};
@@ -62,76 +60,101 @@ pub struct Round<N> {
     pub free_slots_only: bool,
 }
 
-/// Standing of a path: lower is asked first.
+/// Standings there are.
+const STANDINGS: usize = 2 * Reach::ALL.len();
+
+/// Returns the standing of a path, lower first.
 ///
 /// An inspected one stands below every other, whatever is given out (NET-22); how bytes travel matters to heavy work only.
-fn standing(path: Option<Path>, heavy: bool) -> (bool, Reach) {
+fn standing(path: Option<Path>, heavy: bool) -> u8 {
     let reach = match path {
-        _ if !heavy => Reach::Lan,
-        None => Reach::Relayed,
-        Some(path) => path.reach,
+        _ if !heavy => 0,
+        None => Reach::Relayed as u8,
+        Some(path) => path.reach as u8,
     };
-    (path.is_some_and(|path| path.inspected), reach)
+    let inspected = path.is_some_and(|path| path.inspected);
+    reach + if inspected { Reach::ALL.len() as u8 } else { 0 }
 }
 
 /// Returns the octave of a path's round trip where it matters: a shorter one moves more, and nothing finer is meant.
-fn octave(path: Option<Path>, heavy: bool) -> u32 {
+fn octave(path: Option<Path>, heavy: bool) -> u8 {
     match path.and_then(|path| path.rtt) {
         _ if !heavy => 0,
-        None => u64::BITS + 1,
-        Some(rtt) => u64::BITS - rtt.0.leading_zeros(),
+        None => u8::MAX,
+        Some(rtt) => (u64::BITS - rtt.0.leading_zeros()) as u8,
+    }
+}
+
+/// One node's place in the order: how many of its network are before it where that counts, then standing, load and
+/// octave in one number, then its lot.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Place<N> {
+    before: u32,
+    weight: u64,
+    lot: u64,
+    node: N,
+    network: u32,
+}
+
+impl<N> Place<N> {
+    fn standing(&self) -> u8 {
+        (self.weight >> 56) as u8
     }
 }
 
 /// Returns who is asked in which order.
 pub fn rounds<N: Copy + Ord>(takers: &[Taker<N>], load: &Load) -> Vec<Round<N>> {
     let heavy = is_heavy(load.replica_bytes);
-    let networks_count = load.replicas > 1 && load.placement != Placement::Machines;
-    type Key<N> = (u32, (bool, Reach), usize, u32, u64, N);
-    let mut order: Vec<(Key<N>, u32)> = takers
-        .iter()
-        .map(|taker| {
-            let path = (standing(taker.path, heavy), octave(taker.path, heavy));
-            ((0, path.0, taker.load, path.1, taker.lot, taker.node), taker.network)
-        })
-        .collect();
+    let place = |taker: &Taker<N>| {
+        let standing = u64::from(standing(taker.path, heavy)) << 56;
+        let load = (taker.load as u64).min(u64::from(u32::MAX)) << 8;
+        let weight = standing | load | u64::from(octave(taker.path, heavy));
+        Place { before: 0, weight, lot: taker.lot, node: taker.node, network: taker.network }
+    };
+    let mut order: Vec<Place<N>> = takers.iter().map(place).collect();
     order.sort_unstable();
-    if networks_count {
-        let mut met: BTreeMap<u32, u32> = BTreeMap::new();
-        for (key, network) in &mut order {
-            let rank = met.entry(*network).or_default();
-            key.0 = *rank;
-            *rank += 1;
+    if load.replicas > 1 && load.placement != Placement::Machines {
+        // Ranked within each network, in the order so far.
+        order.sort_by_key(|place| place.network);
+        for network in order.chunk_by_mut(|one, other| one.network == other.network) {
+            (0u32..).zip(network).for_each(|(before, place)| place.before = before);
         }
         order.sort_unstable();
     }
-    let standings: BTreeSet<(bool, Reach)> = order.iter().map(|(key, _)| key.1).collect();
-    let up_to = |worst: (bool, Reach)| order.iter().filter(move |(key, _)| key.1 <= worst);
-    // How many places for one task the nodes up to a standing make.
-    let places = |worst: (bool, Reach)| {
-        if networks_count {
-            up_to(worst).map(|(_, network)| *network).collect::<BTreeSet<_>>().len()
-        } else {
-            up_to(worst).count()
-        }
-    };
-    let Some(&worst) = standings.last() else { return Vec::new() };
-    let needed = usize::from(load.replicas).min(places(worst));
-    let nodes = |worst| up_to(worst).map(|(key, _)| key.5).collect();
-    let mut rounds: Vec<Round<N>> = standings
-        .iter()
-        .filter(|&&standing| places(standing) >= needed)
-        .map(|&standing| Round { nodes: nodes(standing), free_slots_only: true })
-        .collect();
-    if rounds.len() == 1 {
-        rounds.clear();
+    let nodes =
+        |worst: u8| order.iter().filter(move |place| place.standing() <= worst).map(|place| place.node);
+    // Nodes of each standing, and how many places for one task they add: networks where these count, or nodes.
+    let mut present = [(0usize, 0usize); STANDINGS];
+    for place in &order {
+        let (count, places) = &mut present[usize::from(place.standing())];
+        *count += 1;
+        *places += usize::from(place.before == 0);
     }
-    rounds.push(Round { nodes: nodes(worst), free_slots_only: false });
+    let needed = usize::from(load.replicas).min(present.iter().map(|(_, places)| places).sum());
+    let mut places = 0;
+    let mut rounds = Vec::new();
+    for (standing, (count, added)) in (0u8..).zip(present) {
+        places += added;
+        if count > 0 && places >= needed {
+            rounds.push(Round { nodes: nodes(standing).collect(), free_slots_only: true });
+        }
+    }
+    // The last of these has every node.
+    match rounds.as_mut_slice() {
+        [only] => only.free_slots_only = false,
+        [] => {}
+        [.., last] => {
+            let nodes = last.nodes.clone();
+            rounds.push(Round { nodes, free_slots_only: false });
+        }
+    }
     rounds
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use proptest::prelude::*;
     use wc_types::Millis;
 
