@@ -418,6 +418,11 @@ impl Agent {
         // Ends with this session, also where that is cut short.
         let mut reading = JoinSet::new();
         reading.spawn(async move {
+            for message in early {
+                if inbox.send(Ok(message)).await.is_err() {
+                    return;
+                }
+            }
             loop {
                 let message = link::read::<CoordinatorMessage>(&mut reader, FRAME_BYTES_MAX).await;
                 let ended = message.is_err();
@@ -426,7 +431,7 @@ impl Agent {
                 }
             }
         });
-        let end = self.exchange(coordinator, cell, beat, early, &mut writer, out, messages).await;
+        let end = self.exchange(coordinator, cell, beat, &mut writer, out, messages).await;
         lock(&self.board).get_up(cell);
         // What this cell does not ask for any more, another may.
         self.room();
@@ -451,17 +456,11 @@ impl Agent {
         coordinator: NodeId,
         cell: CellId,
         beat: Duration,
-        early: Vec<CoordinatorMessage>,
         writer: &mut (impl AsyncWrite + Unpin),
         mut out: mpsc::Receiver<Out>,
         mut messages: mpsc::Receiver<Result<CoordinatorMessage, LinkError>>,
     ) -> SessionEnd {
         let mut manifests: BTreeMap<JobId, Arc<Signed<Manifest>>> = BTreeMap::new();
-        for message in early {
-            if let Err(refusal) = self.take_in(coordinator, cell, message, &mut manifests) {
-                return SessionEnd::Refused(refusal);
-            }
-        }
         let mut beats = tokio::time::interval(beat);
         let mut stopping = self.stopping.subscribe();
         let mut waiting = Vec::new();

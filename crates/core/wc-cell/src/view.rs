@@ -169,7 +169,7 @@ pub struct NodeView {
     pub score: PartsPerMillion,
     /// Its trust tier.
     pub tier: TrustTier,
-    /// How its session reaches the coordinator, as far as anybody said.
+    /// How its session reaches the coordinator, while it has one.
     pub path: Option<Path>,
     /// Replicas that it asked for and has not been given.
     pub credit: u32,
@@ -419,7 +419,7 @@ impl Cell {
             standing: node.trust.standing(),
             score: node.score(self.now),
             tier: node.tier(self.now),
-            path: node.path,
+            path: node.path.filter(|_| node.online),
             credit: node.credit,
             leases: u32::try_from(node.leases.len()).unwrap_or(u32::MAX),
             agreed: node.agreed,
