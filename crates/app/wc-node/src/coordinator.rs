@@ -586,7 +586,42 @@ impl Performer for Hands {
 
 #[cfg(test)]
 mod tests {
+    use wc_types::Millis;
+
     use super::*;
+
+    #[test]
+    fn a_path_is_told_when_it_is_another_and_its_round_trip_once() {
+        let (sessions, node) = (Sessions::default(), NodeId([7; 32]));
+        let path = |reach, millis: Option<u64>, inspected| Path { reach, rtt: millis.map(Millis), inspected };
+        let told = |seen: Path| match sessions.path(node, seen) {
+            Some(Event::NodeReached { node: of, path }) if of == node => Some(path),
+            None => None,
+            other => panic!("{other:?}"),
+        };
+        let relayed = path(Reach::Relayed, None, false);
+        assert_eq!(told(relayed), None, "no session, no path");
+        let (outbox, _messages) = mpsc::channel(1);
+        sessions.open(node, outbox.clone()).expect("there is room");
+        assert_eq!(told(relayed), Some(relayed));
+        assert_eq!(told(relayed), None);
+        let measured = path(Reach::Relayed, Some(80), false);
+        assert_eq!(told(measured), Some(measured), "the first round trip");
+        assert_eq!(
+            told(path(Reach::Relayed, Some(800), false)),
+            None,
+            "later ones are kept from the journal"
+        );
+        let direct = path(Reach::Direct, Some(20), false);
+        assert_eq!(told(direct), Some(direct));
+        sessions.inspected(node, true);
+        let inspected = path(Reach::Direct, Some(20), true);
+        assert_eq!(told(direct), Some(inspected), "the donor sees what we cannot");
+        sessions.inspected(node, false);
+        assert_eq!(told(inspected), None, "and it cannot unsay what we see");
+        sessions.open(node, outbox).expect("there is room");
+        assert_eq!(told(direct), Some(direct), "a new session is told anew");
+    }
 
     #[tokio::test]
     async fn a_donor_that_hangs_up_while_it_waits_is_noticed_and_one_that_speaks_is_not_taken_for_it() {
