@@ -152,11 +152,7 @@ mod tests {
             Step::Rest(after(8)),
             "bytes are as good"
         );
-        assert_eq!(
-            beat.step(after(6), Some(after(4)), Need::Used, true),
-            Step::Ping,
-            "unless the host asks"
-        );
+        assert_eq!(beat.step(after(6), Some(after(4)), Need::Used, true), Step::Ping, "unless the host asks");
         let mut beat = answered(start);
         assert_eq!(beat.step(after(1), None, Need::Used, false), Step::Rest(after(4)));
         assert_eq!(beat.step(after(1), None, Need::LeanedOn, false), Step::Rest(after(8)));
