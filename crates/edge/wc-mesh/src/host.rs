@@ -503,6 +503,8 @@ impl Host {
                 addrs.extend(self.keeper.circuits());
                 let own = self.swarm.listeners().filter(|addr| !is_circuit(addr) && !is_scoped(addr));
                 addrs.extend(own.cloned());
+                let mut seen = HashSet::new();
+                addrs.retain(|addr| seen.insert(addr.clone()));
                 let addrs = addrs.into_iter().map(|addr| with_node(addr, self.local)).collect();
                 let _ = reply.send(addrs);
             }
@@ -1106,7 +1108,7 @@ impl Host {
                 }
                 self.on_listeners_changed(false);
                 self.listeners.insert(listener_id, true);
-                tracing::info!(addr = %address, "listening");
+                tracing::debug!(addr = %address, "listening");
                 if self.settled && !is_loopback(&address) && !is_scoped(&address) {
                     self.network_soon();
                 }
