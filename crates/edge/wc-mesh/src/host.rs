@@ -7,6 +7,7 @@
 //! ```
 
 mod book;
+mod company;
 mod fallback;
 mod peers;
 mod reach;
@@ -123,6 +124,8 @@ enum Due {
     ImproveNext(PeerId),
     /// A circuit beside a direct path.
     Retire(PeerId, ConnectionId),
+    /// Time to leave those whom we came to and do not need.
+    Leave,
 }
 
 /// One dial under way.
@@ -1081,6 +1084,7 @@ impl Host {
             Due::ImproveNext(peer) => self.improve_next(peer),
             Due::Network => self.on_network(),
             Due::Retire(peer, id) => self.retire(peer, id),
+            Due::Leave => self.leave_strangers(),
         }
     }
 
@@ -1390,6 +1394,7 @@ impl Host {
         if newly {
             self.greet(node);
             self.mingle_soon();
+            self.leave_later();
         }
         if circuit {
             self.improve_soon(peer);

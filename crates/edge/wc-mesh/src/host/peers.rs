@@ -33,7 +33,7 @@ pub(super) const MINGLE: (Duration, Duration) = (Duration::from_secs(3), Duratio
 /// Nodes that one such look tries.
 const MINGLE_NODES: usize = 2;
 /// Peers that a node seeks by itself; one that is sought by others may have more.
-const FRIENDS: usize = 6;
+pub(super) const FRIENDS: usize = 6;
 
 fn now() -> Timestamp {
     let micros = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros());
@@ -257,7 +257,8 @@ impl Host {
 
     fn wants_friend(&self, relays: bool) -> bool {
         // Whoever everybody comes to need not go out, but relays should know each other.
-        (relays || self.config.reach.relay.is_none()) && self.peers.len() + self.plans.len() < FRIENDS
+        let soon = self.timers.count(|due| matches!(due, Due::Dial(_)));
+        (relays || self.config.reach.relay.is_none()) && self.peers.len() + self.plans.len() + soon < FRIENDS
     }
 
     /// Passes news on.

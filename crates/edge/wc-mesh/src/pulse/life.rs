@@ -93,6 +93,15 @@ impl Life {
         self.moment(self.heard_ms.load(Ordering::Relaxed))
     }
 
+    /// Returns how long no stream has used the connection; nothing while one is open, or a place at a relay hangs on it.
+    pub(crate) fn unused_for(&self, now: Instant) -> Duration {
+        if self.load.load(Ordering::Relaxed) > 0 || self.leaned_on.load(Ordering::Relaxed) {
+            return Duration::ZERO;
+        }
+        let used = self.moment(self.used_ms.load(Ordering::Relaxed)).unwrap_or(self.born);
+        now.saturating_duration_since(used)
+    }
+
     /// Returns whether somebody would suffer if the connection were dead.
     pub(crate) fn is_needed(&self, now: Instant) -> bool {
         let used = self.moment(self.used_ms.load(Ordering::Relaxed));
@@ -174,7 +183,9 @@ mod tests {
         assert!(life.is_needed(now) && life.heard_at().is_none());
         assert!(matches!(life.need(now), Need::Awaited { .. }));
         assert_eq!(life.need(now + 2 * USE_LASTS), Need::Nobody);
+        assert!(life.unused_for(now + 2 * USE_LASTS) > USE_LASTS);
         life.lean_on(true);
+        assert_eq!(life.unused_for(now + 2 * USE_LASTS), Duration::ZERO);
         assert!(life.is_needed(now + 2 * USE_LASTS));
         assert_eq!(life.need(now + 2 * USE_LASTS), Need::LeanedOn);
         life.ask();
