@@ -18,14 +18,16 @@ use libp2p::swarm::{
 };
 use libp2p::{Multiaddr, PeerId};
 
-use crate::address::is_loopback;
+use crate::address::{Transport, is_loopback, transport_of};
 use crate::path::Prefix;
 use crate::relay::Rates;
 
 /// The gate.
 pub(crate) struct Behaviour {
     per_prefix_max: u32,
-    rates: Rates,
+    /// Of datagrams and of streams apart: the sender of a first datagram can be anybody's name, and must not shut that
+    /// network out of TCP, too.
+    rates: Rates<(Prefix, bool)>,
     inbound: HashMap<ConnectionId, Prefix>,
     counts: HashMap<Prefix, u32>,
 }
@@ -61,7 +63,8 @@ impl Behaviour {
         if self.counts.get(&prefix).is_some_and(|count| *count >= self.per_prefix_max) {
             return Err(Refused::TooMany);
         }
-        if self.rates.spend(prefix, now) { Ok(()) } else { Err(Refused::TooFast) }
+        let datagrams = transport_of(addr) == Some(Transport::Quic);
+        if self.rates.spend((prefix, datagrams), now) { Ok(()) } else { Err(Refused::TooFast) }
     }
 
     fn enter(&mut self, id: ConnectionId, addr: &Multiaddr) {
@@ -159,6 +162,12 @@ mod tests {
         assert!(gate.counts.is_empty() && gate.inbound.is_empty());
         let fast = (0..100).filter(|_| gate.check(&crowd, now).is_ok()).count();
         assert!(fast <= 10, "{fast}");
+        let datagram: Multiaddr = "/ip4/198.51.100.9/udp/1/quic-v1".parse().unwrap();
+        let fast = (0..100).filter(|_| gate.check(&datagram, now).is_ok()).count();
+        assert_eq!(fast, 10, "QUIC has a rate of its own");
+        let victim: Multiaddr = "/ip4/192.0.2.7/udp/1/quic-v1".parse().unwrap();
+        while gate.check(&victim, now).is_ok() {}
+        assert!(gate.check(&"/ip4/192.0.2.7/tcp/1".parse().unwrap(), now).is_ok());
         let local: Multiaddr = "/ip4/127.0.0.1/tcp/1".parse().unwrap();
         assert!((0..100).all(|_| gate.check(&local, now).is_ok()));
     }

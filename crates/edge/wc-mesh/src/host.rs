@@ -1418,7 +1418,7 @@ impl Host {
             if let Some(node) = node_of(&target) {
                 self.events.send(MeshEvent::Discovered { node, addrs: addrs.clone(), via: Via::Kademlia });
             }
-            self.book.add(target, addrs.iter().cloned());
+            self.book.hint(target, addrs.iter().cloned());
             if let Some(plan) = self.plans.get_mut(&target) {
                 plan.extend(addrs);
             }
