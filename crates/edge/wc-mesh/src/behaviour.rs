@@ -120,6 +120,8 @@ fn behaviour(
         memory: memory_connection_limits::Behaviour::with_max_percentage(MEMORY_SHARE_MAX),
         gate: gate::Behaviour::new(
             limits.connections_per_prefix_max,
+            // One network that opens and says nothing leaves room for the others.
+            limits.connections_pending_max / 4,
             limits.connections_per_prefix_burst,
             limits.connections_per_prefix_per_minute,
         ),

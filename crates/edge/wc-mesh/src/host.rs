@@ -86,6 +86,8 @@ const NEWS_QUEUED_MAX: usize = 64;
 /// Nodes announced nearby that are looked at at once, and per minute after that. Each costs a dial, and nobody signs what
 /// is announced; the real ones are announced again.
 const SIGHTINGS: (u32, u32) = (256, 300);
+/// What one host may say of how we look from outside at once, and per minute after that: each new address is tested.
+const OBSERVATIONS: (u32, u32) = (16, 6);
 /// Pause between two complaints that there are more.
 const CROWDED_PAUSE: Duration = Duration::from_secs(600);
 /// Time that `Mesh::start` gives its listeners to find their addresses.
@@ -195,6 +197,7 @@ pub(crate) struct Host {
     events: EventSender,
     commands: mpsc::Receiver<Command>,
     sightings: Rates<Via>,
+    observers: Rates<std::net::IpAddr>,
     crowded_at: Option<Instant>,
     news: Option<mpsc::Receiver<News>>,
     ports: watch::Sender<Vec<Port>>,
@@ -273,6 +276,7 @@ impl Host {
             events,
             commands,
             sightings: Rates::new(SIGHTINGS.0, SIGHTINGS.1),
+            observers: Rates::new(OBSERVATIONS.0, OBSERVATIONS.1),
             crowded_at: None,
             news: None,
             ports: watch::channel(Vec::new()).0,
