@@ -78,5 +78,10 @@ pub async fn examine(
     transport: TransportConfig,
     targets: &[String],
 ) -> anyhow::Result<Examination> {
+    wc_node::check_addresses(targets).map_err(|error| Usage {
+        message: error.to_string(),
+        hint: "seeds (`bootstrap_seeds`, WORLDCOMPUTE_BOOTSTRAP_SEEDS) and nodes to join through (`join`) are multiaddrs"
+            .to_owned(),
+    })?;
     Ok(wc_node::examine(network, transport, targets).await?)
 }
