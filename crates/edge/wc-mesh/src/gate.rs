@@ -70,7 +70,7 @@ pub(crate) enum Refused {
     /// Its network has as many connections as it may.
     TooMany,
     /// Too many of its network's are still shaking hands.
-    TooManyPending,
+    HalfOpen,
     /// Its network makes new ones faster than it may.
     TooFast,
 }
@@ -79,7 +79,7 @@ impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::TooMany => "too many connections from one network",
-            Self::TooManyPending => "too many connections from one network are still shaking hands",
+            Self::HalfOpen => "too many connections from one network are still shaking hands",
             Self::TooFast => "new connections from one network come too fast",
         })
     }
@@ -100,7 +100,7 @@ impl Behaviour {
             return Err(Refused::TooMany);
         }
         if self.pending.of(&prefix) >= self.pending_per_prefix_max {
-            return Err(Refused::TooManyPending);
+            return Err(Refused::HalfOpen);
         }
         let datagrams = transport_of(addr) == Some(Transport::Quic);
         if self.rates.spend((prefix, datagrams), now) { Ok(()) } else { Err(Refused::TooFast) }
@@ -188,7 +188,7 @@ mod tests {
         assert!(gate.inbound.counts.is_empty() && gate.inbound.prefixes.is_empty());
         let half_open = [3, 4, 5].map(ConnectionId::new_unchecked);
         half_open.into_iter().for_each(|id| gate.pending.enter(id, &crowd));
-        assert!(matches!(gate.check(&crowd, now), Err(Refused::TooManyPending)));
+        assert!(matches!(gate.check(&crowd, now), Err(Refused::HalfOpen)));
         assert!(gate.check(&other, now).is_ok(), "who does not shake hands does not keep others out");
         half_open.into_iter().for_each(|id| gate.pending.leave(id));
         let fast = (0..100).filter(|_| gate.check(&crowd, now).is_ok()).count();
