@@ -223,9 +223,8 @@ async fn route(coordinator: &Arc<Coordinator>, request: CellRequest) -> Answered
             Response::Nodes(as_connected(coordinator, nodes))
         }
         CellRequest::Node { node } => {
-            let found = brain
-                .query(move |cell, _| cell.node(&node).map(|found| view::node(found, cell)))
-                .await?;
+            let found =
+                brain.query(move |cell, _| cell.node(&node).map(|found| view::node(found, cell))).await?;
             Response::Nodes(as_connected(coordinator, found.into_iter().collect()))
         }
         CellRequest::Anchors { before } => {

@@ -1,4 +1,7 @@
-//! Nodes of one LAN find each other (multicast DNS, RFC 6762, with the records of RFC 6763).
+//! Nodes of one LAN find each other (multicast DNS, RFC 6762, with the records of libp2p's mDNS specification).
+//!
+//! A name under `_p2p._udp.local` has TXT strings `dnsaddr=<address>/p2p/<node>`, as every libp2p program says it; ours
+//! add `net=<digest of the network>`, and follow nobody who does not say that of their own network.
 //!
 //! Each says where it is when it starts, when it gets another address, every five minutes, and when somebody asks; the
 //! first words also ask. IPv4 only: a LAN without it is rare, and link-local addresses are of no use to a dial.
@@ -20,19 +23,21 @@ use tokio::sync::{mpsc, watch};
 use wc_types::NodeId;
 
 use super::{News, Sighting, network_digest};
-use crate::address::{node_of, peer_of, transport_of};
+use crate::address::{node_of, peer_of, split_node, transport_of, with_node};
 use crate::event::Via;
 use crate::path::ip_of;
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);
 const PORT: u16 = 5353;
-const SERVICE: &str = "_worldcompute._udp.local.";
+const SERVICE: &str = "_p2p._udp.local.";
 /// Longest packet, without the headers of UDP and IP: what Ethernet carries in one piece.
 const PACKET_BYTES_MAX: usize = 1472;
 /// Room for the addresses among them: the names take the rest.
 const ADDRS_BYTES_MAX: usize = 1100;
 /// Addresses that one packet names.
 const ADDRS_MAX: usize = 8;
+/// What an address is said with.
+const ADDR_KEY: &str = "dnsaddr=";
 /// Longest string of a record.
 const STRING_BYTES_MAX: usize = 255;
 /// Interfaces that are spoken on: the kernel lets one socket join twenty groups.
@@ -67,18 +72,18 @@ fn question() -> Option<Vec<u8>> {
 
 /// Returns the packet that says where `node` is: as many of `addrs` as fit.
 fn here(network: [u8; 8], node: NodeId, addrs: &[&Multiaddr]) -> Option<Vec<u8>> {
-    let mut strings =
-        vec![format!("net={:016x}", u64::from_be_bytes(network)), format!("node={}", peer_of(node))];
+    let mut strings = vec![format!("net={:016x}", u64::from_be_bytes(network))];
     let mut room = ADDRS_BYTES_MAX;
     for addr in addrs.iter().take(ADDRS_MAX) {
-        let text = format!("at={addr}");
+        let text = format!("{ADDR_KEY}{}", with_node((*addr).clone(), peer_of(node)));
         if text.len() <= STRING_BYTES_MAX && text.len() < room {
             room -= text.len() + 1;
             strings.push(text);
         }
     }
     let service = Name::from_ascii(SERVICE).ok()?;
-    let label: String = node.0[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    // The specification wants 32 characters or more.
+    let label: String = node.0[..16].iter().map(|byte| format!("{byte:02x}")).collect();
     let instance = Name::from_ascii(format!("{label}.{SERVICE}")).ok()?;
     let mut message = Message::new(0, MessageType::Response, OpCode::Query);
     message.metadata.authoritative = true;
@@ -106,17 +111,25 @@ fn read(packet: &[u8], source: Ipv4Addr) -> Option<Said> {
     let strings: Vec<&str> = text
         .txt_data
         .iter()
-        .take(2 + ADDRS_MAX)
+        .take(1 + ADDRS_MAX)
         .filter_map(|string| std::str::from_utf8(string).ok())
         .collect();
-    let value = |key: &str| strings.iter().find_map(|string| string.strip_prefix(key));
-    let network = u64::from_str_radix(value("net=")?, 16).ok()?.to_be_bytes();
-    let node = node_of(&value("node=")?.parse().ok()?)?;
-    let addrs = strings
+    let network = strings.iter().find_map(|string| string.strip_prefix("net="))?;
+    let network = u64::from_str_radix(network, 16).ok()?.to_be_bytes();
+    let mut told = strings
         .iter()
-        .filter_map(|string| string.strip_prefix("at=")?.parse::<Multiaddr>().ok())
+        .filter_map(|string| string.strip_prefix(ADDR_KEY)?.parse::<Multiaddr>().ok())
+        .filter_map(|addr| match split_node(&addr) {
+            (bare, Some(peer)) => Some((bare, node_of(&peer)?)),
+            (_, None) => None,
+        })
+        .peekable();
+    let node = told.peek()?.1;
+    let addrs = told
+        .filter(|(addr, of)| *of == node && transport_of(addr).is_some())
+        .map(|(addr, _)| addr)
         // Or whoever is on the LAN could have us dial the whole world.
-        .filter(|addr| transport_of(addr).is_some() && ip_of(addr) == Some(IpAddr::V4(source)))
+        .filter(|addr| ip_of(addr) == Some(IpAddr::V4(source)))
         .collect();
     Some(Said::Here { network, node, addrs })
 }
