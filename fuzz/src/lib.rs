@@ -16,6 +16,7 @@ pub mod ids;
 pub mod ledger;
 pub mod mutate;
 pub mod names;
+pub mod neighbours;
 pub mod published;
 pub mod records;
 pub mod rekor;
@@ -42,6 +43,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "ids", run: ids::target, seeds: ids::seeds },
     Target { name: "ledger", run: ledger::target, seeds: ledger::seeds },
     Target { name: "names", run: names::target, seeds: names::seeds },
+    Target { name: "neighbours", run: neighbours::target, seeds: neighbours::seeds },
     Target { name: "published", run: published::target, seeds: published::seeds },
     Target { name: "records", run: records::target, seeds: records::seeds },
     Target { name: "rekor", run: rekor::target, seeds: rekor::seeds },

@@ -4,7 +4,7 @@
 //! that a connection runs; nothing in the product calls them from here.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -14,7 +14,9 @@ use libp2p::Multiaddr;
 use wc_proto::peer::announce::Exchange;
 use wc_types::{NodeId, Timestamp};
 
+use crate::discovery::mdns;
 use crate::exchange::table::Table;
+use crate::mapping::upnp;
 use crate::transport::{Proxy, accept, connect_with};
 
 /// What a stranger says, and room for what it is answered.
@@ -101,6 +103,23 @@ pub fn web_server(bytes: &[u8], key: [u8; 16]) -> Result<Payload, String> {
 /// What the log would say.
 pub fn dns_answer(body: &[u8]) -> Result<(Vec<IpAddr>, Vec<Multiaddr>), String> {
     crate::resolve::read_answer(body)
+}
+
+/// Reads a packet of multicast DNS from a machine on the LAN, and returns at how many addresses it says that it is; none
+/// if it only asks.
+pub fn neighbour(packet: &[u8], source: Ipv4Addr) -> Option<usize> {
+    Some(match mdns::read(packet, source)? {
+        mdns::Said::Question => 0,
+        mdns::Said::Here { addrs, .. } => addrs.len(),
+    })
+}
+
+/// Reads what a machine on the LAN says to whoever looks for a router: where its description is, and, in the description,
+/// where it takes calls.
+pub fn router(text: &str, source: Ipv4Addr) -> (Option<String>, Option<String>) {
+    let place = upnp::location(text, IpAddr::V4(source)).map(|(_, path)| path);
+    let calls = upnp::service_in(text, SocketAddrV4::new(source, 80)).map(|(_, path)| path);
+    (place, calls)
 }
 
 /// What a table of announcements came to.

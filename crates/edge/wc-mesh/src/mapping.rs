@@ -6,7 +6,7 @@
 //!
 //! PCP and NAT-PMP are the library's; UPnP, of which the library believes answers of any length, is ours ([`upnp`]).
 
-mod upnp;
+pub(crate) mod upnp;
 
 use std::net::SocketAddrV4;
 use std::num::NonZeroU16;

@@ -57,7 +57,7 @@ const ANSWER_SPREAD_MILLIS: u8 = 100;
 
 /// What one packet says.
 #[derive(Debug, PartialEq, Eq)]
-enum Said {
+pub(crate) enum Said {
     /// Where are you all?
     Question,
     /// A node is here.
@@ -93,7 +93,7 @@ fn here(network: [u8; 8], node: NodeId, addrs: &[&Multiaddr]) -> Option<Vec<u8>>
 }
 
 /// Reads a packet of `source`; anything else that DNS carries on a LAN is nothing.
-fn read(packet: &[u8], source: Ipv4Addr) -> Option<Said> {
+pub(crate) fn read(packet: &[u8], source: Ipv4Addr) -> Option<Said> {
     let message = Message::from_vec(packet).ok()?;
     let service = Name::from_ascii(SERVICE).ok()?;
     if message.metadata.message_type == MessageType::Query {

@@ -101,7 +101,7 @@ pub(super) async fn find() -> Option<Router> {
 }
 
 /// Reads where the description of whoever answered is: at its own address.
-fn location(answer: &str, from: IpAddr) -> Option<(SocketAddrV4, String)> {
+pub(crate) fn location(answer: &str, from: IpAddr) -> Option<(SocketAddrV4, String)> {
     let line = answer.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;
         name.trim().eq_ignore_ascii_case("location").then_some(value.trim())
@@ -119,7 +119,7 @@ fn at_home(url: &str, host: IpAddr) -> Option<(SocketAddrV4, String)> {
 }
 
 /// Finds the best service that forwards ports in a description, and where it takes calls.
-fn service_in(description: &str, at: SocketAddrV4) -> Option<(&'static str, String)> {
+pub(crate) fn service_in(description: &str, at: SocketAddrV4) -> Option<(&'static str, String)> {
     SERVICES.into_iter().find_map(|service| {
         let blocks = description.split("<service>").skip(1);
         let block = blocks.into_iter().find(|block| inside(block, "serviceType") == Some(service))?;
