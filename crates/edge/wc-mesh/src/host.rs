@@ -8,6 +8,7 @@
 
 mod book;
 mod fallback;
+mod news;
 mod peers;
 mod reach;
 mod regions;
@@ -31,6 +32,7 @@ use socket2::{Domain, Socket, Type};
 use tokio::sync::{mpsc, watch};
 use wc_proto::peer::announce::Announcement;
 use wc_proto::peer::beacon::Port;
+use wc_proto::peer::gossip::PresenceState;
 use wc_types::{NodeId, Signed, SigningKey};
 
 use crate::address::{
@@ -51,6 +53,8 @@ use crate::event::{
 };
 use crate::exchange::table::{Faults, Table};
 use crate::exchange::{self, Heard, Window};
+use crate::gossip::judge::Judge;
+use crate::gossip::{Told, Topics};
 use crate::mapping::PortMapping;
 use crate::mesh::{Command, PeerInfo, StartError};
 use crate::nat::Evidence;
@@ -221,6 +225,10 @@ pub(crate) struct Host {
     granted: Granted,
     table: Table,
     faults: Faults,
+    topics: Topics,
+    judge: Judge,
+    /// What this node has said of its presence, until somebody has heard it.
+    unheard: Option<PresenceState>,
     own: Option<Signed<Announcement>>,
     regions: Regions,
     window: Window,
@@ -298,6 +306,9 @@ impl Host {
             granted: Granted::default(),
             table: Table::new(config.network.clone(), node),
             faults: Faults::default(),
+            topics: Topics::new(&config.network),
+            judge: Judge::new(config.network.clone(), node),
+            unheard: None,
             own: None,
             regions: Regions::default(),
             window: Window::default(),
@@ -498,8 +509,11 @@ impl Host {
                 let _ = reply.send(addrs);
             }
             Command::Peers(reply) => {
-                let mut peers: Vec<PeerInfo> =
-                    self.peers.iter().filter_map(|(peer, state)| state.info(peer)).collect();
+                let mut peers: Vec<PeerInfo> = self
+                    .peers
+                    .iter()
+                    .filter_map(|(peer, state)| state.info(peer, self.presence_of(peer)))
+                    .collect();
                 peers.sort_by_key(|peer| peer.node);
                 let _ = reply.send(peers);
             }
@@ -533,15 +547,10 @@ impl Host {
                 self.avoid(peer);
                 self.part(peer, "we left");
             }
-            Command::Ban(node) => {
-                let peer = peer_of(node);
-                self.kept.remove(&peer);
-                self.banned.insert(peer);
-                if let Some(state) = self.peers.get_mut(&peer) {
-                    state.farewell = Some("banned".to_owned());
-                }
-                self.swarm.behaviour_mut().banned.block_peer(peer);
-            }
+            Command::Ban(node) => self.ban(node),
+            Command::Unban(node) => self.unban(node),
+            Command::Say(gossip) => self.publish(&gossip),
+            Command::Present(state) => self.present(state),
             // Handled where the loop ends.
             Command::Stop(_) => {}
         }
@@ -1290,6 +1299,12 @@ impl Host {
                 }
             }
             BehaviourEvent::Kad(_) => {}
+            BehaviourEvent::Gossip(Told::Gossip(event)) => self.on_gossip(event),
+            BehaviourEvent::Gossip(Told::Flood(peer)) => {
+                if let Some(node) = node_of(&peer) {
+                    self.on_fault(node, "gossip", "it sends more than anybody may");
+                }
+            }
             BehaviourEvent::Circuits(event) => self.on_circuits(event),
             BehaviourEvent::Relay(event) => self.on_relay(event),
             BehaviourEvent::Reachable(event) => self.on_dialled_back(event),
@@ -1374,6 +1389,7 @@ impl Host {
         }
         self.on_observed(peer, id, &observed);
         if newly {
+            self.judge.met(&node);
             self.greet(node);
             self.mingle_soon();
         }
@@ -1411,7 +1427,7 @@ impl Host {
 }
 
 impl Peer {
-    fn info(&self, peer: &PeerId) -> Option<PeerInfo> {
+    fn info(&self, peer: &PeerId, presence: PresenceState) -> Option<PeerInfo> {
         // Streams leave a circuit as soon as there is a straight path; it only stays for those that began there.
         let used = self
             .links
@@ -1426,6 +1442,7 @@ impl Peer {
             rtt_micros: self.rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
             agent_version: self.agent_version.clone(),
             since: self.since,
+            presence,
             inspected: used.inspected.clone(),
             fallback: used.fallback.clone(),
         })

@@ -7,6 +7,7 @@ pub(crate) mod reservation;
 pub(crate) mod shape;
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::time::{Duration, Instant};
 
 use libp2p::{Multiaddr, PeerId, relay};
@@ -105,15 +106,15 @@ impl RelayLimits {
     }
 }
 
-/// How often each prefix may do something.
+/// How often each of somebody may do something: networks, unless it is said otherwise.
 #[derive(Debug)]
-pub(crate) struct Rates {
+pub(crate) struct Rates<K = Prefix> {
     burst: f64,
     per_second: f64,
-    buckets: HashMap<Prefix, (f64, Instant)>,
+    buckets: HashMap<K, (f64, Instant)>,
 }
 
-impl Rates {
+impl<K: Copy + Eq + Hash> Rates<K> {
     pub(crate) fn new(burst: u32, per_minute: u32) -> Self {
         Self { burst: f64::from(burst), per_second: f64::from(per_minute) / 60.0, buckets: HashMap::new() }
     }
@@ -123,24 +124,24 @@ impl Rates {
         (tokens + gained).min(self.burst)
     }
 
-    /// Returns whether `prefix` may do it now, and counts that it does.
-    pub(crate) fn spend(&mut self, prefix: Prefix, now: Instant) -> bool {
-        if self.buckets.len() >= RATES_MAX && !self.buckets.contains_key(&prefix) {
+    /// Returns whether `who` may do it now, and counts that it does.
+    pub(crate) fn spend(&mut self, who: K, now: Instant) -> bool {
+        if self.buckets.len() >= RATES_MAX && !self.buckets.contains_key(&who) {
             let full = |(tokens, at): (f64, Instant)| self.filled(tokens, at, now) >= self.burst;
-            let over: Vec<Prefix> =
-                self.buckets.iter().filter(|(_, bucket)| full(**bucket)).map(|(prefix, _)| *prefix).collect();
-            for prefix in over {
-                self.buckets.remove(&prefix);
+            let over: Vec<K> =
+                self.buckets.iter().filter(|(_, bucket)| full(**bucket)).map(|(who, _)| *who).collect();
+            for who in over {
+                self.buckets.remove(&who);
             }
             if self.buckets.len() >= RATES_MAX {
                 // So many networks at once are a flood, whoever they are.
                 return false;
             }
         }
-        let (tokens, at) = self.buckets.get(&prefix).copied().unwrap_or((self.burst, now));
+        let (tokens, at) = self.buckets.get(&who).copied().unwrap_or((self.burst, now));
         let tokens = self.filled(tokens, at, now);
         let may = tokens >= 1.0;
-        self.buckets.insert(prefix, (if may { tokens - 1.0 } else { tokens }, now));
+        self.buckets.insert(who, (if may { tokens - 1.0 } else { tokens }, now));
         may
     }
 }

@@ -43,6 +43,13 @@ impl Book {
         self.nodes.get(peer)?.front().cloned()
     }
 
+    /// Forgets a node.
+    pub(crate) fn forget(&mut self, peer: &PeerId) {
+        if self.nodes.remove(peer).is_some() {
+            self.order.retain(|other| other != peer);
+        }
+    }
+
     /// Forgets an address that failed; the last one is kept if `keep_last`.
     pub(crate) fn remove(&mut self, peer: &PeerId, addr: &Multiaddr, keep_last: bool) {
         let Some(addrs) = self.nodes.get_mut(peer) else { return };
