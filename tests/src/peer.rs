@@ -238,9 +238,9 @@ impl Session {
         self.say(AgentMessage::Want { replicas: 1 }).await;
         loop {
             match self.hear().await.expect("the session goes on") {
-                CoordinatorMessage::Grant { grant, .. } => {
+                CoordinatorMessage::Grant { grant, manifest } => {
                     let term = *grant.leases.first().expect("a grant grants");
-                    return Lease { grant: *grant, term };
+                    return Lease { grant: *grant, term, has_manifest: manifest.is_some() };
                 }
                 CoordinatorMessage::Refused { refusal } => panic!("{refusal}"),
                 _ => {}
@@ -320,6 +320,8 @@ pub struct Lease {
     pub grant: Signed<Grant>,
     /// Its number and its task.
     pub term: LeaseTerm,
+    /// Whether the job's manifest came with the grant.
+    pub has_manifest: bool,
 }
 
 /// A well-formed result: success, some standard output, no files.
@@ -378,9 +380,10 @@ impl Donor {
                     }
                 };
                 match message {
-                    Some(CoordinatorMessage::Grant { grant, .. }) => {
+                    Some(CoordinatorMessage::Grant { grant, manifest }) => {
                         for term in grant.leases.clone() {
-                            let lease = Lease { grant: (*grant).clone(), term };
+                            let has_manifest = manifest.is_some();
+                            let lease = Lease { grant: (*grant).clone(), term, has_manifest };
                             let found = Found::printed(&prints(term.index));
                             let outcome = session.sign(session.outcome(&lease, &found));
                             if lease.grant.commit_first {

@@ -208,6 +208,7 @@ async fn a_forged_or_stale_outcome_earns_nothing_and_harms_no_job() {
     session.say(AgentMessage::Return { leases: vec![first.term.lease] }).await;
     let second = session.lease().await;
     assert_ne!(second.term.lease, first.term.lease, "a lost lease is not granted again under its number");
+    assert!(second.has_manifest, "who gave a lease back may have done so because it never got the manifest");
     // One that it gave back, those of others, and one that nobody ever had: heard, and forgotten.
     for lease in others.into_iter().chain([first.term.lease, LeaseId(1 << 40)]) {
         let stale = Outcome { lease, ..session.outcome(&second, &found) };

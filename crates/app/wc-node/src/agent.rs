@@ -43,6 +43,8 @@ mod board;
 
 /// Manifests of different jobs that are kept between grants.
 const MANIFESTS_MAX: usize = 256;
+/// Messages of a coordinator that are kept until its welcome has come.
+const EARLY_MAX: usize = 256;
 /// How long a slot keeps the worker of a job that has no more work for it; an idle donor has none.
 const BOUND_IDLE: Duration = Duration::from_secs(30);
 /// Messages that may wait to be written.
@@ -394,16 +396,14 @@ impl Agent {
         if let Err(error) = link::write(&mut writer, &enrol, FRAME_BYTES_MAX).await {
             return error.into();
         }
+        // The cell may have work for a node that comes back before the coordinator gets to its welcome.
+        let mut early = Vec::new();
         let founding = loop {
             match link::read(&mut reader, FRAME_BYTES_MAX).await {
                 Ok(CoordinatorMessage::Welcome { founding }) => break *founding,
                 Ok(CoordinatorMessage::Refused { refusal }) => return SessionEnd::Refused(refusal),
-                Ok(CoordinatorMessage::Revoke { leases }) => self.revoke(cell, &leases),
-                Ok(
-                    CoordinatorMessage::Grant { .. }
-                    | CoordinatorMessage::AskReveal { .. }
-                    | CoordinatorMessage::Settled { .. },
-                ) => {}
+                Ok(message) if early.len() < EARLY_MAX => early.push(message),
+                Ok(_) => return SessionEnd::Link(LinkError::Closed),
                 Err(error) => return error.into(),
             }
         };
@@ -426,7 +426,7 @@ impl Agent {
                 }
             }
         });
-        let end = self.exchange(coordinator, cell, beat, &mut writer, out, messages).await;
+        let end = self.exchange(coordinator, cell, beat, early, &mut writer, out, messages).await;
         lock(&self.board).get_up(cell);
         // What this cell does not ask for any more, another may.
         self.room();
@@ -451,11 +451,17 @@ impl Agent {
         coordinator: NodeId,
         cell: CellId,
         beat: Duration,
+        early: Vec<CoordinatorMessage>,
         writer: &mut (impl AsyncWrite + Unpin),
         mut out: mpsc::Receiver<Out>,
         mut messages: mpsc::Receiver<Result<CoordinatorMessage, LinkError>>,
     ) -> SessionEnd {
         let mut manifests: BTreeMap<JobId, Arc<Signed<Manifest>>> = BTreeMap::new();
+        for message in early {
+            if let Err(refusal) = self.take_in(coordinator, cell, message, &mut manifests) {
+                return SessionEnd::Refused(refusal);
+            }
+        }
         let mut beats = tokio::time::interval(beat);
         let mut stopping = self.stopping.subscribe();
         let mut waiting = Vec::new();

@@ -114,6 +114,13 @@ impl Sessions {
         lock(&self.live).get_mut(&node).is_some_and(|session| session.manifests.insert(job))
     }
 
+    /// Forgets which manifests a node knows: one that it does not know may be why it returned leases.
+    fn forget_manifests(&self, node: NodeId) {
+        if let Some(session) = lock(&self.live).get_mut(&node) {
+            session.manifests.clear();
+        }
+    }
+
     /// Forgets which sessions know a job that has ended.
     pub fn forget_job(&self, job: &JobId) {
         for session in lock(&self.live).values_mut() {
@@ -339,6 +346,7 @@ impl Coordinator {
                 }
                 AgentMessage::Report { reports } => report::ingest(&self, node, reports).await?,
                 AgentMessage::Return { leases } => {
+                    self.sessions.forget_manifests(node);
                     self.brain.events(vec![Event::Returned { node, leases }]).await?;
                 }
                 AgentMessage::Beat { held, .. } => {
@@ -387,6 +395,7 @@ impl Coordinator {
         *missing = unheld;
         if !lost.is_empty() {
             tracing::info!(%node, leases = lost.len(), "leases were lost on the way; granted again");
+            self.sessions.forget_manifests(node);
             let rows = (lost.len() as u64).saturating_mul(RETURNED_ROWS);
             self.brain.events(vec![Event::Returned { node, leases: lost }]).await?;
             if is_charged {

@@ -7,6 +7,7 @@
 //! ```
 
 mod book;
+mod company;
 mod fallback;
 mod news;
 mod peers;
@@ -122,6 +123,8 @@ enum Due {
     ImproveNext(PeerId),
     /// A circuit beside a direct path.
     Retire(PeerId, ConnectionId),
+    /// Time to leave those whom we came to and do not need.
+    Leave,
 }
 
 /// One dial under way.
@@ -1062,6 +1065,7 @@ impl Host {
             Due::ImproveNext(peer) => self.improve_next(peer),
             Due::Network => self.on_network(),
             Due::Retire(peer, id) => self.retire(peer, id),
+            Due::Leave => self.leave_strangers(),
         }
     }
 
@@ -1392,6 +1396,7 @@ impl Host {
             self.judge.met(&node);
             self.greet(node);
             self.mingle_soon();
+            self.leave_later();
         }
         if circuit {
             self.improve_soon(peer);

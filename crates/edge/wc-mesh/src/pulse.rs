@@ -2,8 +2,9 @@
 //!
 //! Neither QUIC's idle timeout nor TCP's retransmissions tell soon enough for somebody who waits for a job: thirty seconds
 //! and a quarter of an hour. So every connection is pinged, with the protocol that every libp2p node answers: rarely
-//! while nobody needs it, and within four seconds while streams use it or a relay holds a place for us at its other
-//! end, or two where an answer is awaited. Bytes that come are as good as an answer; a machine that is busy sending is not taken for a dead one.
+//! while nobody needs it, within eight seconds while a relay holds a place for us at its other end, within four while
+//! streams use it, and within two where an answer is awaited. Bytes that come are as good as an answer, and so are pings
+//! of the peer's own; a machine that is busy sending is not taken for a dead one.
 //!
 //! A late answer makes the swarm task look for another path ([`Sign::Late`]); what is to happen then is decided there.
 
@@ -220,12 +221,14 @@ async fn ping(mut stream: Stream) -> io::Result<Stream> {
 }
 
 /// Answers pings until the peer ends the stream.
-async fn answer(mut stream: Stream) {
+async fn answer(mut stream: Stream, life: Arc<Life>) {
     let mut bytes = [0; PING_BYTES];
-    while stream.read_exact(&mut bytes).await.is_ok()
-        && stream.write_all(&bytes).await.is_ok()
-        && stream.flush().await.is_ok()
-    {}
+    while stream.read_exact(&mut bytes).await.is_ok() {
+        life.seen();
+        if stream.write_all(&bytes).await.is_err() || stream.flush().await.is_err() {
+            return;
+        }
+    }
 }
 
 impl ConnectionHandler for Handler {
@@ -307,7 +310,7 @@ impl ConnectionHandler for Handler {
                 if self.answering.len() == ANSWERING_MAX {
                     self.answering.pop_front();
                 }
-                self.answering.push_back(answer(stream).boxed());
+                self.answering.push_back(answer(stream, self.life.clone()).boxed());
             }
             ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound {
                 protocol: mut stream,

@@ -172,6 +172,11 @@ impl Granted {
         }
     }
 
+    /// Returns whether `peer` has a place.
+    pub(crate) fn has(&self, peer: &PeerId) -> bool {
+        self.0.contains_key(peer)
+    }
+
     pub(crate) fn count(&self) -> u64 {
         self.0.len() as u64
     }

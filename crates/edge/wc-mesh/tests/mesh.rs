@@ -447,3 +447,39 @@ async fn of_a_seeds_addresses_the_best_one_wins_in_whatever_order_they_are_named
     .await;
     assert_eq!(transport, Transport::Tcp, "{:?}", node.peers().await);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_nobody_uses_are_closed_by_whoever_made_them_and_a_few_stay() {
+    let network = network();
+    let mut hub = config(&network);
+    hub.limits.idle_timeout = Duration::from_secs(1);
+    let (hub, _hub_events) = start(hub).await;
+    let mut others = Vec::new();
+    for _ in 0..10 {
+        let (other, events) = start(config(&network)).await;
+        echo(&other);
+        let addr = other.listen_addrs().await.remove(0);
+        timeout(PATIENCE, hub.dial(addr)).await.unwrap().unwrap();
+        others.push((other, events));
+    }
+    // The last of them would be the first to be left.
+    let used = others[9].0.node_id();
+    let mut stream = timeout(PATIENCE, hub.open(used, ECHO)).await.unwrap().unwrap();
+    let (guest, _guest_events) = start(config(&network)).await;
+    timeout(PATIENCE, guest.dial(hub.listen_addrs().await.remove(0))).await.unwrap().unwrap();
+    timeout(PATIENCE, async {
+        while hub.peers().await.len() > 6 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await
+    .expect("most are left");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let stayed: Vec<_> = hub.peers().await.iter().map(|peer| peer.node).collect();
+    assert_eq!(stayed.len(), 6, "no more than needed are left");
+    assert!(stayed.contains(&guest.node_id()), "who came to us decides itself");
+    stream.write_all(b"still there").await.unwrap();
+    let mut answer = [0; 11];
+    timeout(PATIENCE, stream.read_exact(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(&answer, b"still there");
+}

@@ -36,7 +36,7 @@ const MINGLE_NODES: usize = 2;
 /// What faults in exchanges are about.
 const ANNOUNCEMENTS: &str = "announcements";
 /// Peers that a node seeks by itself; one that is sought by others may have more.
-const FRIENDS: usize = 6;
+pub(super) const FRIENDS: usize = 6;
 
 pub(super) fn now() -> Timestamp {
     let micros = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros());

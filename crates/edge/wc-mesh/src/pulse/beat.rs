@@ -10,12 +10,14 @@
 
 use std::time::{Duration, Instant};
 
-/// Pause between two pings on a connection that nobody needs at the moment. One costs about 340 bytes on the wire, so
-/// fifty such connections cost less than 1 KB/s.
-const PAUSE_IDLE: Duration = Duration::from_secs(20);
-/// Silence on a connection that somebody needs, before it is pinged.
-const PAUSE_NEEDED: Duration = Duration::from_secs(4);
-/// The same where somebody has just said something and waits for the answer.
+/// Longest pause between two pings. One costs about 270 bytes on the wire, so fifty connections that nobody needs cost both
+/// sides 600 bytes a second. What is called reachable has answered within the last minute.
+const PAUSE_IDLE: Duration = Duration::from_secs(45);
+/// Silence on a connection that a place at a relay hangs on, before it is pinged.
+const PAUSE_LEANED_ON: Duration = Duration::from_secs(8);
+/// The same where streams were used a moment ago.
+const PAUSE_USED: Duration = Duration::from_secs(4);
+/// The same where somebody has said something and waits for a sign that it was heard.
 const PAUSE_AWAITED: Duration = Duration::from_secs(2);
 /// Silence after a ping before other paths are looked for; two round trips are added. A lost packet or two are
 /// repeated within that time.
@@ -29,10 +31,15 @@ const OVERSLEPT: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Need {
     Nobody,
-    /// Somebody who uses it, or depends on it.
-    Somebody,
-    /// Somebody who waits for an answer.
-    Awaited,
+    /// Whoever wants to reach us through it.
+    LeanedOn,
+    /// Somebody who has just used it.
+    Used,
+    /// Somebody who has said something and heard nothing since.
+    Awaited {
+        /// When it was said.
+        since: Instant,
+    },
 }
 
 /// What is to be done.
@@ -79,8 +86,10 @@ impl Beat {
             let idle = asked + PAUSE_IDLE;
             let due = match need {
                 Need::Nobody => idle,
-                Need::Somebody => idle.min(quiet_since + PAUSE_NEEDED),
-                Need::Awaited => idle.min(quiet_since + PAUSE_AWAITED),
+                Need::LeanedOn => idle.min(quiet_since + PAUSE_LEANED_ON),
+                Need::Used => idle.min(quiet_since + PAUSE_USED),
+                // An answer that comes soon is as good as one to a ping, and costs nothing.
+                Need::Awaited { since } => idle.min(quiet_since.max(since) + PAUSE_AWAITED),
             };
             return if at_once || now >= due { self.ping(now) } else { self.rest(due) };
         }
@@ -135,25 +144,24 @@ mod tests {
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
         let mut beat = answered(start);
-        assert_eq!(beat.step(after(6), None, Need::Nobody, false), Step::Rest(after(20)));
-        assert_eq!(beat.step(after(6), None, Need::Somebody, false), Step::Ping, "a use begins");
+        assert_eq!(beat.step(after(6), None, Need::Nobody, false), Step::Rest(after(45)));
+        assert_eq!(beat.step(after(6), None, Need::Used, false), Step::Ping, "a use begins");
         let mut beat = answered(start);
         assert_eq!(
-            beat.step(after(6), Some(after(4)), Need::Somebody, false),
+            beat.step(after(6), Some(after(4)), Need::Used, false),
             Step::Rest(after(8)),
             "bytes are as good"
         );
-        assert_eq!(
-            beat.step(after(6), Some(after(4)), Need::Somebody, true),
-            Step::Ping,
-            "unless the host asks"
-        );
+        assert_eq!(beat.step(after(6), Some(after(4)), Need::Used, true), Step::Ping, "unless the host asks");
         let mut beat = answered(start);
-        assert_eq!(beat.step(after(1), None, Need::Somebody, false), Step::Rest(after(4)));
-        assert_eq!(beat.step(after(1), None, Need::Awaited, false), Step::Rest(after(2)));
+        assert_eq!(beat.step(after(1), None, Need::Used, false), Step::Rest(after(4)));
+        assert_eq!(beat.step(after(1), None, Need::LeanedOn, false), Step::Rest(after(8)));
+        let awaited = Need::Awaited { since: after(1) };
+        assert_eq!(beat.step(after(1), None, awaited, false), Step::Rest(after(3)));
+        assert_eq!(beat.step(after(3), None, awaited, false), Step::Ping, "nothing came");
         let mut beat = answered(start);
         assert_eq!(
-            beat.step(after(20), Some(after(19)), Need::Somebody, false),
+            beat.step(after(45), Some(after(44)), Need::Used, false),
             Step::Ping,
             "round trips are measured"
         );
@@ -164,15 +172,15 @@ mod tests {
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
         let mut beat = Beat::default();
-        assert_eq!(beat.step(start, None, Need::Somebody, false), Step::Ping);
-        assert_eq!(beat.step(start, None, Need::Somebody, false), Step::Rest(after(3)));
-        assert_eq!(beat.step(after(3), None, Need::Somebody, false), Step::Doubt);
-        assert_eq!(beat.step(after(3), None, Need::Somebody, false), Step::Rest(after(10)));
-        assert_eq!(beat.step(after(4), Some(after(4)), Need::Somebody, false), Step::Believe);
-        assert_eq!(beat.step(after(4), Some(after(4)), Need::Somebody, false), Step::Rest(after(7)));
-        assert_eq!(beat.step(after(7), Some(after(4)), Need::Somebody, false), Step::Doubt);
-        assert_eq!(beat.step(after(7), Some(after(4)), Need::Somebody, false), Step::Rest(after(14)));
-        assert_eq!(beat.step(after(14), Some(after(4)), Need::Somebody, false), Step::GiveUp);
+        assert_eq!(beat.step(start, None, Need::Used, false), Step::Ping);
+        assert_eq!(beat.step(start, None, Need::Used, false), Step::Rest(after(3)));
+        assert_eq!(beat.step(after(3), None, Need::Used, false), Step::Doubt);
+        assert_eq!(beat.step(after(3), None, Need::Used, false), Step::Rest(after(10)));
+        assert_eq!(beat.step(after(4), Some(after(4)), Need::Used, false), Step::Believe);
+        assert_eq!(beat.step(after(4), Some(after(4)), Need::Used, false), Step::Rest(after(7)));
+        assert_eq!(beat.step(after(7), Some(after(4)), Need::Used, false), Step::Doubt);
+        assert_eq!(beat.step(after(7), Some(after(4)), Need::Used, false), Step::Rest(after(14)));
+        assert_eq!(beat.step(after(14), Some(after(4)), Need::Used, false), Step::GiveUp);
     }
 
     #[test]
@@ -180,14 +188,14 @@ mod tests {
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
         let mut beat = Beat::default();
-        beat.step(start, None, Need::Somebody, false);
-        assert_eq!(beat.step(start, None, Need::Somebody, false), Step::Rest(after(3)));
+        beat.step(start, None, Need::Used, false);
+        assert_eq!(beat.step(start, None, Need::Used, false), Step::Rest(after(3)));
         assert_eq!(
-            beat.step(after(600), None, Need::Somebody, false),
+            beat.step(after(600), None, Need::Used, false),
             Step::Doubt,
             "late, by no more than was slept"
         );
-        assert_eq!(beat.step(after(600), None, Need::Somebody, false), Step::Rest(after(607)));
+        assert_eq!(beat.step(after(600), None, Need::Used, false), Step::Rest(after(607)));
         let round_trip = beat.answered(after(601));
         assert!(round_trip < Duration::from_secs(5), "{round_trip:?}");
     }
@@ -197,9 +205,9 @@ mod tests {
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
         let mut beat = Beat::default();
-        beat.step(start, None, Need::Somebody, false);
+        beat.step(start, None, Need::Used, false);
         assert_eq!(beat.answered(after(2)), Duration::from_secs(2));
-        assert_eq!(beat.step(after(7), None, Need::Somebody, false), Step::Ping);
-        assert_eq!(beat.step(after(7), None, Need::Somebody, false), Step::Rest(after(14)));
+        assert_eq!(beat.step(after(7), None, Need::Used, false), Step::Ping);
+        assert_eq!(beat.step(after(7), None, Need::Used, false), Step::Rest(after(14)));
     }
 }

@@ -83,9 +83,23 @@ impl Life {
         self.used_at(stamp, ASLEEP);
     }
 
+    /// Notes that the peer has shown that it is there, which is of no use to anybody.
+    pub(super) fn seen(&self) {
+        self.heard_ms.store(self.stamp(), Ordering::Relaxed);
+    }
+
     /// Returns when the peer last showed that it is there.
     pub(super) fn heard_at(&self) -> Option<Instant> {
         self.moment(self.heard_ms.load(Ordering::Relaxed))
+    }
+
+    /// Returns how long no stream has used the connection; nothing while one is open, or a place at a relay hangs on it.
+    pub(crate) fn unused_for(&self, now: Instant) -> Duration {
+        if self.load.load(Ordering::Relaxed) > 0 || self.leaned_on.load(Ordering::Relaxed) {
+            return Duration::ZERO;
+        }
+        let used = self.moment(self.used_ms.load(Ordering::Relaxed)).unwrap_or(self.born);
+        now.saturating_duration_since(used)
     }
 
     /// Returns whether somebody would suffer if the connection were dead.
@@ -96,12 +110,13 @@ impl Life {
 
     /// Returns who would suffer if the connection were dead.
     pub(super) fn need(&self, now: Instant) -> Need {
-        if !self.is_needed(now) {
-            return Need::Nobody;
-        }
         let (used, heard) = (self.used_ms.load(Ordering::Relaxed), self.heard_ms.load(Ordering::Relaxed));
-        let used_lately = self.moment(used).is_some_and(|used| used + USE_LASTS > now);
-        if used_lately && used > heard { Need::Awaited } else { Need::Somebody }
+        match self.moment(used).filter(|used| *used + USE_LASTS > now) {
+            Some(since) if used > heard => Need::Awaited { since },
+            Some(_) => Need::Used,
+            None if self.leaned_on.load(Ordering::Relaxed) => Need::LeanedOn,
+            None => Need::Nobody,
+        }
     }
 
     /// Says whether the connection is needed even while no stream is used.
@@ -129,6 +144,7 @@ impl Life {
 
     /// Notes that the peer has answered.
     pub(super) fn answered(&self) {
+        self.seen();
         self.questioned.store(false, Ordering::Relaxed);
         self.doubt(false);
     }
@@ -147,8 +163,8 @@ impl Life {
         self.waker.register(waker);
         let depth = match need {
             Need::Nobody => ASLEEP,
-            Need::Somebody => DOZING,
-            Need::Awaited => AWAKE,
+            Need::LeanedOn | Need::Used => DOZING,
+            Need::Awaited { .. } => AWAKE,
         };
         self.asleep.store(depth, Ordering::Release);
     }
@@ -165,10 +181,13 @@ mod tests {
         assert!(!life.is_needed(now) && life.heard_at().is_none());
         life.used();
         assert!(life.is_needed(now) && life.heard_at().is_none());
-        assert_eq!(life.need(now), Need::Awaited);
-        assert!(!life.is_needed(now + 2 * USE_LASTS));
+        assert!(matches!(life.need(now), Need::Awaited { .. }));
+        assert_eq!(life.need(now + 2 * USE_LASTS), Need::Nobody);
+        assert!(life.unused_for(now + 2 * USE_LASTS) > USE_LASTS);
         life.lean_on(true);
+        assert_eq!(life.unused_for(now + 2 * USE_LASTS), Duration::ZERO);
         assert!(life.is_needed(now + 2 * USE_LASTS));
+        assert_eq!(life.need(now + 2 * USE_LASTS), Need::LeanedOn);
         life.ask();
         assert!(life.is_questioned() && life.take_asked() && !life.take_asked());
         life.doubt(true);
@@ -177,6 +196,6 @@ mod tests {
         life.lean_on(false);
         life.heard();
         assert!(life.heard_at().is_some() && life.is_needed(now));
-        assert_eq!(life.need(now), Need::Somebody);
+        assert_eq!(life.need(now), Need::Used);
     }
 }
