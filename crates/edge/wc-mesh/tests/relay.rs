@@ -9,9 +9,10 @@ use support::{PATIENCE, config, network, start};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 use wc_mesh::{
-    Direction, Mesh, MeshConfig, MeshEvents, MeshStatus, Multiaddr, ReachConfig, RelayLimits, Reservations,
-    Transport,
+    Direction, Mesh, MeshConfig, MeshEvent, MeshEvents, MeshStatus, Multiaddr, ReachConfig, RelayLimits,
+    Reservations, Transport,
 };
+use wc_types::SigningKey;
 
 const ECHO: &str = "/test/echo/1.0.0";
 
@@ -288,4 +289,37 @@ async fn a_circuit_through_a_relay_that_is_gone_fails_with_that_as_its_cause() {
     let (one, _one_events) = start(hidden(&network, &[])).await;
     let error = timeout(PATIENCE, one.dial(circuit)).await.unwrap().unwrap_err();
     assert!(error.to_string().contains("relay is not reached"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newcomer_who_hears_of_a_crowd_goes_to_a_few_of_it() {
+    let network = network();
+    let (_relay, _relay_events, seed) = relay(&network, RelayLimits::default()).await;
+    let mut crowd = Vec::new();
+    for _ in 0..16 {
+        let addr: Multiaddr = format!("/ip4/127.0.0.1/tcp/{}", free_port()).parse().unwrap();
+        let reach = ReachConfig { external: vec![addr.clone()], ..ReachConfig::default() };
+        crowd.push(start(MeshConfig { listen: vec![addr], reach, ..hidden(&network, &[&seed]) }).await);
+    }
+    let begun = Instant::now();
+    while crowd[0].0.known().await.len() < 12 {
+        assert!(begun.elapsed() < PATIENCE, "the crowd hears of itself");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let reach = ReachConfig { reservations: Reservations::Never, ..ReachConfig::default() };
+    // Of two who find each other the one with the lower name waits a moment: so does the newcomer here, for everybody.
+    let lowest = crowd.iter().map(|(mesh, _)| mesh.node_id()).min().unwrap();
+    let secret =
+        (0..=u8::MAX).map(|byte| [byte; 32]).find(|seed| SigningKey::from_seed(seed).node_id() < lowest);
+    let config = MeshConfig { secret: secret.unwrap(), reach, ..hidden(&network, &[&seed]) };
+    let (newcomer, mut events) = start(config).await;
+    let mut dialled = 0;
+    let _ = timeout(Duration::from_secs(5), async {
+        while let Some(event) = events.recv().await {
+            dialled += usize::from(matches!(event, MeshEvent::DialAttempt(_)));
+        }
+    })
+    .await;
+    assert!(newcomer.known().await.len() >= 12, "it has heard of the crowd");
+    assert!((3..=8).contains(&dialled), "{dialled} dials");
 }

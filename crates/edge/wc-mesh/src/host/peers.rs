@@ -262,7 +262,8 @@ impl Host {
 
     fn wants_friend(&self, relays: bool) -> bool {
         // Whoever everybody comes to need not go out, but relays should know each other.
-        (relays || self.config.reach.relay.is_none()) && self.peers.len() + self.plans.len() < FRIENDS
+        let soon = self.timers.count(|due| matches!(due, Due::Dial(_)));
+        (relays || self.config.reach.relay.is_none()) && self.peers.len() + self.plans.len() + soon < FRIENDS
     }
 
     /// Passes news on.

@@ -26,6 +26,11 @@ impl<T: PartialEq> Timers<T> {
         self.by_time.values().any(|other| other == what)
     }
 
+    /// Returns how many things of a kind are to fall due.
+    pub(crate) fn count(&self, is_one: impl Fn(&T) -> bool) -> usize {
+        self.by_time.values().filter(|what| is_one(what)).count()
+    }
+
     /// Returns how long it is until `what` falls due, if it does.
     pub(crate) fn pause(&self, what: &T) -> Option<Duration> {
         let due = self.by_time.iter().find(|(_, other)| *other == what);
@@ -61,6 +66,7 @@ mod tests {
         timers.after(Duration::ZERO, "second");
         assert_eq!(timers.take_due(Instant::now()), ["first", "second"]);
         assert!(timers.contains(&"late") && timers.next().is_some());
+        assert_eq!(timers.count(|what| what.len() == 4), 1);
         assert!(timers.pause(&"late").is_some_and(|pause| pause > Duration::from_secs(30)));
         assert!(timers.pause(&"first").is_none());
         timers.cancel(&"late");
