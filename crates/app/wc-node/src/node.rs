@@ -15,7 +15,7 @@ use wc_mesh::{
     Interception, LanDiscovery, Mesh, MeshConfig, MeshEvent, MeshEvents, Multiaddr, Proxy, ReachConfig,
 };
 use wc_proto::api::view::{DefenceView, DonorCellView, DonorView, PeerView};
-use wc_proto::api::{CellRequest, Request, Response};
+use wc_proto::api::{CellRequest, Order, Request, Response};
 use wc_proto::peer::gossip::PresenceState;
 use wc_proto::peer::hello::{CellBrief, Hello};
 use wc_proto::version;
@@ -892,16 +892,7 @@ impl Desk {
             }
             Request::Peers => Response::Peers(self.peers().await),
             Request::Trace { from } => Response::Trace(self.recorder.page(from)),
-            Request::Order(order) => match self.role.borrow().clone() {
-                Role::Coordinating(coordinator) => directives::order(&coordinator, order).await,
-                Role::Searching | Role::Member { .. } => Response::Refused(vec![
-                    Refusal::new(
-                        NOT_COORDINATOR,
-                        "only the operator of the coordinator gives orders to the cell, on its own machine",
-                    )
-                    .hint("'worldcompute cluster status' says which node that is"),
-                ]),
-            },
+            Request::Order(order) => self.order(order).await,
             Request::ClearAnchor { id } => match self.role.borrow().clone() {
                 Role::Coordinating(coordinator) => control::clear_anchor(&coordinator, id),
                 Role::Searching | Role::Member { .. } => refuse(
@@ -948,6 +939,20 @@ impl Desk {
                     Err(cause) => refuse(STORE_REFUSED, cause),
                 }
             }
+        }
+    }
+
+    async fn order(&self, order: Order) -> Response {
+        let role = self.role.borrow().clone();
+        match role {
+            Role::Coordinating(coordinator) => directives::order(&coordinator, order).await,
+            Role::Searching | Role::Member { .. } => Response::Refused(vec![
+                Refusal::new(
+                    NOT_COORDINATOR,
+                    "only the operator of the coordinator gives orders to the cell, on its own machine",
+                )
+                .hint("'worldcompute cluster status' says which node that is"),
+            ]),
         }
     }
 
