@@ -524,11 +524,8 @@ impl Messenger {
 
     /// Asks the coordinator and returns its answer, or the refusal that takes its place.
     pub async fn ask(&self, coordinator: NodeId, request: &CellRequest) -> Response {
-        // Asking twice is harmless for what only looks; a stream that has waited may have ended meanwhile.
-        let looks = !matches!(
-            request,
-            CellRequest::Submit { .. } | CellRequest::Cancel(_) | CellRequest::Cosign { .. }
-        );
+        // Asking twice is harmless for what only looks, and one manifest is one job.
+        let is_repeatable = !matches!(request, CellRequest::Cancel(_) | CellRequest::Cosign { .. });
         // A watcher is kept waiting, and so is who submits more than is taken in at once, and who has a key made.
         let patience = match request {
             CellRequest::WatchJob { .. } | CellRequest::Submit { .. } | CellRequest::ChangeSigners(_) => {
@@ -536,14 +533,18 @@ impl Messenger {
             }
             _ => ANSWER_MAX,
         };
-        if let Some(stream) = looks.then(|| self.waiting(coordinator)).flatten()
-            && let Ok(Ok(response)) =
+        // A stream that has waited may have ended meanwhile.
+        let mut is_first = true;
+        if let Some(stream) = is_repeatable.then(|| self.waiting(coordinator)).flatten() {
+            if let Ok(Ok(response)) =
                 tokio::time::timeout(patience, self.converse(coordinator, stream, request)).await
-        {
-            return response;
+            {
+                return response;
+            }
+            is_first = false;
         }
         let asked = async {
-            let mut tries = if looks { ASK_TRIES } else { 1 };
+            let mut tries = if is_repeatable { ASK_TRIES } else { 1 };
             loop {
                 tries -= 1;
                 let stream = self
@@ -553,7 +554,8 @@ impl Messenger {
                     .map_err(|error| error.to_string())?;
                 match self.converse(coordinator, stream, request).await {
                     // The path may have ended under it; there may be another one.
-                    Err(LinkError::Io(_) | LinkError::Closed) if tries > 0 => {}
+                    Err(LinkError::Io(_) | LinkError::Closed) if tries > 0 => is_first = false,
+                    Ok(response) if !is_first => return Ok(not_twice(request, response)),
                     answer => return answer.map_err(|error| error.to_string()),
                 }
             }
@@ -587,6 +589,19 @@ impl Messenger {
     }
 }
 
+/// Returns what a submission that was sent again comes to: refused because the first one got through, it was accepted.
+fn not_twice(request: &CellRequest, response: Response) -> Response {
+    match (request, &response) {
+        (CellRequest::Submit { manifest, dry_run: false, .. }, Response::Refused(refusals))
+            if refusals.iter().all(|refusal| refusal.code == wc_policy::code::DUPLICATE.name) =>
+        {
+            let cid = manifest.cid();
+            Response::Submitted { job: manifest.job_id(&cid), manifest: cid }
+        }
+        _ => response,
+    }
+}
+
 /// Asks the coordinator once.
 pub(crate) async fn forward(mesh: &Mesh, coordinator: NodeId, request: &CellRequest) -> Response {
     Messenger::new(mesh.clone()).ask(coordinator, request).await
@@ -600,3 +615,6 @@ fn unreachable_coordinator(coordinator: NodeId, cause: &str) -> Response {
             ),
     ])
 }
+
+#[cfg(test)]
+mod tests;
