@@ -150,6 +150,7 @@ pub(crate) enum SessionEnd {
 
 impl Agent {
     /// Returns an idle agent.
+    #[expect(clippy::too_many_arguments, reason = "one caller, which has made each of them")]
     pub fn new(
         key: Arc<SigningKey>,
         store: Store,
@@ -461,6 +462,7 @@ impl Agent {
         board.sit_down(cell, outbox);
     }
 
+    #[expect(clippy::too_many_arguments, reason = "the two ends of one session, and one caller")]
     async fn exchange(
         self: &Arc<Self>,
         coordinator: NodeId,
