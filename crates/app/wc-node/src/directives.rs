@@ -30,6 +30,7 @@ use wc_types::{CellId, NodeId, Refusal, Signed, Timestamp};
 use crate::agent::Agent;
 use crate::cells::{Cells, Known};
 use crate::clock;
+use crate::control::STOPPED;
 use crate::coordinator::{Coordinator, lock};
 
 /// Directives that wait to be looked at.
@@ -37,7 +38,6 @@ pub(crate) const HEARD_MAX: usize = 64;
 
 const NOT_SO: Code = Code::new("WC-NODE-045", Class::Conflict);
 const UNFIT: Code = Code::new("WC-NODE-046", Class::Caller);
-const STOPPED: Code = Code::new("WC-NODE-034", Class::Ours);
 
 /// The newest directives of each known cell.
 #[derive(Default)]
