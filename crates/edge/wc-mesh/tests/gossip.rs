@@ -100,6 +100,41 @@ async fn what_changes_at_one_node_is_heard_two_hops_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn around_a_hub_everybody_hears_although_most_are_in_nobodys_mesh() {
+    let network = network();
+    let (hub, _hub_events) = start(config(&network)).await;
+    let mut leaves = Vec::new();
+    for _ in 0..16 {
+        let leaf = start(config(&network)).await;
+        meet(&leaf.0, &hub).await;
+        leaves.push(leaf);
+    }
+    // Long enough for a mesh to have found its size.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let key = SigningKey::from_seed(&[77; 32]);
+    let outsider = start(MeshConfig { secret: *key.to_seed(), ..config(&network) }).await;
+    meet(&outsider.0, &hub).await;
+    // Whether the hub listens to it already is not to be seen; what is not heard is said again with the next number.
+    let begun = std::time::Instant::now();
+    let said = async {
+        for seq in 1.. {
+            outsider.0.direct(halt(&key, &network, seq)).await;
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        }
+    };
+    let heard = async {
+        for (_, events) in &mut leaves {
+            until(events, |event| matches!(event, MeshEvent::Directed(_)).then_some(())).await;
+        }
+    };
+    tokio::select! {
+        () = said => {}
+        () = heard => {}
+    }
+    println!("16 leaves of a hub heard after {:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_word_that_nobody_could_hear_is_said_when_somebody_comes() {
     let network = network();
     let (one, _one_events) = start(config(&network)).await;
