@@ -5,7 +5,8 @@
 
 use wc_cell::{Cell, Event, Fact};
 use wc_proto::frame::decode;
-use wc_types::{JobId, LeaseId, Signed, Timestamp, to_canonical};
+use wc_types::node::{Path, Reach};
+use wc_types::{Bytes, JobId, LeaseId, Millis, Signed, Timestamp, to_canonical};
 
 use crate::sample;
 
@@ -67,9 +68,13 @@ fn life() -> Vec<Fact> {
     let events = [
         Event::Founded(Signed::seal(sample::founding(), &key).witnessed()),
         Event::NodeJoined(Signed::seal(sample::enrolment(), &key).witnessed()),
+        Event::NodeReached {
+            node,
+            path: Path { reach: Reach::Relayed, rtt: Some(Millis(80)), inspected: true },
+        },
         Event::WorkWanted { node, replicas: 3 },
         Event::JobSubmitted(job.witnessed()),
-        Event::JobStaged { job: job_id },
+        Event::JobStaged { job: job_id, listed: vec![Bytes(9 << 20)] },
         Event::StagingFailed { job: JobId([3; 32]), reason: "gone".to_owned() },
         Event::Committed { node, items: vec![(LeaseId(1), wc_types::outcome::Commitment([9; 32]))] },
         Event::Reported { outcomes: vec![outcome.witnessed()] },

@@ -6,6 +6,7 @@ use wc_cell::{Cell, Command, Event, Fact, JobPhase};
 use wc_types::charter::Founding;
 use wc_types::entry::EntryKind;
 use wc_types::grant::Grant;
+use wc_types::node::{Path, Reach};
 use wc_types::outcome::{Commitment, Ending, Failure, Outcome, Usage};
 use wc_types::{
     AccountId, Fuel, JobId, LeaseId, Millis, NodeId, Signed, SigningKey, TaskId, Timestamp, Witnessed,
@@ -448,7 +449,7 @@ impl World {
                 }
             }
             Happening::Submit(number) => self.submit(number)?,
-            Happening::Staged(job) => self.tell(Event::JobStaged { job })?,
+            Happening::Staged(job) => self.tell(Event::JobStaged { job, listed: Vec::new() })?,
             Happening::Cancel(number) => {
                 let manifest = &self.jobs[number].manifest;
                 let (job, by) = (manifest.job_id(&manifest.cid()), manifest.submitter);
@@ -490,6 +491,7 @@ impl World {
         donor.wished = 0;
         let (node, boot, enrolment) = (donor.node, donor.boot, donor.enrolment.clone());
         self.tell(Event::NodeJoined(enrolment))?;
+        self.reached(node)?;
         let held = &self.donors[number].held;
         let forgotten: Vec<LeaseId> =
             self.cell.node_leases(&node).into_iter().filter(|lease| !held.contains_key(lease)).collect();
@@ -499,6 +501,18 @@ impl World {
         self.soon(1, 5_000, Happening::Resend { donor: number, boot });
         self.wish(number);
         Ok(())
+    }
+
+    /// The coordinator sees by what path a donor comes this time.
+    fn reached(&mut self, node: NodeId) -> Result<(), String> {
+        let reach = match self.chance.between(0, 3) {
+            0 => Reach::Lan,
+            1 | 2 => Reach::Direct,
+            _ => Reach::Relayed,
+        };
+        let rtt = self.chance.percent(50).then(|| Millis(self.chance.between(0, 400)));
+        let path = Path { reach, rtt, inspected: self.chance.percent(10) };
+        self.tell(Event::NodeReached { node, path })
     }
 
     /// Asks for as much as keeps the slots busy. What only waits for others to commit does not count: were it counted,

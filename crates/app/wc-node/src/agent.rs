@@ -434,6 +434,11 @@ impl Agent {
         // Ends with this session, also where that is cut short.
         let mut reading = JoinSet::new();
         reading.spawn(async move {
+            for message in early {
+                if inbox.send(Ok(message)).await.is_err() {
+                    return;
+                }
+            }
             loop {
                 let message = link::read::<CoordinatorMessage>(&mut reader, FRAME_BYTES_MAX).await;
                 let ended = message.is_err();
@@ -442,7 +447,7 @@ impl Agent {
                 }
             }
         });
-        let end = self.exchange(coordinator, cell, beat, early, &mut writer, out, messages).await;
+        let end = self.exchange(coordinator, cell, beat, &mut writer, out, messages).await;
         lock(&self.board).get_up(cell);
         // What this cell does not ask for any more, another may.
         self.room();
@@ -462,27 +467,24 @@ impl Agent {
         board.sit_down(cell, outbox);
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the two ends of one session, and one caller")]
     async fn exchange(
         self: &Arc<Self>,
         coordinator: NodeId,
         cell: CellId,
         beat: Duration,
-        early: Vec<CoordinatorMessage>,
         writer: &mut (impl AsyncWrite + Unpin),
         mut out: mpsc::Receiver<Out>,
         mut messages: mpsc::Receiver<Result<CoordinatorMessage, LinkError>>,
     ) -> SessionEnd {
         let mut manifests: BTreeMap<JobId, Arc<Signed<Manifest>>> = BTreeMap::new();
-        for message in early {
-            if let Err(refusal) = self.take_in(coordinator, cell, message, &mut manifests) {
-                return SessionEnd::Refused(refusal);
-            }
-        }
         let mut beats = tokio::time::interval(beat);
         let mut stopping = self.stopping.subscribe();
         let mut waiting = Vec::new();
         let mut buffer = Vec::new();
+        let mut told = false;
+        if let Err(error) = self.tell_inspection(coordinator, &mut told, writer).await {
+            return error.into();
+        }
         loop {
             tokio::select! {
                 message = messages.recv() => match message {
@@ -515,6 +517,9 @@ impl Agent {
                     }
                 }
                 _ = beats.tick() => {
+                    if let Err(error) = self.tell_inspection(coordinator, &mut told, writer).await {
+                        return error.into();
+                    }
                     let held = lock(&self.board).held_of(cell);
                     let message = AgentMessage::Beat { held, load_ppm: self.pantry.load_ppm() };
                     if let Err(error) = link::write(writer, &message, FRAME_BYTES_MAX).await {
@@ -524,6 +529,22 @@ impl Agent {
                 _ = stopping.changed() => return SessionEnd::Stopping,
             }
         }
+    }
+
+    /// Tells the coordinator whether our way to it is inspected, when that is not what it was told last.
+    async fn tell_inspection(
+        &self,
+        coordinator: NodeId,
+        told: &mut bool,
+        writer: &mut (impl AsyncWrite + Unpin),
+    ) -> Result<(), LinkError> {
+        let peer = self.mesh.peer(coordinator).await;
+        let Some(inspected) = peer.map(|peer| peer.inspected.is_some()) else { return Ok(()) };
+        if inspected != *told {
+            link::write(writer, &AgentMessage::Inspected { inspected }, FRAME_BYTES_MAX).await?;
+            *told = inspected;
+        }
+        Ok(())
     }
 
     /// Turns what waits into as few messages as possible: commitments and reports in batches, one want.

@@ -408,10 +408,15 @@ impl Round<'_> {
         let mut commands = Vec::new();
         self.cell.apply(&fact, &mut commands);
         // What a node says again in its next session, and what has no consequence yet, promises nothing to anybody: a wish
-        // for work, a commitment while others are still to come, a report that does not decide. It becomes durable with
-        // the fact that has one.
-        let said_again =
-            matches!(fact.event, Event::WorkWanted { .. } | Event::Committed { .. } | Event::Reported { .. });
+        // for work, a commitment while others are still to come, a report that does not decide, its path. It becomes
+        // durable with the fact that has one.
+        let said_again = matches!(
+            fact.event,
+            Event::WorkWanted { .. }
+                | Event::Committed { .. }
+                | Event::Reported { .. }
+                | Event::NodeReached { .. }
+        );
         self.commit |= !(said_again && commands.is_empty());
         self.commands.extend(commands.into_iter().map(|command| (fact.seq, command)));
     }

@@ -17,7 +17,7 @@ use wc_types::charter::Founding;
 use wc_types::code::{Class, Code};
 use wc_types::directive::Directives;
 use wc_types::entry::JobEnd;
-use wc_types::node::Enrolment;
+use wc_types::node::{Enrolment, Path, Reach};
 use wc_types::{CellId, JobId, LeaseId, NodeId, Refusal, Signed, SigningKey};
 
 use crate::anchor::{Anchoring, Shelf};
@@ -30,6 +30,7 @@ use crate::flow::{agree, dispatch, post, report, stage};
 use crate::link::{self, LinkError};
 use crate::pace::{MEMBERSHIP_ROWS, Pace, RETURNED_ROWS};
 use crate::publish::Publication;
+use crate::reach;
 use crate::retention::Forgetter;
 use crate::signers::notary::Notary;
 
@@ -60,6 +61,10 @@ struct Session {
     last_heard: Instant,
     /// Told when the node may not work here any more.
     expelled: Arc<Notify>,
+    /// Its path as the cell knows it.
+    path: Option<Path>,
+    /// Whether the donor says that its way to us is inspected.
+    inspected: bool,
 }
 
 /// Who is connected, and who was until a moment ago.
@@ -88,6 +93,8 @@ impl Sessions {
             manifests: HashSet::new(),
             last_heard: Instant::now(),
             expelled: expelled.clone(),
+            path: None,
+            inspected: false,
         };
         live.insert(node, session);
         lock(&self.gone).remove(&node);
@@ -114,6 +121,30 @@ impl Sessions {
         if let Some(session) = lock(&self.live).get_mut(&node) {
             session.last_heard = Instant::now();
         }
+    }
+
+    /// Notes the donor's word on whether its way to us is inspected.
+    fn inspected(&self, node: NodeId, inspected: bool) {
+        if let Some(session) = lock(&self.live).get_mut(&node) {
+            session.inspected = inspected;
+        }
+    }
+
+    /// Takes the path that a node's connection has now; returns what the cell has to be told, if that is another than it
+    /// knows. A round trip is told once per path: it changes all the time, and every change would be kept for ever.
+    pub fn path(&self, node: NodeId, seen: Path) -> Option<Event> {
+        let mut live = lock(&self.live);
+        let session = live.get_mut(&node)?;
+        let seen = Path { inspected: seen.inspected || session.inspected, ..seen };
+        let is_known = session.path.is_some_and(|known| {
+            (known.reach, known.inspected) == (seen.reach, seen.inspected)
+                && (known.rtt.is_some() || seen.rtt.is_none())
+        });
+        if is_known {
+            return None;
+        }
+        session.path = Some(seen);
+        Some(Event::NodeReached { node, path: seen })
     }
 
     /// Sends to a node, if it is connected. A full outbox ends the session.
@@ -341,7 +372,8 @@ impl Coordinator {
             // Its place is somebody else's, and nothing is written down for it.
             () = hung_up(reader) => return Err(SessionError::Link(LinkError::Closed)),
         }
-        if let Err(refusals) = self.brain.ask(Event::NodeJoined(enrolment.witnessed()), Vec::new()).await? {
+        let path = self.path_of(node).await.into_iter().collect();
+        if let Err(refusals) = self.brain.ask(Event::NodeJoined(enrolment.witnessed()), path).await? {
             let refusal = refusals
                 .into_iter()
                 .next()
@@ -389,12 +421,29 @@ impl Coordinator {
                 AgentMessage::Paused { paused } => {
                     self.brain.events(vec![Event::NodePaused { node, paused }]).await?;
                 }
+                AgentMessage::Inspected { inspected } => {
+                    self.sessions.inspected(node, inspected);
+                    let path: Vec<Event> = self.path_of(node).await.into_iter().collect();
+                    if !path.is_empty() {
+                        self.brain.events(path).await?;
+                    }
+                }
                 AgentMessage::Leave => {
                     self.brain.events(vec![Event::NodeLeft { node }]).await?;
                     return Ok(());
                 }
             }
         }
+    }
+
+    /// Returns what the cell has to be told of a node's path, if anything.
+    async fn path_of(&self, node: NodeId) -> Option<Event> {
+        let path = if node == self.node() {
+            Path { reach: Reach::Lan, rtt: None, inspected: false }
+        } else {
+            reach::path(&self.mesh.peer(node).await?)
+        };
+        self.sessions.path(node, path)
     }
 
     /// Waits before a node's message is taken in. Meanwhile the node counts as alive: it is us who do not listen.
@@ -456,7 +505,7 @@ async fn hung_up(reader: &mut (impl AsyncBufRead + Unpin)) {
 fn rows_of(message: &AgentMessage) -> u64 {
     match message {
         AgentMessage::Enrol { .. } | AgentMessage::Leave => MEMBERSHIP_ROWS,
-        AgentMessage::Want { .. } | AgentMessage::Paused { .. } => 1,
+        AgentMessage::Want { .. } | AgentMessage::Paused { .. } | AgentMessage::Inspected { .. } => 1,
         AgentMessage::Commit { items } => items.len().max(1) as u64,
         AgentMessage::Report { reports } => reports.len().max(1) as u64,
         AgentMessage::Return { leases } => (leases.len() as u64).max(1).saturating_mul(RETURNED_ROWS),
@@ -565,7 +614,42 @@ impl Performer for Hands {
 
 #[cfg(test)]
 mod tests {
+    use wc_types::Millis;
+
     use super::*;
+
+    #[test]
+    fn a_path_is_told_when_it_is_another_and_its_round_trip_once() {
+        let (sessions, node) = (Sessions::default(), NodeId([7; 32]));
+        let path = |reach, millis: Option<u64>, inspected| Path { reach, rtt: millis.map(Millis), inspected };
+        let told = |seen: Path| match sessions.path(node, seen) {
+            Some(Event::NodeReached { node: of, path }) if of == node => Some(path),
+            None => None,
+            other => panic!("{other:?}"),
+        };
+        let relayed = path(Reach::Relayed, None, false);
+        assert_eq!(told(relayed), None, "no session, no path");
+        let (outbox, _messages) = mpsc::channel(1);
+        sessions.open(node, outbox.clone()).expect("there is room");
+        assert_eq!(told(relayed), Some(relayed));
+        assert_eq!(told(relayed), None);
+        let measured = path(Reach::Relayed, Some(80), false);
+        assert_eq!(told(measured), Some(measured), "the first round trip");
+        assert_eq!(
+            told(path(Reach::Relayed, Some(800), false)),
+            None,
+            "later ones are kept from the journal"
+        );
+        let direct = path(Reach::Direct, Some(20), false);
+        assert_eq!(told(direct), Some(direct));
+        sessions.inspected(node, true);
+        let inspected = path(Reach::Direct, Some(20), true);
+        assert_eq!(told(direct), Some(inspected), "the donor sees what we cannot");
+        sessions.inspected(node, false);
+        assert_eq!(told(inspected), None, "and it cannot unsay what we see");
+        sessions.open(node, outbox).expect("there is room");
+        assert_eq!(told(direct), Some(direct), "a new session is told anew");
+    }
 
     #[tokio::test]
     async fn a_donor_that_hangs_up_while_it_waits_is_noticed_and_one_that_speaks_is_not_taken_for_it() {

@@ -1056,6 +1056,7 @@ impl Desk {
             cells,
             owner_balance,
             trust_ppm,
+            path: path.as_ref().map(reach::path),
             inspected: path.and_then(|path| path.inspected),
             cpu_ppm: load.cpu.0,
             memory_ppm: load.memory.0,

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use wc_mesh::{Direction, MeshStatus, Multiaddr, PathInfo, PeerInfo, ReservationInfo};
+use wc_mesh::{Direction, MeshStatus, Multiaddr, PathInfo, PeerInfo, ReservationInfo, Transport};
 use wc_proto::api::view::{PathView, PeerView, PunchView, ReachView, RelayView, ReservationView};
+use wc_types::Millis;
+use wc_types::node::{Path, Reach};
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
@@ -58,6 +60,17 @@ fn reservation(info: &ReservationInfo) -> ReservationView {
     }
 }
 
+/// Returns how bytes travel to a peer, as placement and trust see it (NET-34, NET-22).
+pub(crate) fn path(peer: &PeerInfo) -> Path {
+    let reach = match peer.transport {
+        Transport::Relay => Reach::Relayed,
+        Transport::Quic | Transport::Tcp | Transport::Wss if peer.lan => Reach::Lan,
+        Transport::Quic | Transport::Tcp | Transport::Wss => Reach::Direct,
+    };
+    let rtt = peer.rtt_micros.map(|micros| Millis(micros / 1000));
+    Path { reach, rtt, inspected: peer.inspected.is_some() }
+}
+
 /// Shows the connected peers and the paths to each.
 pub(crate) fn peers(peers: Vec<PeerInfo>, paths: &[PathInfo]) -> Vec<PeerView> {
     let path = |path: &PathInfo| PathView {
@@ -73,6 +86,7 @@ pub(crate) fn peers(peers: Vec<PeerInfo>, paths: &[PathInfo]) -> Vec<PeerView> {
             address: peer.addr.to_string(),
             transport: peer.transport.to_string(),
             outbound: peer.direction == Direction::Outbound,
+            reach: self::path(&peer).reach,
             rtt_micros: peer.rtt_micros,
             agent_version: peer.agent_version,
             presence: peer.presence.name().to_owned(),

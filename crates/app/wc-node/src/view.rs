@@ -8,7 +8,6 @@ use wc_proto::api::view::{
 };
 use wc_types::Cid;
 use wc_types::entry::Standing;
-use wc_types::node::TrustTier;
 use wc_types::outcome::Exit;
 
 /// Characters of a guest's ending that a job's reason repeats: enough for every limit and the name of a file.
@@ -131,6 +130,13 @@ pub(crate) fn explained(explanation: Explanation, cell: &Cell) -> (ExplainView, 
         if let Some(waits_for) = &stage.waits_for {
             reasons.push(format!("stage {name} waits for {waits_for}"));
         }
+        if stage.is_heavy && !stage.waiting.is_empty() {
+            let mebibytes = stage.replica_bytes.0 >> 20;
+            reasons.push(format!(
+                "a replica of stage {name} moves up to {mebibytes} MiB: free nodes of the coordinator's own network are \
+                 asked first, then those reached directly, then those behind relays"
+            ));
+        }
         for task in &stage.waiting {
             reasons.push(format!("task {name}/{} lacks {} replica(s)", task.index, task.missing));
             for (node, fault) in &task.faults {
@@ -139,6 +145,7 @@ pub(crate) fn explained(explanation: Explanation, cell: &Cell) -> (ExplainView, 
             if nodes.is_empty() {
                 nodes.extend(task.nodes.iter().map(|(node, reason)| NodeReason {
                     node: *node,
+                    path: cell.node(node).and_then(|node| node.path),
                     reason:
                         reason.clone().unwrap_or_else(|| "could take it as soon as it asks for work".into()),
                 }));
@@ -193,8 +200,8 @@ pub(crate) fn node(node: wc_cell::NodeView, cell: &Cell) -> NodeView {
         slots: node.capabilities.slots,
         leases: node.leases,
         trust_ppm: node.score.0,
-        // Guests run on the bare host, so no evidence lifts a node above T0 yet (E-83).
-        tier: format!("{:?}", TrustTier::T0),
+        tier: format!("{:?}", node.tier),
+        path: node.path,
         agreed: node.agreed,
         dissented: node.dissented,
         owner_balance: i64::try_from(cell.balance(&node.owner).0).unwrap_or(i64::MAX),

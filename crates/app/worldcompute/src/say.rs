@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::Value;
+use wc_types::node::Path;
 
 /// Writes a line of data. An error when the reader has gone, so that the command ends there.
 ///
@@ -65,6 +66,15 @@ pub fn pairs(pairs: &[(&str, String)]) -> io::Result<()> {
         data(format!("{name:width$}  {value}"))?;
     }
     Ok(())
+}
+
+/// Says how a node is reached: `lan`, `direct`, `relayed`, and whether somebody reads along.
+pub fn path(path: Option<Path>) -> String {
+    match path {
+        None => "-".to_owned(),
+        Some(path) if path.inspected => format!("{}, inspected", path.reach.name()),
+        Some(path) => path.reach.name().to_owned(),
+    }
 }
 
 /// Writes a number with its noun: `1 task`, `3 tasks`, `2 entries`, `2 witnesses`.

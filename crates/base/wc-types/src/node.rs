@@ -6,7 +6,7 @@ use crate::id::{AccountId, NodeId};
 use crate::manifest::WorkClass;
 use crate::sign::Signed;
 use crate::time::Timestamp;
-use crate::unit::Bytes;
+use crate::unit::{Bytes, Millis};
 
 /// How far a machine's own evidence goes (ATT-15).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -76,6 +76,45 @@ pub struct Locality {
     pub asn: u32,
     /// First 24 bits of the IPv4 address that peers see, as a number; 0 if unknown.
     pub prefix_24: u32,
+}
+
+/// How bytes travel between a cell's coordinator and a machine, from best to worst (NET-34).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reach {
+    /// Within one machine or one network: they share a /24 of IPv4 or a /48 of IPv6.
+    Lan,
+    /// Straight, over other networks.
+    Direct,
+    /// Through somebody's relay, which pays for every byte twice.
+    Relayed,
+}
+
+impl Reach {
+    /// Every way, the best first.
+    pub const ALL: [Self; 3] = [Self::Lan, Self::Direct, Self::Relayed];
+
+    /// Returns the name that people see.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Lan => "lan",
+            Self::Direct => "direct",
+            Self::Relayed => "relayed",
+        }
+    }
+}
+
+/// The path of a machine's session as its coordinator last saw it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Path {
+    /// How it leads there.
+    pub reach: Reach,
+    /// A round trip on it, measured soon after it came up.
+    #[serde(rename = "rtt_ms")]
+    pub rtt: Option<Millis>,
+    /// Whether somebody opens the TLS on the way, with the permission of one of the two owners (NET-22).
+    pub inspected: bool,
 }
 
 /// An owner's word that a machine is theirs. Signed by the owner's key, which is not on the wire otherwise.

@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 use fixture::*;
 use wc_cell::{Command, Event, Fact};
 use wc_types::grant::Grant;
+use wc_types::node::{Path, Reach};
 use wc_types::outcome::{Commitment, Outcome};
-use wc_types::{LeaseId, Signed, TaskId};
+use wc_types::{Bytes, LeaseId, Millis, Signed, TaskId};
 
 /// Time spent applying facts of each kind.
 #[derive(Default)]
@@ -28,6 +29,40 @@ fn main() {
         array(20_000, replicas);
     }
     queued(1_000_000);
+    for (replicas, bytes) in [(1, 4), (3, 4), (3, 9 << 20)] {
+        placed(replicas, bytes);
+    }
+}
+
+/// How long it takes to choose among 250 nodes that all ask for work, half of them behind relays, for one task.
+fn placed(replicas: u8, bytes: u64) {
+    const NODES: u8 = 250;
+    const JOBS: u32 = 400;
+    let mut world = World::with_nodes(NODES);
+    let mut seq = world.facts.len() as u64;
+    for number in 0..NODES {
+        let reach = if number % 2 == 0 { Reach::Direct } else { Reach::Relayed };
+        let path = Path { reach, rtt: Some(Millis(u64::from(number))), inspected: false };
+        apply(&mut world, &mut seq, Event::NodeReached { node: node_id(number), path });
+        apply(&mut world, &mut seq, Event::WorkWanted { node: node_id(number), replicas: 256 });
+    }
+    let mut spent = Duration::ZERO;
+    for number in 0..JOBS {
+        let mut manifest = manifest(vec![stage("noop", 1, replicas)]);
+        manifest.name = format!("job{number}");
+        manifest.stages[0].workload.bytes = Bytes(bytes);
+        let job = Signed::seal(manifest, &submitter_key());
+        let id = job.job_id(&job.cid());
+        apply(&mut world, &mut seq, Event::JobSubmitted(job.witnessed()));
+        let (commands, took) = apply(&mut world, &mut seq, Event::JobStaged { job: id, listed: Vec::new() });
+        let granted = commands.iter().filter(|command| matches!(command, Command::Grant(_))).count();
+        assert_eq!(granted, usize::from(replicas));
+        spent += took;
+    }
+    println!(
+        "one task of {bytes} bytes, R = {replicas}, placed among {NODES} idle nodes: {:.1} µs",
+        spent.as_secs_f64() * 1e6 / f64::from(JOBS),
+    );
 }
 
 /// Applies one fact and returns what it led to and how long that took.

@@ -4,7 +4,7 @@ use wc_ledger::Work;
 use wc_policy::{AdmissionContext, admit, code};
 use wc_types::entry::{EntryKind, Holder, JobEnd, Posting};
 use wc_types::manifest::Manifest;
-use wc_types::{AccountId, Fuel, JobId, MicroNcu, Refusal, Timestamp, Witnessed};
+use wc_types::{AccountId, Bytes, Fuel, JobId, MicroNcu, Refusal, Timestamp, Witnessed};
 
 use crate::cell::Cell;
 use crate::command::Command;
@@ -42,6 +42,7 @@ impl Cell {
             rank: None,
             failed: None,
             forgotten: false,
+            listed: Vec::new(),
         };
         self.jobs.push(job);
         self.job_numbers.insert(id, no);
@@ -123,13 +124,14 @@ impl Cell {
         ]
     }
 
-    pub(crate) fn job_staged(&mut self, id: JobId, turn: &mut Turn) {
+    pub(crate) fn job_staged(&mut self, id: JobId, listed: &[Bytes], turn: &mut Turn) {
         let Some(&no) = self.job_numbers.get(&id) else { return };
         let Some(job) = self.job_at_mut(no) else { return };
         if job.state != JobState::Staging {
             return;
         }
         job.state = JobState::Open;
+        job.listed = listed.iter().copied().take(job.stages.len()).collect();
         self.open_stages(no, turn);
     }
 

@@ -139,11 +139,12 @@ impl Cell {
                 self.node_left(*node, turn);
             }
             Event::NodePaused { node, paused } => self.node_paused(*node, *paused, turn),
+            Event::NodeReached { node, path } => self.node_reached(*node, *path, turn),
             Event::SignersChanged(handover) => self.signers_changed(handover, turn),
             Event::CellMet(founding) => self.cell_met(founding, turn),
             Event::Directed(directives) => self.directed(directives, turn),
             Event::JobSubmitted(manifest) => self.job_submitted(manifest, turn),
-            Event::JobStaged { job } => self.job_staged(*job, turn),
+            Event::JobStaged { job, listed } => self.job_staged(*job, listed, turn),
             Event::StagingFailed { job, reason } => self.staging_failed(*job, reason, turn),
             Event::JobCancelled { job, by } => self.job_cancelled(*job, *by, turn),
             Event::WorkWanted { node, replicas } => self.work_wanted(*node, *replicas, turn),

@@ -1,7 +1,7 @@
 //! Why a job is where it is, in words.
 
-use wc_scheduler::{Reason, may_run};
-use wc_types::{JobId, NodeId};
+use wc_scheduler::{Reason, is_heavy, may_run};
+use wc_types::{Bytes, JobId, NodeId};
 
 use crate::cell::Cell;
 use crate::job::Job;
@@ -32,6 +32,10 @@ pub struct WaitingTask {
 pub struct StageExplanation {
     /// It in numbers.
     pub counts: StageView,
+    /// Most bytes that one replica moves, as far as it is known beforehand.
+    pub replica_bytes: Bytes,
+    /// Whether these are so many that nodes with better paths are asked first.
+    pub is_heavy: bool,
     /// What it waits for as a whole, if it does.
     pub waits_for: Option<String>,
     /// Some of its waiting tasks, oldest first.
@@ -86,7 +90,8 @@ impl Cell {
                 }
             }
         }
-        StageExplanation { counts, waits_for, waiting }
+        let replica_bytes = job.replica_bytes(stage);
+        StageExplanation { counts, replica_bytes, is_heavy: is_heavy(replica_bytes), waits_for, waiting }
     }
 
     fn explain_task(&self, job: &Job, stage: u16, index: u32, task: &Task) -> WaitingTask {

@@ -4,10 +4,10 @@ use serde::{Deserialize, Serialize};
 use wc_types::charter::Founding;
 use wc_types::directive::Directives;
 use wc_types::manifest::Manifest;
-use wc_types::node::Enrolment;
+use wc_types::node::{Enrolment, Path};
 use wc_types::outcome::{Commitment, Outcome};
 use wc_types::signers::Handover;
-use wc_types::{AccountId, JobId, LeaseId, NodeId, Timestamp, Witnessed};
+use wc_types::{AccountId, Bytes, JobId, LeaseId, NodeId, Timestamp, Witnessed};
 
 /// One line of the journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +49,13 @@ pub enum Event {
         /// Whether it is paused now.
         paused: bool,
     },
+    /// A node's session takes another path than the last that was told, or its first one.
+    NodeReached {
+        /// The node.
+        node: NodeId,
+        /// The path.
+        path: Path,
+    },
     /// The signers handed over to others; both have signed.
     SignersChanged(Box<Handover>),
     /// The coordinator of another cell of this network showed itself; this is the record that founded that cell.
@@ -61,6 +68,10 @@ pub enum Event {
     JobStaged {
         /// The job.
         job: JobId,
+        /// For each stage the most bytes that one task reads from lists of inputs, whose sizes the manifest does not say;
+        /// empty when no stage has one.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        listed: Vec<Bytes>,
     },
     /// A job's artifacts or inputs cannot be had.
     StagingFailed {

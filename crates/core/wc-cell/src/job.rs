@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use wc_scheduler::Requirement;
 use wc_types::charter::Charter;
 use wc_types::entry::JobEnd;
-use wc_types::manifest::{Manifest, Stage};
-use wc_types::{AccountId, Cid, JobId, MicroNcu, Timestamp};
+use wc_types::manifest::{InputSource, Manifest, Stage};
+use wc_types::{AccountId, Bytes, Cid, JobId, MicroNcu, Timestamp};
 
 use crate::stage::StageTasks;
 
@@ -63,6 +63,9 @@ pub(crate) struct Job {
     /// again.
     #[serde(default)]
     pub(crate) forgotten: bool,
+    /// For each stage the most bytes that one task reads from lists of inputs; empty when no stage has one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) listed: Vec<Bytes>,
 }
 
 impl Job {
@@ -96,6 +99,28 @@ impl Job {
         let open = self.is_open();
         let stages = (0u16..).zip(self.stages.iter().zip(&self.manifest.stages));
         stages.filter(move |(_, (tasks, spec))| open && tasks.has_work(spec.tasks)).map(|(number, _)| number)
+    }
+
+    /// Returns the most bytes that a machine which has nothing of the job yet moves for one replica, as far as it is
+    /// known beforehand: module, inputs, declared outputs, standard output. What a guest leaves undeclared is not counted:
+    /// its bound is the same for every job, and says nothing of this one.
+    pub(crate) fn replica_bytes(&self, stage: u16) -> Bytes {
+        let declared = |spec: &Stage| {
+            let files = spec.outputs.iter().map(|output| output.bytes_max.0);
+            files.fold(spec.resources.stdout.0, u64::saturating_add)
+        };
+        let Some(spec) = self.spec(stage) else { return Bytes(0) };
+        let inputs = spec.inputs.iter().map(|input| match input.source {
+            InputSource::Blob(blob) => blob.bytes.0,
+            // In the sum of its lists, below.
+            InputSource::Each(_) => 0,
+            InputSource::Stage(earlier) => {
+                self.spec(earlier).map_or(0, |spec| declared(spec).saturating_mul(u64::from(spec.tasks)))
+            }
+        });
+        let listed = self.listed.get(usize::from(stage)).map_or(0, |bytes| bytes.0);
+        let fixed = [spec.workload.bytes.0, listed, declared(spec)];
+        Bytes(inputs.chain(fixed).fold(0, u64::saturating_add))
     }
 
     /// Returns what a stage requires of a node.

@@ -4,10 +4,12 @@
 //! a node asks, it is fed from the queue ([`Cell::feed`]). After both, no hungry node could take anything that is there
 //! (`CELL-5`), so the next fact needs to look only at what it changed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use wc_quorum::required;
-use wc_scheduler::{Lease, Reason, Requirement, Signals, composite, may_run, may_stand_beside};
+use wc_scheduler::{
+    Lease, Load, Reason, Requirement, Round, Signals, Taker, composite, may_run, may_stand_beside, rounds,
+};
 use wc_types::entry::Holder;
 use wc_types::grant::{LEASES_MAX, LeaseTerm};
 use wc_types::manifest::Placement;
@@ -59,53 +61,62 @@ impl Cell {
         }
     }
 
-    /// Spreads the open tasks of a stage evenly over the hungry nodes.
+    /// Spreads the open tasks of a stage over the hungry nodes, round by round, and evenly within each.
     fn distribute(&mut self, no: JobNo, stage: u16, turn: &mut Turn) {
-        let nodes = self.takers(no, stage, turn);
-        loop {
-            let Some(job) = self.job_at(no) else { return };
-            let (Some(spec), Some(tasks)) = (job.spec(stage), job.tasks(stage)) else { return };
-            let wanted = tasks.wanted(spec.tasks, spec.replicas);
-            let eager = nodes.iter().filter(|node| self.hungry.contains(node)).count() as u64;
-            if wanted == 0 || eager == 0 || !tasks.has_work(spec.tasks) {
-                return;
-            }
-            let share = u32::try_from(wanted.div_ceil(eager)).unwrap_or(u32::MAX).min(LEASES_MAX as u32);
-            let mut granted = 0;
-            for &node in &nodes {
-                granted += self.fill(no, stage, node, share, turn);
-            }
-            if granted == 0 {
-                return;
-            }
+        for round in self.takers(no, stage, turn) {
+            while self.serve(no, stage, &round, turn) > 0 {}
         }
     }
 
-    /// Returns the hungry nodes that may run a stage: the emptiest first, ties by lot, and for compared replicas
-    /// different networks before equal ones.
-    fn takers(&self, no: JobNo, stage: u16, turn: &Turn) -> Vec<NodeNo> {
+    /// Gives each hungry node of a round its share of what a stage wants now; returns how many leases that were.
+    fn serve(&mut self, no: JobNo, stage: u16, round: &Round<NodeNo>, turn: &mut Turn) -> u32 {
+        let Some(job) = self.job_at(no) else { return 0 };
+        let (Some(spec), Some(tasks)) = (job.spec(stage), job.tasks(stage)) else { return 0 };
+        let (count, wanted) = (spec.tasks, tasks.wanted(spec.tasks, spec.replicas));
+        if wanted == 0 || !tasks.has_work(count) {
+            return 0;
+        }
+        let room = |cell: &Self, node| if round.free_slots_only { cell.free_slots(node) } else { u32::MAX };
+        let eager = |node: &&NodeNo| self.hungry.contains(node) && room(self, **node) > 0;
+        let eager = round.nodes.iter().filter(eager).count() as u64;
+        if eager == 0 {
+            return 0;
+        }
+        let share = u32::try_from(wanted.div_ceil(eager)).unwrap_or(u32::MAX).min(LEASES_MAX as u32);
+        let mut granted = 0;
+        for &node in &round.nodes {
+            let given = self.fill(no, stage, node, share.min(room(self, node)), turn);
+            granted += given;
+            let tasks = self.job_at(no).and_then(|job| job.tasks(stage));
+            if given > 0 && !tasks.is_some_and(|tasks| tasks.has_work(count)) {
+                break;
+            }
+        }
+        granted
+    }
+
+    fn free_slots(&self, node: NodeNo) -> u32 {
+        self.node_at(node).map_or(0, Node::free_slots)
+    }
+
+    /// Returns the hungry nodes that may run a stage, in the order in which they are asked.
+    fn takers(&self, no: JobNo, stage: u16, turn: &Turn) -> Vec<Round<NodeNo>> {
         let (Some(job), Some(charter)) = (self.job_at(no), self.charter()) else { return Vec::new() };
         let Some(spec) = job.spec(stage) else { return Vec::new() };
         let needs = job.requirement(spec, charter);
-        let mut takers: Vec<(u32, usize, u64, NodeNo)> = Vec::new();
-        for &no in &self.hungry {
-            let Some(node) = self.node_at(no) else { continue };
-            if may_run(&node.candidate(turn.at), &needs).is_ok() {
-                takers.push((0, node.load(), lot(&turn.seed, &node.id), no));
-            }
-        }
-        takers.sort_unstable();
-        if spec.replicas > 1 && needs.placement != Placement::Machines {
-            let mut met: BTreeMap<u32, u32> = BTreeMap::new();
-            for taker in &mut takers {
-                let network = self.node_at(taker.3).map_or(0, |node| node.locality.prefix_24);
-                let rank = met.entry(network).or_default();
-                taker.0 = *rank;
-                *rank += 1;
-            }
-            takers.sort_unstable();
-        }
-        takers.into_iter().map(|taker| taker.3).collect()
+        let takers = self.hungry.iter().filter_map(|&no| {
+            let node = self.node_at(no).filter(|node| may_run(&node.candidate(turn.at), &needs).is_ok())?;
+            Some(Taker {
+                node: no,
+                path: node.path,
+                network: node.locality.prefix_24,
+                load: node.load(),
+                lot: lot(&turn.seed, &node.id),
+            })
+        });
+        let takers: Vec<_> = takers.collect();
+        let replica_bytes = job.replica_bytes(stage);
+        rounds(&takers, &Load { replica_bytes, replicas: spec.replicas, placement: needs.placement })
     }
 
     /// Gives one node what the queue has for it: the ageing lane's share first, then by score.

@@ -3,7 +3,7 @@
 use wc_scheduler::{Lease, LeaseEnd};
 use wc_types::entry::{EntryKind, Standing};
 use wc_types::grant::NODE_LEASES_MAX;
-use wc_types::node::Enrolment;
+use wc_types::node::{Enrolment, Path};
 use wc_types::{LeaseId, NodeId, Witnessed};
 
 use crate::cell::Cell;
@@ -79,6 +79,18 @@ impl Cell {
         node.returned = false;
         self.note_appetite(no);
         turn.nodes_changed = true;
+    }
+
+    pub(crate) fn node_reached(&mut self, id: NodeId, path: Path, turn: &mut Turn) {
+        let Some(&no) = self.node_numbers.get(&id) else { return };
+        let Some(node) = self.node_at_mut(no) else { return };
+        let tier = node.tier(turn.at);
+        node.path = Some(path);
+        // Where a node is reached changes whom work is offered first, only its tier what it may have at all.
+        if tier != node.tier(turn.at) {
+            self.look_again(no);
+            turn.nodes_changed = true;
+        }
     }
 
     pub(crate) fn work_wanted(&mut self, id: NodeId, replicas: u32, turn: &mut Turn) {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use wc_scheduler::{Candidate, Site};
 use wc_trust::{Evidence, TrustRecord};
 use wc_types::manifest::WorkClass;
-use wc_types::node::{Capabilities, Enrolment, Locality, TrustTier};
+use wc_types::node::{Capabilities, Enrolment, Locality, Path, TrustTier};
 use wc_types::{AccountId, LeaseId, NodeId, PartsPerMillion, Timestamp};
 
 use crate::economy::Unverified;
@@ -30,6 +30,9 @@ pub(crate) struct Node {
     pub(crate) online: bool,
     pub(crate) paused: bool,
     pub(crate) trust: TrustRecord,
+    /// How its session reaches the coordinator, as far as anybody said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) path: Option<Path>,
     /// Whether its owner withdrew it.
     pub(crate) left: bool,
     /// What it earned, by owner, since it was last checked and agreed.
@@ -62,6 +65,7 @@ impl Node {
             online: true,
             paused: false,
             trust: TrustRecord::new(at),
+            path: None,
             left: false,
             unverified: BTreeMap::new(),
             credit: 0,
@@ -90,9 +94,13 @@ impl Node {
         changed
     }
 
-    /// Returns what its sandbox lets it prove.
+    /// Returns what its sandbox lets it prove over its path.
     fn evidence(&self) -> Evidence {
-        Evidence::of_sandbox(self.capabilities.sandbox)
+        Evidence::of_sandbox(self.capabilities.sandbox).over(self.is_inspected())
+    }
+
+    pub(crate) fn is_inspected(&self) -> bool {
+        self.path.is_some_and(|path| path.inspected)
     }
 
     pub(crate) fn score(&self, at: Timestamp) -> PartsPerMillion {
@@ -103,10 +111,10 @@ impl Node {
         Site { node: self.id, owner: self.owner, locality: self.locality, engine: &self.capabilities.engine }
     }
 
-    fn tier(&self, at: Timestamp) -> TrustTier {
+    pub(crate) fn tier(&self, at: Timestamp) -> TrustTier {
         match self.evidence() {
             // Whatever its score, so that the score need not be computed for every match.
-            Evidence::SoftAgent => TrustTier::T0,
+            Evidence::InspectedPath | Evidence::SoftAgent => TrustTier::T0,
             evidence => wc_trust::tier(self.score(at), self.trust.age(at), evidence),
         }
     }
@@ -123,6 +131,12 @@ impl Node {
             guest_memory_max: self.capabilities.guest_memory_max,
             consents: &self.consents,
         }
+    }
+
+    /// Returns how many of its slots no lease waits for.
+    pub(crate) fn free_slots(&self) -> u32 {
+        let held = u32::try_from(self.leases.len()).unwrap_or(u32::MAX);
+        u32::from(self.capabilities.slots).saturating_sub(held)
     }
 
     /// Returns how much of its slots is taken, in thousandths; the emptiest node is served first.

@@ -3,7 +3,7 @@
 use wc_scheduler::Lease;
 use wc_types::entry::{Holder, JobEnd, Standing};
 use wc_types::manifest::{Manifest, WorkClass};
-use wc_types::node::{CaliberClass, Capabilities, Locality};
+use wc_types::node::{CaliberClass, Capabilities, Locality, Path, TrustTier};
 use wc_types::{AccountId, Cid, JobId, LeaseId, MicroNcu, NodeId, PartsPerMillion, TaskId, Timestamp};
 
 use crate::cell::Cell;
@@ -167,6 +167,10 @@ pub struct NodeView {
     pub standing: Standing,
     /// Its trust score.
     pub score: PartsPerMillion,
+    /// Its trust tier.
+    pub tier: TrustTier,
+    /// How its session reaches the coordinator, while it has one.
+    pub path: Option<Path>,
     /// Replicas that it asked for and has not been given.
     pub credit: u32,
     /// Leases that it owes a report for.
@@ -414,6 +418,8 @@ impl Cell {
             left: node.left,
             standing: node.trust.standing(),
             score: node.score(self.now),
+            tier: node.tier(self.now),
+            path: node.path.filter(|_| node.online),
             credit: node.credit,
             leases: u32::try_from(node.leases.len()).unwrap_or(u32::MAX),
             agreed: node.agreed,

@@ -4,6 +4,8 @@
 mod fixture;
 #[path = "cell/random.rs"]
 mod random;
+#[path = "cell/reach.rs"]
+mod reach;
 
 use fixture::*;
 use wc_cell::{Cell, Command, Event, JobPhase, TaskPhase};
@@ -30,7 +32,7 @@ fn a_single_task_with_one_replica_runs_and_is_paid() {
     let (job, _) = world.submit(manifest(vec![stage("only", 1, 1)]));
     let job = job.expect("admitted");
     assert_eq!(world.cell.job(&job).expect("known").phase, JobPhase::Staging);
-    let commands = world.tell(Event::JobStaged { job });
+    let commands = world.tell(Event::JobStaged { job, listed: Vec::new() });
     let [Command::Grant(grant)] = commands.as_slice() else { panic!("one grant, not {commands:?}") };
     assert!(!grant.commit_first);
     assert_eq!(world.cell.job(&job).expect("known").phase, JobPhase::Leased);
@@ -714,9 +716,9 @@ fn duplicates_and_junk_change_nothing() {
     }
     assert_eq!(world.settled.len(), settled + 6, "settled again, so that nodes may forget");
     for event in [
-        Event::JobStaged { job },
+        Event::JobStaged { job, listed: Vec::new() },
         Event::StagingFailed { job, reason: "late".into() },
-        Event::JobStaged { job: JobId([9; 32]) },
+        Event::JobStaged { job: JobId([9; 32]), listed: Vec::new() },
         Event::NodeOffline { node: node_id(77) },
         Event::WorkWanted { node: node_id(77), replicas: u32::MAX },
         Event::Returned { node: node_id(0), leases: vec![LeaseId(u64::MAX)] },

@@ -19,6 +19,10 @@ const T2_AGE: Millis = Millis(30 * DAY);
 /// The best that a machine can prove about where its guests run, from least to most (ATT-15).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Evidence {
+    /// Nothing, whatever the machine can prove: somebody whom an owner allows opens the TLS on its way to us (NET-22).
+    /// What the nodes say to each other stays secret and unchanged inside, but a third party knows who works for whom
+    /// and when, and decides whether they go on.
+    InspectedPath,
     /// An agent that signs with its own key, and nothing that hardware says. Also any guest that runs as a process of
     /// the bare host, WebAssembly included, whatever the host can prove: nothing stands between it and the owner
     /// (E-83).
@@ -41,9 +45,17 @@ impl Evidence {
         }
     }
 
-    /// Returns what the evidence is worth in the score (VER-06): one for hardware, a half for a signing agent.
+    /// Returns what is left of the evidence of a machine whose path to us is inspected, or not (NET-22).
+    #[must_use]
+    pub fn over(self, inspected: bool) -> Self {
+        if inspected { Self::InspectedPath } else { self }
+    }
+
+    /// Returns what the evidence is worth in the score (VER-06): one for hardware, a half for a signing agent, nothing
+    /// over a path that is inspected.
     pub fn attestation(self) -> PartsPerMillion {
         match self {
+            Self::InspectedPath => PartsPerMillion(0),
             Self::SoftAgent => PartsPerMillion(500_000),
             Self::Tpm | Self::TpmSecureBoot | Self::EncryptedMemory | Self::ConfidentialGpu => {
                 PartsPerMillion::ONE
@@ -56,9 +68,10 @@ impl Evidence {
 ///
 /// # Source
 /// VER-08 and ATT-15, read together: evidence says which tier is possible, score and age which of those is reached.
-/// E-58: T3 needs encrypted memory. E-83: WebAssembly on the bare host is T0.
+/// E-58: T3 needs encrypted memory. E-83: WebAssembly on the bare host is T0. NET-22: so is whatever is reached over an
+/// inspected path.
 pub fn tier(score: PartsPerMillion, age: Millis, evidence: Evidence) -> TrustTier {
-    if score < T1_SCORE || evidence == Evidence::SoftAgent {
+    if score < T1_SCORE || evidence <= Evidence::SoftAgent {
         return TrustTier::T0;
     }
     if evidence == Evidence::ConfidentialGpu {
@@ -78,7 +91,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const ALL: [Evidence; 5] = [
+    const ALL: [Evidence; 6] = [
+        Evidence::InspectedPath,
         Evidence::SoftAgent,
         Evidence::Tpm,
         Evidence::TpmSecureBoot,
@@ -119,11 +133,27 @@ mod tests {
         assert_eq!(tier(PartsPerMillion::ONE, Millis(u64::MAX), evidence), TrustTier::T0);
     }
 
+    #[test]
+    fn an_inspected_path_takes_every_tier_and_the_evidence_out_of_the_score() {
+        let record = crate::TrustRecord::new(wc_types::Timestamp(0));
+        for evidence in ALL {
+            let inspected = evidence.over(true);
+            assert_eq!(
+                tier(PartsPerMillion::ONE, Millis(u64::MAX), inspected),
+                TrustTier::T0,
+                "{evidence:?}"
+            );
+            assert_eq!(evidence.over(false), evidence);
+            let score = |evidence: Evidence| record.score(evidence.attestation(), wc_types::Timestamp(0));
+            assert!(evidence == inspected || score(inspected) < score(evidence), "{evidence:?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn more_of_anything_never_lowers_the_tier(
-            a in (0u32..=1_000_000, 0u64..60, 0usize..5),
-            b in (0u32..=1_000_000, 0u64..60, 0usize..5),
+            a in (0u32..=1_000_000, 0u64..60, 0usize..6),
+            b in (0u32..=1_000_000, 0u64..60, 0usize..6),
         ) {
             let of = |(score, days, evidence): (u32, u64, usize)| {
                 tier(PartsPerMillion(score), Millis(days * DAY), ALL[evidence])

@@ -59,7 +59,9 @@ use crate::gossip::{Told, Topics};
 use crate::mapping::PortMapping;
 use crate::mesh::{Command, PeerInfo, StartError};
 use crate::nat::Evidence;
-use crate::path::{before_circuit, ip_of, is_dialable, is_foreign, is_scoped, region_of, relay_of};
+use crate::path::{
+    before_circuit, ip_of, is_dialable, is_foreign, is_neighbour, is_scoped, region_of, relay_of,
+};
 use crate::pulse::Life;
 use crate::relay::keeper::Keeper;
 use crate::relay::shape::Shaper;
@@ -512,13 +514,13 @@ impl Host {
                 let _ = reply.send(addrs);
             }
             Command::Peers(reply) => {
-                let mut peers: Vec<PeerInfo> = self
-                    .peers
-                    .iter()
-                    .filter_map(|(peer, state)| state.info(peer, self.presence_of(peer)))
-                    .collect();
+                let mut peers: Vec<PeerInfo> =
+                    self.peers.keys().filter_map(|peer| self.peer_info(peer)).collect();
                 peers.sort_by_key(|peer| peer.node);
                 let _ = reply.send(peers);
+            }
+            Command::Peer(node, reply) => {
+                let _ = reply.send(self.peer_info(&peer_of(node)));
             }
             Command::Status(reply) => {
                 let _ = reply.send(self.status());
@@ -1431,6 +1433,17 @@ impl Host {
     }
 }
 
+impl Host {
+    fn peer_info(&self, peer: &PeerId) -> Option<PeerInfo> {
+        let mut info = self.peers.get(peer)?.info(peer, self.presence_of(peer))?;
+        if let Some(relay) = relay_of(&info.addr).filter(|_| info.transport == Transport::Relay) {
+            info.inspected =
+                self.peers.get(&relay).and_then(|state| state.info(&relay, PresenceState::Here)?.inspected);
+        }
+        Some(info)
+    }
+}
+
 impl Peer {
     fn info(&self, peer: &PeerId, presence: PresenceState) -> Option<PeerInfo> {
         // Streams leave a circuit as soon as there is a straight path; it only stays for those that began there.
@@ -1444,6 +1457,7 @@ impl Peer {
             addr: used.addr.clone(),
             transport: used.transport,
             direction: used.direction,
+            lan: used.transport != Transport::Relay && is_neighbour(&used.addr, used.source),
             rtt_micros: self.rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
             agent_version: self.agent_version.clone(),
             since: self.since,

@@ -40,6 +40,7 @@ pub struct Mesh {
 pub(crate) enum Command {
     ListenAddrs(oneshot::Sender<Vec<Multiaddr>>),
     Peers(oneshot::Sender<Vec<PeerInfo>>),
+    Peer(NodeId, oneshot::Sender<Option<PeerInfo>>),
     Status(oneshot::Sender<MeshStatus>),
     Known(oneshot::Sender<Vec<Signed<Announcement>>>),
     Dial { addr: Multiaddr, waiter: Waiter },
@@ -64,6 +65,8 @@ pub struct PeerInfo {
     pub transport: Transport,
     /// Who dialled it.
     pub direction: Direction,
+    /// Whether it leads to this machine, or to one of its own network (NET-34).
+    pub lan: bool,
     /// Last measured round trip, in microseconds.
     pub rtt_micros: Option<u64>,
     /// What the node calls itself.
@@ -72,7 +75,8 @@ pub struct PeerInfo {
     pub since: SystemTime,
     /// How the node stands, by its own word.
     pub presence: PresenceState,
-    /// Who reads along on that connection, which the machine's owner allows (NET-22). Lowers trust.
+    /// Who reads along on that connection, or on ours with the relay that it leads through, which the machine's owner allows
+    /// (NET-22). Lowers trust.
     pub inspected: Option<String>,
     /// Why it is not carried by something better, if we dialled it and something better was tried (NET-20).
     pub fallback: Option<String>,
@@ -138,6 +142,11 @@ impl Mesh {
     /// Returns the connected nodes of our network. Empty once the mesh has stopped.
     pub async fn peers(&self) -> Vec<PeerInfo> {
         self.ask(Command::Peers).await.unwrap_or_default()
+    }
+
+    /// Returns a node of our network, if it is connected.
+    pub async fn peer(&self, node: NodeId) -> Option<PeerInfo> {
+        self.ask(|reply| Command::Peer(node, reply)).await.flatten()
     }
 
     /// Returns how this node is reached and what it reaches others by; `None` once the mesh has stopped.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, PeerId};
 
-use crate::address::is_circuit;
+use crate::address::{is_circuit, is_loopback};
 
 /// The network that a host is in, as far as an address tells: /24 of IPv4, /48 of IPv6, which is about what one customer
 /// of a provider has.
@@ -97,6 +97,12 @@ pub(crate) fn is_foreign(addr: &Multiaddr) -> bool {
     !socket.ip().is_loopback() && !source_of(socket).is_some_and(shares)
 }
 
+/// Returns whether the host of `addr` is this machine, or one of the network that we speak to it from.
+pub(crate) fn is_neighbour(addr: &Multiaddr, source: Option<IpAddr>) -> bool {
+    let shares = |source: IpAddr| Prefix::of(addr) == Some(Prefix::of_ip(source));
+    is_loopback(addr) || source.is_some_and(shares)
+}
+
 /// Returns whether the host of `addr` is this machine, or one of a private network.
 pub(crate) fn is_near(addr: &Multiaddr) -> bool {
     ip_of(addr).is_some_and(|ip| !is_public(ip))
@@ -185,6 +191,17 @@ mod tests {
         // A machine has one of these networks at most.
         let networks = ["/ip4/10.251.3.9/tcp/1", "/ip4/10.252.3.9/tcp/1"];
         assert!(networks.iter().any(|network| is_foreign(&addr(network))));
+    }
+
+    #[test]
+    fn a_neighbour_is_on_this_machine_or_in_the_network_that_we_speak_from() {
+        let from = |ip: &str| Some(ip.parse::<IpAddr>().unwrap());
+        assert!(is_neighbour(&addr("/ip4/127.0.0.1/tcp/1"), None));
+        assert!(is_neighbour(&addr("/ip4/192.168.7.9/udp/1/quic-v1"), from("192.168.7.1")));
+        assert!(is_neighbour(&addr("/ip6/2001:db8:1::9/tcp/1"), from("2001:db8:1:2::1")));
+        assert!(!is_neighbour(&addr("/ip4/192.168.8.9/tcp/1"), from("192.168.7.1")));
+        assert!(!is_neighbour(&addr("/ip4/192.168.7.9/tcp/1"), None));
+        assert!(!is_neighbour(&addr("/dns4/example.org/tcp/1"), from("192.168.7.1")));
     }
 
     #[test]

@@ -113,6 +113,7 @@ impl<'lab> Run<'lab> {
         }
         self.wait_for_donors()?;
         let joined = begun.elapsed();
+        self.wait_for_marks()?;
         let begun = Instant::now();
 
         self.happen()?;
@@ -217,6 +218,21 @@ impl<'lab> Run<'lab> {
             circuits.iter().any(|circuit| circuit.starts_with(&host) && circuit.contains("/p2p-circuit"))
         };
         self.relays.iter().position(leads).ok_or(format!("no donor is reached through a relay: {peers}"))
+    }
+
+    /// Waits until the coordinator knows whose way to it is read along (NET-22): only the donor sees that.
+    fn wait_for_marks(&self) -> Result<(), String> {
+        for (donor, site) in self.donors.iter().zip(&self.cell.donors) {
+            if site.middle != (Middle::Reader { allowed: true }) {
+                continue;
+            }
+            let id = donor.node.id()?;
+            self.coordinator.node.until(&["cluster", "status"], self.cell.patience, |status| {
+                let node = status["nodes"].as_array()?.iter().find(|node| node["node"] == *id)?;
+                (node["path"]["inspected"] == true && node["tier"] == "T0").then_some(())
+            })?;
+        }
+        Ok(())
     }
 
     /// Waits until so many relays hold a place for the coordinator.

@@ -58,7 +58,11 @@ pub(crate) async fn submit(
     if here {
         stage::pin(&coordinator.store, &job, &manifest);
     }
-    let then = if here { vec![Event::JobStaged { job }] } else { Vec::new() };
+    let then = if here {
+        vec![Event::JobStaged { job, listed: stage::listed(&coordinator.store, &manifest) }]
+    } else {
+        Vec::new()
+    };
     let answer = coordinator.brain.ask(Event::JobSubmitted(manifest), then).await?;
     Ok(match answer {
         Ok(_) => Response::Submitted { job, manifest: cid },

@@ -1,7 +1,8 @@
 //! Station 4: the cell places replicas by itself; the node only tells it who is there and when something is due.
 //!
 //! Heartbeats are not facts. Who was heard is a volatile table; only its consequence, a node that is lost, goes into
-//! the journal.
+//! the journal. Nor are round trips: what path a session takes is told when it changes (NET-34), so that a replay places
+//! every replica where it was placed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,9 +11,13 @@ use wc_cell::Event;
 
 use crate::clock;
 use crate::coordinator::Coordinator;
+use crate::reach;
 
 /// How often the table is looked at. A lost node is noticed at most this much late.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Looks between two at the paths of all sessions. Five seconds: a path that goes up and down makes at most that many facts,
+/// and one that stays has been found before the first heavy job ends.
+const PATHS_EVERY: u64 = 20;
 
 /// How long nodes may take to notice that the coordinator is back after a restart, beside their usual grace: a dial that
 /// was under way when it came back has to time out first, then comes the longest pause between two tries. What they did
@@ -36,7 +41,7 @@ pub(crate) async fn run(coordinator: Arc<Coordinator>) {
         }
     }
     let mut looks = tokio::time::interval(LOOK_EVERY);
-    loop {
+    for look in 0u64.. {
         looks.tick().await;
         let mut events: Vec<Event> = coordinator
             .sessions
@@ -45,6 +50,12 @@ pub(crate) async fn run(coordinator: Arc<Coordinator>) {
             .inspect(|node| tracing::info!(%node, "node lost"))
             .map(|node| Event::NodeOffline { node })
             .collect();
+        if look % PATHS_EVERY == 0 {
+            let peers = coordinator.mesh.peers().await;
+            events.extend(
+                peers.iter().filter_map(|peer| coordinator.sessions.path(peer.node, reach::path(peer))),
+            );
+        }
         if coordinator.brain.deadline().is_some_and(|due| due <= clock::now()) {
             events.push(Event::Tick);
         }

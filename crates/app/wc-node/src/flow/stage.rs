@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::mpsc;
 use wc_cell::Event;
 use wc_store::Store;
-use wc_types::manifest::{InputList, InputSource, Manifest};
-use wc_types::{Cid, JobId, NodeId, from_canonical};
+use wc_types::manifest::{InputList, InputSource, Manifest, Stage};
+use wc_types::{Bytes, Cid, JobId, NodeId, from_canonical};
 
 use crate::blobs;
 use crate::coordinator::{Coordinator, lock};
@@ -63,7 +63,7 @@ pub(crate) async fn run(coordinator: Arc<Coordinator>, mut jobs: mpsc::Unbounded
         let coordinator = coordinator.clone();
         tokio::spawn(async move {
             let event = match stage(&coordinator, job).await {
-                Ok(()) => Event::JobStaged { job },
+                Ok(listed) => Event::JobStaged { job, listed },
                 Err(reason) => {
                     tracing::warn!(%job, reason, "job cannot be staged");
                     Event::StagingFailed { job, reason }
@@ -75,7 +75,7 @@ pub(crate) async fn run(coordinator: Arc<Coordinator>, mut jobs: mpsc::Unbounded
     }
 }
 
-async fn stage(coordinator: &Coordinator, job: JobId) -> Result<(), String> {
+async fn stage(coordinator: &Coordinator, job: JobId) -> Result<Vec<Bytes>, String> {
     let manifest = coordinator
         .archive
         .manifest(&job)
@@ -100,7 +100,7 @@ async fn stage(coordinator: &Coordinator, job: JobId) -> Result<(), String> {
         fetch(coordinator, &job, cid).await?;
     }
     pin(&coordinator.store, &job, &manifest);
-    Ok(())
+    Ok(listed(&coordinator.store, &manifest))
 }
 
 async fn fetch(coordinator: &Coordinator, job: &JobId, cid: Cid) -> Result<(), String> {
@@ -137,6 +137,26 @@ fn lists(manifest: &Manifest) -> Vec<Cid> {
 pub(crate) fn read_list(store: &Store, list: &Cid) -> Result<InputList, String> {
     let bytes = blobs::read(store, list, wc_types::canonical::RECORD_BYTES_MAX)?;
     from_canonical(&bytes).map_err(|error| format!("input list {list}: {error}"))
+}
+
+/// Returns for each stage the most bytes that one task reads from lists of inputs, whose sizes the manifest does not say;
+/// nothing when no stage has a list.
+pub(crate) fn listed(store: &Store, manifest: &Manifest) -> Vec<Bytes> {
+    if lists(manifest).is_empty() {
+        return Vec::new();
+    }
+    let largest = |list: &Cid| {
+        let items = read_list(store, list).map(|list| list.items).unwrap_or_default();
+        items.iter().map(|item| item.blob.bytes.0).max().unwrap_or(0)
+    };
+    let of_stage = |stage: &Stage| {
+        let lists = stage.inputs.iter().filter_map(|input| match &input.source {
+            InputSource::Each(list) => Some(largest(list)),
+            InputSource::Blob(_) | InputSource::Stage(_) => None,
+        });
+        Bytes(lists.fold(0, u64::saturating_add))
+    };
+    manifest.stages.iter().map(of_stage).collect()
 }
 
 /// Every blob that the manifest names, once its lists are here.

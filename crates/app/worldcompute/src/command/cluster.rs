@@ -77,13 +77,25 @@ async fn status(context: &Context, node: &mut Node) -> anyhow::Result<()> {
         ),
     ])?;
     say::data("")?;
-    let heading =
-        ["node", "state", "slots", "leases", "tier", "trust", "agreed", "dissented", "balance", "version"];
+    let heading = [
+        "node",
+        "state",
+        "path",
+        "slots",
+        "leases",
+        "tier",
+        "trust",
+        "agreed",
+        "dissented",
+        "balance",
+        "version",
+    ];
     let mut table = say::table(&heading);
     for node in &nodes {
         table.add_row([
             node.node.to_string(),
             node.state.clone(),
+            say::path(node.path),
             node.slots.to_string(),
             node.leases.to_string(),
             node.tier.clone(),
@@ -292,12 +304,13 @@ async fn peers(context: &Context, node: &mut Node) -> anyhow::Result<()> {
     if context.json {
         return Ok(say::json(&json::view(&peers))?);
     }
-    let mut table = say::table(&["peer", "state", "transport", "round trip", "version", "address"]);
+    let mut table = say::table(&["peer", "state", "reach", "transport", "round trip", "version", "address"]);
     for peer in &peers {
         let rtt = peer.rtt_micros.map(|rtt| format!("{}.{:03} ms", rtt / 1000, rtt % 1000));
         table.add_row([
             peer.node.to_string(),
             say::harmless(&peer.presence),
+            peer.reach.name().to_owned(),
             peer.inspected.as_ref().map_or_else(
                 || peer.transport.clone(),
                 |issuer| format!("{}, inspected by {}", peer.transport, say::harmless(issuer)),
@@ -309,7 +322,15 @@ async fn peers(context: &Context, node: &mut Node) -> anyhow::Result<()> {
         let others = peer.paths.iter().filter(|path| path.address != peer.address);
         for PathView { address, transport, .. } in others {
             let [also, transport, address] = ["  also by", transport, address].map(say::harmless);
-            table.add_row([also, String::new(), transport, String::new(), String::new(), address]);
+            table.add_row([
+                also,
+                String::new(),
+                String::new(),
+                transport,
+                String::new(),
+                String::new(),
+                address,
+            ]);
         }
     }
     Ok(say::rows(&table, "nobody is connected")?)

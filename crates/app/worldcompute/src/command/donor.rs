@@ -116,6 +116,7 @@ fn show(view: &DonorView) -> anyhow::Result<()> {
         ("replicas", format!("{} run, {} settled", view.replicas_run, view.replicas_settled)),
         ("balance", view.owner_balance.map_or_else(unknown, show_ncu)),
         ("trust", view.trust_ppm.map_or_else(unknown, show_ppm)),
+        ("path", say::path(view.path)),
         (
             "inspected",
             view.inspected

@@ -286,9 +286,9 @@ async fn explain(context: &Context, job: &str) -> anyhow::Result<()> {
     }
     if !view.nodes.is_empty() {
         say::data("For the first waiting task:")?;
-        let mut table = say::table(&["  node", "why not there"]);
+        let mut table = say::table(&["  node", "path", "why not there"]);
         for node in &view.nodes {
-            table.add_row([format!("  {}", node.node), say::harmless(&node.reason)]);
+            table.add_row([format!("  {}", node.node), say::path(node.path), say::harmless(&node.reason)]);
         }
         say::rows(&table, "")?;
     }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use wc_types::directive::{Ban, Halt};
 use wc_types::manifest::WorkClass;
-use wc_types::node::CaliberClass;
+use wc_types::node::{CaliberClass, Path, Reach};
 use wc_types::{AccountId, CellId, Cid, JobId, LeaseId, NodeId, Timestamp};
 
 /// Phase of a job as clients see it (WFL-07).
@@ -103,6 +103,9 @@ pub struct NodeReason {
     pub node: NodeId,
     /// One sentence.
     pub reason: String,
+    /// How its session reaches the coordinator, as far as that is known.
+    #[serde(default)]
+    pub path: Option<Path>,
 }
 
 /// One task.
@@ -348,6 +351,9 @@ pub struct NodeView {
     pub trust_ppm: u32,
     /// Trust tier, `T0` to `T4`.
     pub tier: String,
+    /// How its session reaches the coordinator, as far as that is known.
+    #[serde(default)]
+    pub path: Option<Path>,
     /// Tasks in which it agreed with the accepted result.
     pub agreed: u64,
     /// Tasks in which it did not.
@@ -429,6 +435,9 @@ pub struct DonorView {
     pub owner_balance: Option<i64>,
     /// Trust score in parts per million, when the coordinator can be asked.
     pub trust_ppm: Option<u32>,
+    /// How bytes travel between this machine and the coordinator, if they are connected.
+    #[serde(default)]
+    pub path: Option<Path>,
     /// Who reads along on the way to the coordinator, with the owner's permission (NET-22).
     pub inspected: Option<String>,
     /// Processor use of the machine, parts per million.
@@ -521,6 +530,8 @@ pub struct PeerView {
     pub transport: String,
     /// Whether we dialled it.
     pub outbound: bool,
+    /// How bytes travel to it.
+    pub reach: Reach,
     /// Last round trip, in microseconds.
     pub rtt_micros: Option<u64>,
     /// Version of its agent.

@@ -64,6 +64,12 @@ pub enum AgentMessage {
         /// Whether it is paused now.
         paused: bool,
     },
+    /// Whether somebody opens the TLS on the agent's way to the coordinator, with its owner's permission (NET-22): only
+    /// whoever dialled sees the certificate. Sent when it is so, and whenever it changes.
+    Inspected {
+        /// Whether it is.
+        inspected: bool,
+    },
     /// The donor withdraws; nothing more will come.
     Leave,
 }

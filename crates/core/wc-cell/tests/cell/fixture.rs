@@ -213,7 +213,7 @@ impl World {
         let (job, refusals) = self.submit(manifest);
         assert_eq!(refusals, []);
         let job = job.expect("admitted");
-        self.tell(Event::JobStaged { job });
+        self.tell(Event::JobStaged { job, listed: Vec::new() });
         job
     }
 

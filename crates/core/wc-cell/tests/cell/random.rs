@@ -18,7 +18,8 @@ enum Step {
     Join(u8),
     Gone(u8),
     Pause(u8, bool),
-    Submit { tasks: u32, replicas: u8, stages: u8 },
+    Reached(u8, usize, bool),
+    Submit { tasks: u32, replicas: u8, stages: u8, heavy: bool },
     Cancel(usize),
     Want(u8, u32),
     Commit { pick: usize, lie: bool },
@@ -34,8 +35,10 @@ fn step() -> impl Strategy<Value = Step> {
         2 => node.clone().prop_map(Step::Join),
         1 => node.clone().prop_map(Step::Gone),
         1 => (node.clone(), any::<bool>()).prop_map(|(node, paused)| Step::Pause(node, paused)),
-        2 => (1u32..6, 1u8..6, 1u8..3)
-            .prop_map(|(tasks, replicas, stages)| Step::Submit { tasks, replicas, stages }),
+        2 => (node.clone(), 0usize..3, any::<bool>())
+            .prop_map(|(node, reach, inspected)| Step::Reached(node, reach, inspected)),
+        2 => (1u32..6, 1u8..6, 1u8..3, any::<bool>())
+            .prop_map(|(tasks, replicas, stages, heavy)| Step::Submit { tasks, replicas, stages, heavy }),
         1 => (0usize..8).prop_map(Step::Cancel),
         6 => (node, 0u32..8).prop_map(|(node, replicas)| Step::Want(node, replicas)),
         10 => (any::<usize>(), prop::bool::weighted(0.1)).prop_map(|(pick, lie)| Step::Commit { pick, lie }),
@@ -69,8 +72,15 @@ fn perform(world: &mut World, jobs: &mut Vec<JobId>, step: Step) {
         Step::Pause(number, paused) => {
             world.tell(Event::NodePaused { node: node_id(number), paused });
         }
-        Step::Submit { tasks, replicas, stages } => {
+        Step::Reached(number, reach, inspected) => {
+            let path = node::Path { reach: node::Reach::ALL[reach], rtt: None, inspected };
+            world.tell(Event::NodeReached { node: node_id(number), path });
+        }
+        Step::Submit { tasks, replicas, stages, heavy } => {
             let mut list = vec![stage("map", tasks, replicas)];
+            if heavy {
+                list[0].workload.bytes = Bytes(9 << 20);
+            }
             if stages == 2 {
                 let mut reduce = stage("reduce", 1, replicas);
                 let source = manifest::InputSource::Stage(0);
