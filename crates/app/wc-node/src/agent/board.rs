@@ -175,11 +175,12 @@ impl Board {
         u32::try_from(more).ok()
     }
 
-    /// The home cell may be asked at any time; another when the home cell is away, or has had time to answer and has
-    /// left a part of what it was asked for unanswered.
+    /// The home cell may be asked at any time; another when the home cell is away or halted, or has had time to answer and
+    /// has left a part of what it was asked for unanswered.
     fn may_ask(&self, cell: CellId, now: Instant) -> bool {
         let Some(home) = self.home.filter(|home| *home != cell) else { return true };
-        self.seats.get(&home).is_none_or(|seat| {
+        let seat = self.seats.get(&home).filter(|_| !self.halted.contains(&home));
+        seat.is_none_or(|seat| {
             let waited = seat.asked_at.is_some_and(|at| now.saturating_duration_since(at) >= HOME_FIRST);
             seat.wanted > 0 && waited
         })
