@@ -168,10 +168,13 @@ impl Host {
         tokio::spawn(exchange::tell(registry, peer, announcements, asks, heard));
     }
 
-    /// Greets a peer that has just shown that it is of our network.
+    /// Greets a peer that has just shown that it is of our network. Whom we have not heard of may know a part of the network
+    /// that we do not; all that we know ourselves is told to those who ask.
     pub(super) fn greet(&mut self, peer: NodeId) {
-        let told = self.table.told(self.own.as_ref(), now());
-        self.tell(peer, told, true);
+        let asks = self.table.get(&peer).is_none();
+        if asks || self.own.is_some() {
+            self.tell(peer, self.own.iter().cloned().collect(), asks);
+        }
     }
 
     /// Asks some peer what it knows, once in a while.
