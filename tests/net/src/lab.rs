@@ -75,6 +75,15 @@ struct Plugged {
     v6: Ipv6Addr,
 }
 
+/// By what a router lets itself be asked for forwarded ports.
+#[derive(Clone, Copy, Debug)]
+pub enum Offers {
+    /// PCP, NAT-PMP and UPnP.
+    Everything,
+    /// UPnP, as most routers that are sold.
+    UpnpOnly,
+}
+
 impl Lab {
     /// Makes an internet without anybody, or says visibly why there is none.
     pub fn open(family: Family) -> Option<Self> {
@@ -176,10 +185,14 @@ impl Lab {
     ///
     /// # Panics
     /// When it cannot be done.
-    pub fn forward_ports(&self, router: &Router) -> Service {
+    pub fn forward_ports(&self, router: &Router, offers: Offers) -> Service {
         router.machine.nft(MAPPER_RULES);
         let file = |kind: &str| self.dir.path().join(format!("{}.{kind}", router.machine.name));
-        std::fs::write(file("mapper"), MAPPER_SETTINGS).expect("a file in the lab's directory");
+        let settings = match offers {
+            Offers::Everything => MAPPER_SETTINGS.to_owned(),
+            Offers::UpnpOnly => MAPPER_SETTINGS.replace("enable_natpmp=yes", "enable_natpmp=no"),
+        };
+        std::fs::write(file("mapper"), settings).expect("a file in the lab's directory");
         let (settings, number) = (file("mapper").display().to_string(), file("pid").display().to_string());
         router.machine.serve(&["keep", MAPPER, "-d", "-f", &settings, "-P", &number].map(str::to_owned))
     }

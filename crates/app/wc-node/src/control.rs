@@ -218,14 +218,14 @@ async fn route(coordinator: &Arc<Coordinator>, request: CellRequest) -> Answered
         }
         CellRequest::Cluster => Response::Cluster(Box::new(cluster(coordinator).await?)),
         CellRequest::Nodes => {
-            let mut nodes: Vec<NodeView> =
+            let nodes =
                 brain.query(move |cell, _| cell.nodes().map(|node| view::node(node, cell)).collect()).await?;
-            for node in &mut nodes {
-                if node.state == "online" && !coordinator.sessions.is_live(&node.node) {
-                    "offline".clone_into(&mut node.state);
-                }
-            }
-            Response::Nodes(nodes)
+            Response::Nodes(as_connected(coordinator, nodes))
+        }
+        CellRequest::Node { node } => {
+            let found =
+                brain.query(move |cell, _| cell.node(&node).map(|found| view::node(found, cell))).await?;
+            Response::Nodes(as_connected(coordinator, found.into_iter().collect()))
         }
         CellRequest::Anchors { before } => {
             let (rows, next) = anchor::page(&coordinator.anchors, before).map_err(unreadable)?;
@@ -245,6 +245,16 @@ async fn route(coordinator: &Arc<Coordinator>, request: CellRequest) -> Answered
             credits::proofs(coordinator, account, from, size).await?
         }
     })
+}
+
+/// Marks the nodes that are not connected now, though the cell has not given them up yet.
+fn as_connected(coordinator: &Coordinator, mut nodes: Vec<NodeView>) -> Vec<NodeView> {
+    for node in &mut nodes {
+        if node.state == "online" && !coordinator.sessions.is_live(&node.node) {
+            "offline".clone_into(&mut node.state);
+        }
+    }
+    nodes
 }
 
 fn unknown_job(text: &str) -> Refusal {

@@ -77,6 +77,18 @@ fn stranger(network: &str, transport: TransportConfig) -> MeshConfig {
     config
 }
 
+/// Checks that everything that is to be dialled, or listened on, is an address.
+///
+/// # Errors
+/// [`DoctorError::Address`] names the first that is none.
+pub fn check_addresses<'a>(texts: impl IntoIterator<Item = &'a String>) -> Result<(), DoctorError> {
+    texts.into_iter().try_for_each(|text| address(text).map(drop))
+}
+
+fn address(text: &str) -> Result<Multiaddr, DoctorError> {
+    text.parse().map_err(|_| DoctorError::Address { text: text.to_owned() })
+}
+
 fn addresses(texts: &[String]) -> Result<Vec<Multiaddr>, DoctorError> {
-    texts.iter().map(|text| text.parse().map_err(|_| DoctorError::Address { text: text.clone() })).collect()
+    texts.iter().map(|text| address(text)).collect()
 }

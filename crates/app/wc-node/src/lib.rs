@@ -39,7 +39,7 @@ pub use archive::ArchiveError;
 pub use brain::BrainError;
 pub use config::{AnchoringConfig, Coordinate, NodeConfig, ReachSettings};
 pub use direct::{DirectError, DirectRun, dispatch};
-pub use doctor::{DoctorError, examine, look_around};
+pub use doctor::{DoctorError, check_addresses, examine, look_around};
 pub use link::LinkError;
 pub use logtree::{LogSource, LogTree, LogTreeError};
 pub use node::{NodeError, run};

@@ -1031,8 +1031,8 @@ impl Desk {
             {
                 owner_balance = Some(balance);
             }
-            if let Response::Nodes(nodes) = self.cell(CellRequest::Nodes).await {
-                trust_ppm = nodes.iter().find(|node| node.node == self.node).map(|node| node.trust_ppm);
+            if let Response::Nodes(nodes) = self.cell(CellRequest::Node { node: self.node }).await {
+                trust_ppm = nodes.first().map(|node| node.trust_ppm);
             }
         }
         let peers = self.mesh.peers().await;

@@ -13,6 +13,29 @@ pub use wc_node::{
     TransportConfig, WssCertificate, dial_view, look_around,
 };
 
+/// Checks the addresses of a node before anything is begun, or said.
+///
+/// # Errors
+/// Names the first that is none.
+pub fn check_addresses<'a>(named: impl Iterator<Item = &'a String>) -> Result<(), Usage> {
+    wc_node::check_addresses(named).map_err(|error| Usage {
+        message: error.to_string(),
+        hint: "--listen, --join, --bootstrap-seed and --external-address take multiaddrs: /ip4/0.0.0.0/tcp/19999, or /ip4/0.0.0.0/udp/19999/quic-v1".to_owned(),
+    })
+}
+
+/// Checks what `--target` names.
+///
+/// # Errors
+/// Names the first that is no address.
+pub fn check_targets(targets: &[String]) -> Result<(), Usage> {
+    wc_node::check_addresses(targets).map_err(|error| Usage {
+        message: error.to_string(),
+        hint: "--target takes a multiaddr: /dns4/relay.example/tcp/443/tls/ws, or /ip4/192.0.2.1/tcp/19999"
+            .to_owned(),
+    })
+}
+
 /// Runs a node until `shutdown` completes.
 ///
 /// # Errors
@@ -21,14 +44,7 @@ pub async fn run(
     config: NodeConfig,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
-    wc_node::run(config, shutdown).await.map_err(|error| match error {
-        wc_node::NodeError::Address { .. } => Usage {
-            message: error.to_string(),
-            hint: "--listen, --join, --bootstrap-seed and --external-address take multiaddrs: /ip4/0.0.0.0/tcp/19999, or /ip4/0.0.0.0/udp/19999/quic-v1".to_owned(),
-        }
-        .into(),
-        error => error.into(),
-    })
+    Ok(wc_node::run(config, shutdown).await?)
 }
 
 /// Sends a module straight to the peer at a multiaddr and returns its checked answer.
@@ -62,5 +78,10 @@ pub async fn examine(
     transport: TransportConfig,
     targets: &[String],
 ) -> anyhow::Result<Examination> {
+    wc_node::check_addresses(targets).map_err(|error| Usage {
+        message: error.to_string(),
+        hint: "seeds (`bootstrap_seeds`, WORLDCOMPUTE_BOOTSTRAP_SEEDS) and nodes to join through (`join`) are multiaddrs"
+            .to_owned(),
+    })?;
     Ok(wc_node::examine(network, transport, targets).await?)
 }

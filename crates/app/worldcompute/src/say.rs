@@ -40,6 +40,14 @@ pub fn table(heading: &[&str]) -> Table {
     table
 }
 
+/// Returns an empty table whose sentences are broken into lines where somebody looks on, and whole lines where a program
+/// reads.
+pub fn table_of_sentences(heading: &[&str]) -> Table {
+    let mut table = table(heading);
+    table.set_content_arrangement(ContentArrangement::Dynamic);
+    table
+}
+
 /// Writes a table as data, or a sentence as talk if it is empty.
 ///
 /// # Errors
@@ -56,14 +64,15 @@ pub fn rows(table: &Table, empty: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes pairs of name and value as data, aligned.
+/// Writes pairs of name and value as data, aligned, further lines of a value beneath the first.
 ///
 /// # Errors
 /// When standard output is closed.
 pub fn pairs(pairs: &[(&str, String)]) -> io::Result<()> {
     let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     for (name, value) in pairs {
-        data(format!("{name:width$}  {value}"))?;
+        let indent = format!("\n{:width$}  ", "");
+        data(format!("{name:width$}  {}", value.replace('\n', &indent)))?;
     }
     Ok(())
 }

@@ -158,6 +158,30 @@ fn examples() -> PathBuf {
 }
 
 #[test]
+fn what_cannot_be_meant_is_refused_before_anything_is_begun_or_said() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for args in [
+        &["relay", "run", "--external-address", "relay.example"][..],
+        &["relay", "run", "--listen", "here"],
+        &["donor", "join", "--join", "192.0.2.1:19999"],
+        &["doctor", "--target", "192.0.2.1:443"],
+        &["admin", "firewall-diagnose", "--target", "192.0.2.1:443", "--output", "unused"],
+    ] {
+        let output = worldcompute(dir.path(), args);
+        let said = text(&output.stderr);
+        assert_eq!(code(&output), 2, "{args:?}: {said}");
+        assert!(said.starts_with("Error: `") && said.contains("hint: --"), "{args:?}: {said}");
+    }
+    let output = worldcompute(
+        dir.path(),
+        &["relay", "run", "--wss-listen", "--wss-cert", "missing.pem", "--wss-key", "missing.key"],
+    );
+    let said = text(&output.stderr);
+    assert_eq!(code(&output), 1, "{said}");
+    assert!(said.starts_with("Error: missing.pem cannot be read"), "{said}");
+}
+
+#[test]
 fn exit_codes_are_those_that_are_documented() {
     let dir = tempfile::tempdir().expect("tempdir");
     for (args, expected) in [

@@ -196,6 +196,11 @@ pub enum CellRequest {
     Cluster,
     /// Its nodes.
     Nodes,
+    /// One of its nodes: none or one is the answer.
+    Node {
+        /// Which.
+        node: NodeId,
+    },
     /// A balance.
     Balance {
         /// Whose.

@@ -11,7 +11,7 @@ use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::{
     PeerId, StreamProtocol, Swarm, allow_block_list, autonat, connection_limits, dcutr, identify, identity,
-    kad, mdns, memory_connection_limits, relay,
+    kad, memory_connection_limits, relay,
 };
 
 use crate::config::{DhtRole, MeshConfig};
@@ -46,7 +46,6 @@ pub(crate) struct Behaviour {
     gate: gate::Behaviour,
     pub(crate) identify: observe::Behaviour,
     pub(crate) kad: kad::Behaviour<MemoryStore>,
-    mdns: Toggle<mdns::tokio::Behaviour>,
     pub(crate) streams: stream::Behaviour,
     pub(crate) gossip: gossip::Behaviour,
     // After the streams, which make what it looks at.
@@ -64,8 +63,6 @@ pub(crate) struct Built {
     pub(crate) swarm: Swarm<Behaviour>,
     /// What its transports know.
     pub(crate) ways: Ways,
-    /// Why mDNS is off although it was wanted.
-    pub(crate) mdns_error: Option<std::io::Error>,
     /// Counts what a relay carries.
     pub(crate) shaper: Option<Shaper>,
 }
@@ -77,7 +74,7 @@ pub(crate) fn build(
     registry: Registry,
 ) -> Result<Built, BuildError> {
     let (circuits_transport, circuits) = relay::client::new(key.public().to_peer_id());
-    let (mut behaviour, mdns_error) = behaviour(config, &key, registry, circuits);
+    let mut behaviour = behaviour(config, &key, registry, circuits);
     behaviour.kad.set_mode(Some(match config.dht {
         DhtRole::Client => kad::Mode::Client,
         DhtRole::Server => kad::Mode::Server,
@@ -97,7 +94,7 @@ pub(crate) fn build(
         .with_max_negotiating_inbound_streams(STREAMS_NEGOTIATING_MAX)
         .with_substream_upgrade_protocol_override(Version::V1Lazy);
     let swarm = Swarm::new(transport, behaviour, key.public().to_peer_id(), swarm_config);
-    Ok(Built { swarm, ways, mdns_error, shaper })
+    Ok(Built { swarm, ways, shaper })
 }
 
 fn behaviour(
@@ -105,7 +102,7 @@ fn behaviour(
     key: &identity::Keypair,
     registry: Registry,
     circuits: relay::client::Behaviour,
-) -> (Behaviour, Option<std::io::Error>) {
+) -> Behaviour {
     let local = PeerId::from(key.public());
     let limits = &config.limits;
     let connection_limits = connection_limits::ConnectionLimits::default()
@@ -121,24 +118,19 @@ fn behaviour(
         .with_cache_size(0)
         // A new circuit, or a new network, is of no use to those who do not hear of it (NET-16).
         .with_push_listen_addr_updates(true);
-    let (mdns, mdns_error) =
-        match config.lan.mdns.then(|| mdns::tokio::Behaviour::new(mdns::Config::default(), local)) {
-            Some(Ok(mdns)) => (Some(mdns), None),
-            Some(Err(error)) => (None, Some(error)),
-            None => (None, None),
-        };
-    let behaviour = Behaviour {
+    Behaviour {
         banned: allow_block_list::Behaviour::default(),
         limits: connection_limits::Behaviour::new(connection_limits),
         memory: memory_connection_limits::Behaviour::with_max_percentage(MEMORY_SHARE_MAX),
         gate: gate::Behaviour::new(
             limits.connections_per_prefix_max,
+            // One network that opens and says nothing leaves room for the others.
+            limits.connections_pending_max / 4,
             limits.connections_per_prefix_burst,
             limits.connections_per_prefix_per_minute,
         ),
         identify: observe::Behaviour::new(identify::Behaviour::new(identify)),
         kad: kademlia(local),
-        mdns: Toggle::from(mdns),
         streams: stream::Behaviour::new(registry.clone()),
         gossip: gossip::build(&config.network, key),
         pulse: pulse::Behaviour::new(registry),
@@ -153,8 +145,7 @@ fn behaviour(
                 .then(autonat::v2::server::Behaviour::default),
         ),
         punch: dcutr::Behaviour::new(local),
-    };
-    (behaviour, mdns_error)
+    }
 }
 
 /// Returns a Kademlia that finds peers and stores nothing: records of ours travel elsewhere.

@@ -1,4 +1,5 @@
-//! Who may connect at all: so many connections of one network at the same time, and so many new ones per minute.
+//! Who may connect at all: so many connections of one network at the same time, so many that are still shaking hands, and
+//! so many new ones per minute.
 //!
 //! One machine with a thousand keys still has one address (NET-32), so what is counted is the prefix, not the peer.
 //! Connections from this machine and circuits are not counted: the first are our user's own, the second are counted by
@@ -18,61 +19,42 @@ use libp2p::swarm::{
 };
 use libp2p::{Multiaddr, PeerId};
 
-use crate::address::is_loopback;
+use crate::address::{Transport, is_loopback, transport_of};
 use crate::path::Prefix;
 use crate::relay::Rates;
 
 /// The gate.
 pub(crate) struct Behaviour {
     per_prefix_max: u32,
-    rates: Rates,
-    inbound: HashMap<ConnectionId, Prefix>,
+    /// Of datagrams and of streams apart: the sender of a first datagram can be anybody's name, and must not shut that
+    /// network out of TCP, too.
+    rates: Rates<(Prefix, bool)>,
+    inbound: Tally,
+    pending_per_prefix_max: u32,
+    pending: Tally,
+}
+
+/// Connections, and how many of them each network has.
+#[derive(Debug, Default)]
+struct Tally {
+    prefixes: HashMap<ConnectionId, Prefix>,
     counts: HashMap<Prefix, u32>,
 }
 
-/// A connection that the gate refused.
-#[derive(Debug)]
-pub(crate) enum Refused {
-    /// Its network has as many connections as it may.
-    TooMany,
-    /// Its network makes new ones faster than it may.
-    TooFast,
-}
-
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::TooMany => "too many connections from one network",
-            Self::TooFast => "new connections from one network come too fast",
-        })
-    }
-}
-
-impl std::error::Error for Refused {}
-
-impl Behaviour {
-    pub(crate) fn new(per_prefix_max: u32, burst: u32, per_minute: u32) -> Self {
-        let rates = Rates::new(burst, per_minute);
-        Self { per_prefix_max, rates, inbound: HashMap::new(), counts: HashMap::new() }
-    }
-
-    fn check(&mut self, addr: &Multiaddr, now: Instant) -> Result<(), Refused> {
-        let Some(prefix) = Prefix::of(addr).filter(|_| !is_loopback(addr)) else { return Ok(()) };
-        if self.counts.get(&prefix).is_some_and(|count| *count >= self.per_prefix_max) {
-            return Err(Refused::TooMany);
-        }
-        if self.rates.spend(prefix, now) { Ok(()) } else { Err(Refused::TooFast) }
+impl Tally {
+    fn of(&self, prefix: &Prefix) -> u32 {
+        self.counts.get(prefix).copied().unwrap_or(0)
     }
 
     fn enter(&mut self, id: ConnectionId, addr: &Multiaddr) {
         if let Some(prefix) = Prefix::of(addr).filter(|_| !is_loopback(addr)) {
-            self.inbound.insert(id, prefix);
+            self.prefixes.insert(id, prefix);
             *self.counts.entry(prefix).or_default() += 1;
         }
     }
 
     fn leave(&mut self, id: ConnectionId) {
-        let Some(prefix) = self.inbound.remove(&id) else { return };
+        let Some(prefix) = self.prefixes.remove(&id) else { return };
         if let Some(count) = self.counts.get_mut(&prefix) {
             *count -= 1;
             if *count == 0 {
@@ -82,17 +64,62 @@ impl Behaviour {
     }
 }
 
+/// A connection that the gate refused.
+#[derive(Debug)]
+pub(crate) enum Refused {
+    /// Its network has as many connections as it may.
+    TooMany,
+    /// Too many of its network's are still shaking hands.
+    HalfOpen,
+    /// Its network makes new ones faster than it may.
+    TooFast,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TooMany => "too many connections from one network",
+            Self::HalfOpen => "too many connections from one network are still shaking hands",
+            Self::TooFast => "new connections from one network come too fast",
+        })
+    }
+}
+
+impl std::error::Error for Refused {}
+
+impl Behaviour {
+    pub(crate) fn new(per_prefix_max: u32, pending_per_prefix_max: u32, burst: u32, per_minute: u32) -> Self {
+        let rates = Rates::new(burst, per_minute);
+        let (inbound, pending) = (Tally::default(), Tally::default());
+        Self { per_prefix_max, rates, inbound, pending_per_prefix_max, pending }
+    }
+
+    fn check(&mut self, addr: &Multiaddr, now: Instant) -> Result<(), Refused> {
+        let Some(prefix) = Prefix::of(addr).filter(|_| !is_loopback(addr)) else { return Ok(()) };
+        if self.inbound.of(&prefix) >= self.per_prefix_max {
+            return Err(Refused::TooMany);
+        }
+        if self.pending.of(&prefix) >= self.pending_per_prefix_max {
+            return Err(Refused::HalfOpen);
+        }
+        let datagrams = transport_of(addr) == Some(Transport::Quic);
+        if self.rates.spend((prefix, datagrams), now) { Ok(()) } else { Err(Refused::TooFast) }
+    }
+}
+
 impl NetworkBehaviour for Behaviour {
     type ConnectionHandler = dummy::ConnectionHandler;
     type ToSwarm = Infallible;
 
     fn handle_pending_inbound_connection(
         &mut self,
-        _: ConnectionId,
+        id: ConnectionId,
         _: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<(), ConnectionDenied> {
-        self.check(remote, Instant::now()).map_err(ConnectionDenied::new)
+        self.check(remote, Instant::now()).map_err(ConnectionDenied::new)?;
+        self.pending.enter(id, remote);
+        Ok(())
     }
 
     fn handle_established_inbound_connection(
@@ -118,11 +145,13 @@ impl NetworkBehaviour for Behaviour {
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
         match event {
-            // Counted once nobody can deny it any more; what is shaking hands is bounded by the connection limits.
+            FromSwarm::ListenFailure(event) => self.pending.leave(event.connection_id),
+            // Counted once nobody can deny it any more.
             FromSwarm::ConnectionEstablished(event) if event.endpoint.is_listener() => {
-                self.enter(event.connection_id, event.endpoint.get_remote_address());
+                self.pending.leave(event.connection_id);
+                self.inbound.enter(event.connection_id, event.endpoint.get_remote_address());
             }
-            FromSwarm::ConnectionClosed(event) => self.leave(event.connection_id),
+            FromSwarm::ConnectionClosed(event) => self.inbound.leave(event.connection_id),
             _ => {}
         }
     }
@@ -142,23 +171,34 @@ mod tests {
 
     #[test]
     fn one_network_cannot_take_every_place() {
-        let mut gate = Behaviour::new(2, 10, 60);
+        let mut gate = Behaviour::new(2, 3, 10, 60);
         let crowd: Multiaddr = "/ip4/198.51.100.7/tcp/1".parse().unwrap();
         let other: Multiaddr = "/ip4/203.0.113.7/tcp/1".parse().unwrap();
         let now = Instant::now();
         let ids = [1, 2].map(ConnectionId::new_unchecked);
         for id in ids {
             assert!(gate.check(&crowd, now).is_ok());
-            gate.enter(id, &crowd);
+            gate.inbound.enter(id, &crowd);
         }
         assert!(matches!(gate.check(&crowd, now), Err(Refused::TooMany)));
         assert!(gate.check(&other, now).is_ok());
-        gate.leave(ids[0]);
+        gate.inbound.leave(ids[0]);
         assert!(gate.check(&crowd, now).is_ok());
-        gate.leave(ids[1]);
-        assert!(gate.counts.is_empty() && gate.inbound.is_empty());
+        gate.inbound.leave(ids[1]);
+        assert!(gate.inbound.counts.is_empty() && gate.inbound.prefixes.is_empty());
+        let half_open = [3, 4, 5].map(ConnectionId::new_unchecked);
+        half_open.into_iter().for_each(|id| gate.pending.enter(id, &crowd));
+        assert!(matches!(gate.check(&crowd, now), Err(Refused::HalfOpen)));
+        assert!(gate.check(&other, now).is_ok(), "who does not shake hands does not keep others out");
+        half_open.into_iter().for_each(|id| gate.pending.leave(id));
         let fast = (0..100).filter(|_| gate.check(&crowd, now).is_ok()).count();
         assert!(fast <= 10, "{fast}");
+        let datagram: Multiaddr = "/ip4/198.51.100.9/udp/1/quic-v1".parse().unwrap();
+        let fast = (0..100).filter(|_| gate.check(&datagram, now).is_ok()).count();
+        assert_eq!(fast, 10, "QUIC has a rate of its own");
+        let victim: Multiaddr = "/ip4/192.0.2.7/udp/1/quic-v1".parse().unwrap();
+        while gate.check(&victim, now).is_ok() {}
+        assert!(gate.check(&"/ip4/192.0.2.7/tcp/1".parse().unwrap(), now).is_ok());
         let local: Multiaddr = "/ip4/127.0.0.1/tcp/1".parse().unwrap();
         assert!((0..100).all(|_| gate.check(&local, now).is_ok()));
     }

@@ -28,7 +28,7 @@ use libp2p::core::transport::{ListenerId, PortUse};
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, Swarm, identify, identity, kad, mdns, relay};
+use libp2p::{Multiaddr, PeerId, Swarm, identify, identity, kad, relay};
 use socket2::{Domain, Socket, Type};
 use tokio::sync::{mpsc, watch};
 use wc_proto::peer::announce::Announcement;
@@ -47,8 +47,8 @@ use crate::dial::{
     BACKOFF_FIRST, BACKOFF_MAX, CROSSED_PAUSES, DialError, Plan, Waiter, answer, conclude, interceptor_of,
     log, may_have_crossed, outcome_of, root_cause,
 };
-use crate::discovery::beacon::{self, News, Sighting, port_of};
-use crate::discovery::dial_delay;
+use crate::discovery::beacon::{self, port_of};
+use crate::discovery::{News, Sighting, dial_delay, mdns};
 use crate::event::{
     DialAttempt, DialOutcome, Direction, EventSender, FollowUp, Interception, MeshEvent, Via,
 };
@@ -65,7 +65,7 @@ use crate::path::{
 use crate::pulse::Life;
 use crate::relay::keeper::Keeper;
 use crate::relay::shape::Shaper;
-use crate::relay::{Granted, RelayCounters};
+use crate::relay::{Granted, Rates, RelayCounters};
 use crate::stream::{Refused, Registry};
 use crate::transport::Ways;
 use book::Book;
@@ -89,6 +89,13 @@ const MDNS_TRIES: u8 = 6;
 const AGENT_CHARS_MAX: usize = 128;
 /// Beacon sightings that wait for the swarm task.
 const NEWS_QUEUED_MAX: usize = 64;
+/// Nodes announced nearby that are looked at at once, and per minute after that. Each costs a dial, and nobody signs what
+/// is announced; the real ones are announced again.
+const SIGHTINGS: (u32, u32) = (256, 300);
+/// What one host may say of how we look from outside at once, and per minute after that: each new address is tested.
+const OBSERVATIONS: (u32, u32) = (16, 6);
+/// Pause between two complaints that there are more.
+const CROWDED_PAUSE: Duration = Duration::from_secs(600);
 /// Time that `Mesh::start` gives its listeners to find their addresses.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -195,8 +202,12 @@ pub(crate) struct Host {
     registry: Registry,
     events: EventSender,
     commands: mpsc::Receiver<Command>,
+    sightings: Rates<Via>,
+    observers: Rates<std::net::IpAddr>,
+    crowded_at: Option<Instant>,
     news: Option<mpsc::Receiver<News>>,
     ports: watch::Sender<Vec<Port>>,
+    places: watch::Sender<Vec<Multiaddr>>,
     listeners: HashMap<ListenerId, bool>,
     _port_guards: Vec<Socket>,
     peers: HashMap<PeerId, Peer>,
@@ -258,13 +269,8 @@ impl Host {
             .expect("every 32 bytes are the seed of an Ed25519 key");
         let local = PeerId::from(key.public());
         let node = node_of(&local).expect("the peer id of an Ed25519 key is a node id");
-        let Built { swarm, ways, mdns_error, shaper } = build(&config, key, registry.clone())?;
+        let Built { swarm, ways, shaper } = build(&config, key, registry.clone())?;
         let (heard_sender, heard) = mpsc::channel(exchange::HEARD_QUEUED_MAX);
-        if let Some(error) = mdns_error {
-            let cause = format!("{error}; other ways of discovery go on");
-            tracing::warn!(cause, "mdns is not available");
-            events.send(MeshEvent::DiscoveryUnavailable { via: Via::Mdns, cause });
-        }
         let (looking_up, looked_up) = mpsc::channel(LOOKED_UP_QUEUED_MAX);
         let seeds = config.seeds.iter().map(|addr| Seed {
             addr: addr.clone(),
@@ -279,8 +285,12 @@ impl Host {
             registry,
             events,
             commands,
+            sightings: Rates::new(SIGHTINGS.0, SIGHTINGS.1),
+            observers: Rates::new(OBSERVATIONS.0, OBSERVATIONS.1),
+            crowded_at: None,
             news: None,
             ports: watch::channel(Vec::new()).0,
+            places: watch::channel(Vec::new()).0,
             listeners: HashMap::new(),
             _port_guards: Vec::new(),
             peers: HashMap::new(),
@@ -328,9 +338,14 @@ impl Host {
         host.listen()?;
         host.start_reach();
         host.start_peers();
-        if host.config.lan.loopback {
-            let (news, queue) = mpsc::channel(NEWS_QUEUED_MAX);
-            host.news = Some(queue);
+        let lan = host.config.lan;
+        let (news, queue) = mpsc::channel(NEWS_QUEUED_MAX);
+        host.news = (lan.loopback || lan.mdns).then_some(queue);
+        if lan.mdns {
+            let network = host.config.network.clone();
+            tokio::spawn(mdns::run(node, network, host.places.subscribe(), news.clone()));
+        }
+        if lan.loopback {
             // Distinguishes two starts of one node; the clock of the edge is good enough for that.
             let boot = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_nanos() as u64);
             let network = host.config.network.clone();
@@ -493,11 +508,9 @@ impl Host {
     fn announce_ports(&mut self) {
         let mut ports: Vec<Port> = self.swarm.listeners().filter_map(port_of).collect();
         ports.dedup();
-        self.ports.send_if_modified(|known| {
-            let changed = *known != ports;
-            *known = ports;
-            changed
-        });
+        replace(&self.ports, ports);
+        let near = |addr: &&Multiaddr| !is_circuit(addr) && !is_loopback(addr);
+        replace(&self.places, self.swarm.listeners().filter(near).cloned().collect());
     }
 
     // ---- commands
@@ -510,6 +523,8 @@ impl Host {
                 addrs.extend(self.keeper.circuits());
                 let own = self.swarm.listeners().filter(|addr| !is_circuit(addr) && !is_scoped(addr));
                 addrs.extend(own.cloned());
+                let mut seen = HashSet::new();
+                addrs.retain(|addr| seen.insert(addr.clone()));
                 let addrs = addrs.into_iter().map(|addr| with_node(addr, self.local)).collect();
                 let _ = reply.send(addrs);
             }
@@ -1005,13 +1020,31 @@ impl Host {
 
     fn on_news(&mut self, news: News) {
         match news {
-            News::Sighting(Sighting { node, addrs }) => {
-                self.on_discovered(peer_of(node), addrs, Via::Loopback)
+            News::Sighting(Sighting { node, addrs, via }) => self.on_sighting(peer_of(node), addrs, via),
+            News::Degraded { via, cause } => {
+                tracing::warn!(%via, cause, "a way to find neighbours does not work as it should");
+                self.events.send(MeshEvent::DiscoveryUnavailable { via, cause });
             }
-            News::Degraded { cause } => {
-                tracing::warn!(cause, "loopback beacon is degraded");
-                self.events.send(MeshEvent::DiscoveryUnavailable { via: Via::Loopback, cause });
-            }
+        }
+    }
+
+    /// Somebody nearby, or whoever speaks in its name, has said where a node is.
+    fn on_sighting(&mut self, peer: PeerId, addrs: Vec<Multiaddr>, via: Via) {
+        if peer == self.local || self.is_avoided(&peer) {
+            return;
+        }
+        let now = Instant::now();
+        let known = self.peers.contains_key(&peer) || self.plans.contains_key(&peer);
+        if known || self.sightings.spend(via, now) {
+            self.book.hint(peer, addrs.iter().cloned());
+            return self.on_discovered(peer, addrs, via);
+        }
+        if self.crowded_at.is_none_or(|at| now.duration_since(at) > CROWDED_PAUSE) {
+            self.crowded_at = Some(now);
+            let cause =
+                "so many nodes are announced that most of them cannot be real; some are not looked at";
+            tracing::warn!(%via, cause, "a way to find neighbours does not work as it should");
+            self.events.send(MeshEvent::DiscoveryUnavailable { via, cause: cause.to_owned() });
         }
     }
 
@@ -1020,7 +1053,6 @@ impl Host {
         if peer == self.local || self.is_avoided(&peer) {
             return;
         }
-        self.book.add(peer, addrs.iter().cloned());
         if self.peers.contains_key(&peer) || self.plans.contains_key(&peer) {
             return;
         }
@@ -1095,7 +1127,7 @@ impl Host {
                 }
                 self.on_listeners_changed(false);
                 self.listeners.insert(listener_id, true);
-                tracing::info!(addr = %address, "listening");
+                tracing::debug!(addr = %address, "listening");
                 if self.settled && !is_loopback(&address) && !is_scoped(&address) {
                     self.network_soon();
                 }
@@ -1280,20 +1312,6 @@ impl Host {
             }
             BehaviourEvent::Identify(_) => {}
             BehaviourEvent::Pulse(event) => self.on_pulse(event),
-            BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {
-                let mut by_peer: HashMap<PeerId, Vec<Multiaddr>> = HashMap::new();
-                for (peer, addr) in found {
-                    // Loopback addresses on the LAN are those of the machine that announces them.
-                    let (bare, _) = split_node(&addr);
-                    if transport_of(&bare).is_some() && !is_loopback(&bare) && !is_scoped(&bare) {
-                        by_peer.entry(peer).or_default().push(bare);
-                    }
-                }
-                for (peer, addrs) in by_peer {
-                    self.on_discovered(peer, addrs, Via::Mdns);
-                }
-            }
-            BehaviourEvent::Mdns(mdns::Event::Expired(_)) => {}
             BehaviourEvent::Kad(kad::Event::OutboundQueryProgressed {
                 id,
                 result: kad::QueryResult::GetClosestPeers(result),
@@ -1422,7 +1440,7 @@ impl Host {
             if let Some(node) = node_of(&target) {
                 self.events.send(MeshEvent::Discovered { node, addrs: addrs.clone(), via: Via::Kademlia });
             }
-            self.book.add(target, addrs.iter().cloned());
+            self.book.hint(target, addrs.iter().cloned());
             if let Some(plan) = self.plans.get_mut(&target) {
                 plan.extend(addrs);
             }
@@ -1476,6 +1494,15 @@ fn dialled_addrs(error: &libp2p::swarm::DialError) -> Vec<Multiaddr> {
         | libp2p::swarm::DialError::LocalPeerId { address } => vec![address.clone()],
         _ => Vec::new(),
     }
+}
+
+/// Tells whoever watches, if there is something new to tell.
+fn replace<T: PartialEq>(watched: &watch::Sender<T>, value: T) {
+    watched.send_if_modified(|known| {
+        let changed = *known != value;
+        *known = value;
+        changed
+    });
 }
 
 /// Returns whether `addr` is every IPv6 address of this machine.

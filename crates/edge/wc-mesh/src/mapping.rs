@@ -3,6 +3,10 @@
 //! One task per transport asks the router as long as this node listens on a private address, renews what it got before
 //! it runs out, and gives it back when the node stops. Whether strangers really get through to a forwarded port is for
 //! peers to say: until one has dialled it, it is no address of ours.
+//!
+//! PCP and NAT-PMP are the library's; UPnP, of which the library believes answers of any length, is ours ([`upnp`]).
+
+mod upnp;
 
 use std::net::SocketAddrV4;
 use std::num::NonZeroU16;
@@ -16,6 +20,7 @@ use tokio::task::JoinSet;
 
 use crate::address::{Transport, transport_of};
 use crate::path::{is_near, socket_of};
+use upnp::Carrier;
 
 /// Pause before a router that forwarded nothing is asked again; somebody may have switched it on.
 const ASK_AGAIN: Duration = Duration::from_secs(300);
@@ -116,15 +121,20 @@ async fn ask(number: usize, mut ports: watch::Receiver<Ports>, told: mpsc::Sende
         }
         wanted = ports.borrow_and_update()[number];
     }
-    let protocol =
-        if transport == Transport::Quic { portmapper::Protocol::Udp } else { portmapper::Protocol::Tcp };
-    let client = Client::new(Config { protocol, ..Config::default() });
+    let (protocol, carrier) = match transport {
+        Transport::Quic => (portmapper::Protocol::Udp, Carrier::Udp),
+        _ => (portmapper::Protocol::Tcp, Carrier::Tcp),
+    };
+    let client = Client::new(Config { protocol, ..config() });
     let mut forwarded = client.watch_external_address();
     let mut asked = None;
+    let mut lease: Option<Lease> = None;
     loop {
-        // Without a probe only UPnP would be tried.
+        // What the router speaks may have changed since.
         let probe = client.probe();
+        let mut spoken = false;
         if let Ok(Ok(found)) = probe.await {
+            spoken = found.pcp || found.nat_pmp;
             tracing::debug!(%transport, router = %found, "the router was asked what it offers");
         }
         match wanted {
@@ -136,13 +146,41 @@ async fn ask(number: usize, mut ports: watch::Receiver<Ports>, told: mpsc::Sende
             None => {}
         }
         asked = wanted;
-        let pause = tokio::time::sleep(ASK_AGAIN);
+        let before = lease.as_ref().map(|lease| lease.at);
+        if let Some(over) = lease.take_if(|lease| spoken || Some(lease.port) != wanted) {
+            over.give_back(carrier).await;
+        }
+        let unserved = !spoken && forwarded.borrow().is_none();
+        if let Some(port) = wanted.filter(|_| unserved) {
+            lease = tokio::select! {
+                renewed = Lease::get(lease.take(), carrier, port) => renewed,
+                other = ports.wait_for(|ports| ports[number] != wanted) => {
+                    if other.is_err() {
+                        return;
+                    }
+                    None
+                }
+            };
+        }
+        let at = lease.as_ref().map(|lease| lease.at);
+        if at != before && told.send(Forwarded { transport, at }).await.is_err() {
+            return;
+        }
+        let now = ports.borrow()[number];
+        if now != wanted {
+            wanted = now;
+            continue;
+        }
+        let pause = tokio::time::sleep(if lease.is_some() { upnp::RENEW_AFTER } else { ASK_AGAIN });
         tokio::pin!(pause);
         loop {
             let holds = forwarded.borrow().is_some();
             tokio::select! {
                 changed = ports.changed() => {
                     if changed.is_err() {
+                        if let Some(lease) = lease {
+                            lease.give_back(carrier).await;
+                        }
                         return give_back(&client, holds).await;
                     }
                     wanted = ports.borrow_and_update()[number];
@@ -163,15 +201,51 @@ async fn ask(number: usize, mut ports: watch::Receiver<Ports>, told: mpsc::Sende
     }
 }
 
+/// Returns what the library is to speak.
+fn config() -> Config {
+    Config { enable_upnp: false, ..Config::default() }
+}
+
+/// A port that a router forwards by UPnP.
+#[derive(Debug)]
+struct Lease {
+    router: upnp::Router,
+    port: NonZeroU16,
+    at: SocketAddrV4,
+}
+
+impl Lease {
+    /// Gets a lease, or renews one of the same port.
+    async fn get(before: Option<Self>, carrier: Carrier, port: NonZeroU16) -> Option<Self> {
+        let outer = before.as_ref().map(|lease| lease.at.port());
+        let router = match before {
+            Some(lease) => lease.router,
+            None => upnp::find().await?,
+        };
+        match router.forward(carrier, port, outer).await {
+            Ok(at) => Some(Self { router, port, at }),
+            Err(error) => {
+                tracing::debug!(?router, %error, "no port is forwarded by UPnP");
+                None
+            }
+        }
+    }
+
+    async fn give_back(self, carrier: Carrier) {
+        // It runs out by itself.
+        let _ = tokio::time::timeout(GIVE_BACK, self.router.give_back(carrier, self.at.port())).await;
+    }
+}
+
 /// Asks this network's router which protocols it has for forwarding ports. Takes about a second.
 ///
 /// # Errors
 /// Why no router could be asked.
 pub(crate) async fn offered() -> Result<Vec<&'static str>, String> {
-    let client = Client::new(Config::default());
-    let found =
-        client.probe().await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
-    let protocols = [("PCP", found.pcp), ("NAT-PMP", found.nat_pmp), ("UPnP", found.upnp)];
+    let client = Client::new(config());
+    let (found, router) = tokio::join!(client.probe(), upnp::find());
+    let found = found.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+    let protocols = [("PCP", found.pcp), ("NAT-PMP", found.nat_pmp), ("UPnP", router.is_some())];
     Ok(protocols.into_iter().filter_map(|(name, offered)| offered.then_some(name)).collect())
 }
 

@@ -5,7 +5,7 @@
 //! is wrong exactly where it is needed. Here its candidates are dropped, and the host feeds in what was really seen on
 //! connections that we made from our listening port.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::task::{Context, Poll};
 
 use libp2p::core::Endpoint;
@@ -16,26 +16,32 @@ use libp2p::swarm::{
 };
 use libp2p::{Multiaddr, PeerId, identify};
 
-/// Candidates that one start of a node may have. Each is tested by peers and told to whoever punches holes with us.
+/// Candidates that are remembered, the newest ones. Each is tested by peers and told to whoever punches holes with us.
 const CANDIDATES_MAX: usize = 64;
 
 /// Identify with the candidates of the host.
 pub(crate) struct Behaviour {
     inner: identify::Behaviour,
     candidates: VecDeque<Multiaddr>,
-    fed: HashSet<Multiaddr>,
+    fed: VecDeque<Multiaddr>,
 }
 
 impl Behaviour {
     pub(crate) fn new(inner: identify::Behaviour) -> Self {
-        Self { inner, candidates: VecDeque::new(), fed: HashSet::new() }
+        Self { inner, candidates: VecDeque::new(), fed: VecDeque::new() }
     }
 
     /// Tells hole punching and reachability tests, once, of an address at which others may reach us.
     pub(crate) fn candidate(&mut self, addr: Multiaddr) {
-        if self.fed.len() < CANDIDATES_MAX && self.fed.insert(addr.clone()) {
-            self.candidates.push_back(addr);
+        if self.fed.contains(&addr) {
+            return;
         }
+        if self.fed.len() == CANDIDATES_MAX {
+            self.fed.pop_front();
+            self.candidates.truncate(CANDIDATES_MAX - 1);
+        }
+        self.fed.push_back(addr.clone());
+        self.candidates.push_back(addr);
     }
 }
 
@@ -101,5 +107,25 @@ impl NetworkBehaviour for Behaviour {
                 other => return other,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn candidates_that_somebody_made_up_do_not_keep_a_true_one_out_for_ever() {
+        let key = libp2p::identity::Keypair::generate_ed25519().public();
+        let config = identify::Config::new("test".to_owned(), key);
+        let mut observed = Behaviour::new(identify::Behaviour::new(config));
+        let addr = |port: usize| format!("/ip4/192.0.2.1/tcp/{port}").parse::<Multiaddr>().unwrap();
+        for port in 1..=1000 {
+            observed.candidate(addr(port));
+        }
+        observed.candidate(addr(5000));
+        observed.candidate(addr(5000));
+        assert_eq!((observed.fed.len(), observed.candidates.len()), (CANDIDATES_MAX, CANDIDATES_MAX));
+        assert_eq!(observed.candidates.iter().filter(|known| **known == addr(5000)).count(), 1);
     }
 }

@@ -106,7 +106,7 @@ impl RelayLimits {
     }
 }
 
-/// How often each of somebody may do something: networks, unless it is said otherwise.
+/// How often each prefix, or whatever else it is counted by, may do something.
 #[derive(Debug)]
 pub(crate) struct Rates<K = Prefix> {
     burst: f64,

@@ -12,6 +12,8 @@ use wc_mesh::{
     DhtRole, DialError, DialOutcome, LanDiscovery, Mesh, MeshConfig, MeshEvent, Multiaddr, OpenError,
     StartError, StreamLimits, StreamRefusal, TcpSession, Transport, Via,
 };
+use wc_proto::peer::beacon::{Beacon, Port};
+use wc_types::NodeId;
 
 const ECHO: &str = "/test/echo/1.0.0";
 
@@ -49,6 +51,47 @@ async fn two_fresh_nodes_find_each_other_on_loopback_within_a_second() {
     assert_eq!(peers[0].node, two.node_id());
     assert!(peers[0].agent_version.starts_with("worldcompute/"), "{}", peers[0].agent_version);
     assert!(!peers[0].agent_version.contains("net="), "the network is not part of the version");
+}
+
+/// Nobody signs a beacon, and each new name in one costs a dial.
+#[tokio::test(flavor = "multi_thread")]
+async fn made_up_beacons_are_followed_no_faster_than_real_nodes_come() {
+    const BURST: u64 = 256;
+    const PER_SECOND: u64 = 5;
+    let network = network();
+    let lan = LanDiscovery { mdns: false, loopback: true };
+    let (_one, mut events) = start(MeshConfig { lan, ..config(&network) }).await;
+    let begun = Instant::now();
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let digest = wc_types::cid::sha256(network.as_bytes());
+    for number in 0_u64..4000 {
+        let mut node = [7; 32];
+        node[..8].copy_from_slice(&number.to_be_bytes());
+        let beacon = Beacon {
+            network: std::array::from_fn(|at| digest[at]),
+            boot: number,
+            node: NodeId(node),
+            ports: vec![Port::Tcp(1)],
+        };
+        socket.send_to(&beacon.encode(), "239.255.77.67:19998").unwrap();
+        if number % 50 == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    let (mut followed, mut complained) = (0, false);
+    while let Ok(Some(event)) = timeout(Duration::from_secs(2), events.recv()).await {
+        match event {
+            MeshEvent::Discovered { via: Via::Loopback, .. } => followed += 1,
+            MeshEvent::DiscoveryUnavailable { via: Via::Loopback, .. } => complained = true,
+            _ => {}
+        }
+    }
+    if followed == 0 {
+        println!("SKIP: multicast on the loopback interface does not come through here");
+        return;
+    }
+    let most = BURST + PER_SECOND * (begun.elapsed().as_secs() + 1);
+    assert!(complained && followed <= most, "{followed} of them were followed, and {most} may be");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::{Bulk, Cell, Event, Expect, Middle, Names, Row, Site};
 use crate::filter::{Filter, READER_PORT};
-use crate::lab::{Family, Host, Lab, Prober, Router};
+use crate::lab::{Family, Host, Lab, Offers, Prober, Router};
 use crate::middle::READER;
 use crate::nat::Nat;
 use crate::node::{Node, binary, guest};
@@ -534,7 +534,7 @@ fn place(lab: &Lab, name: &str, site: &Site, prober: Option<&Prober>) -> Placed 
         prober.check(&host.machine, site.nat);
     }
     if let (true, Some(home)) = (site.forwards, routers.last()) {
-        middle.push(lab.forward_ports(home));
+        middle.push(lab.forward_ports(home, Offers::Everything));
     }
     if let (Middle::Reader { allowed }, Some(home)) = (site.middle, routers.last()) {
         let pem = lab.dir().join(format!("{name}-reader.pem")).display().to_string();

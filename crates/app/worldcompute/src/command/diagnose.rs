@@ -53,6 +53,7 @@ const UNDER_WAY: &str = "# How this network treats a node\n\nThe capture is unde
 /// Captures, judges, and says where the evidence is.
 pub async fn run(context: &Context, args: &DiagnoseArgs, recorder: Recorder) -> anyhow::Result<()> {
     let transport = context.transport(&args.transport)?;
+    node::check_targets(&args.target)?;
     let (network, mut seeds) = context.network_and_seeds();
     seeds.extend(args.target.iter().cloned());
     recorder.hide(transport.proxies.proxy.iter().flat_map(Proxy::secrets));

@@ -43,12 +43,13 @@ pub struct Found {
 /// Examines, and says what was found.
 pub async fn run(context: &Context, args: &DoctorArgs) -> anyhow::Result<()> {
     let transport = context.transport(&args.transport)?;
+    node::check_targets(&args.target)?;
     say::talk("looking at this network; this takes up to half a minute");
     let found = examine(context, transport, &args.target).await?;
     if context.json {
         say::json(&found.json())?;
     } else {
-        let mut table = say::table(&["question", "answer", "because"]);
+        let mut table = say::table_of_sentences(&["question", "answer", "because"]);
         for [question, answer, detail] in found.answers() {
             table.add_row([question, answer, detail]);
         }
@@ -173,7 +174,7 @@ fn verdict(best: Option<String>, findings: &[Finding], tried: usize) -> String {
         None if tried == 0 => {
             "No node is known to try: name one with --target, or start a node that finds some.".to_owned()
         }
-        None => format!("No node is reached: {} were tried.", blocked.join(", ")),
+        None => format!("No node is reached. Tried: {}.", blocked.join(", ")),
     }
 }
 
@@ -183,7 +184,7 @@ fn show_paths(peers: Option<&[PeerView]>) -> anyhow::Result<()> {
         return Ok(());
     };
     say::data("")?;
-    let mut table = say::table(&["peer", "path in use", "address", "why not a better one"]);
+    let mut table = say::table_of_sentences(&["peer", "path in use", "address", "why not a better one"]);
     for peer in peers {
         let path = match &peer.inspected {
             Some(issuer) => format!("{}, inspected by {}", peer.transport, say::harmless(issuer)),
@@ -210,6 +211,6 @@ mod tests {
             "Nodes are reached by quic."
         );
         assert!(verdict(None, &[], 0).starts_with("No node is known to try"));
-        assert!(verdict(None, &findings, 2).contains("quic, tcp were tried"));
+        assert!(verdict(None, &findings, 2).contains("Tried: quic, tcp."));
     }
 }

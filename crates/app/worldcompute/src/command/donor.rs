@@ -97,7 +97,7 @@ fn show_cells(view: &DonorView) -> String {
         )
     };
     let lines: Vec<String> = view.cells.iter().map(line).collect();
-    if lines.is_empty() { "none yet".to_owned() } else { lines.join("\n             ") }
+    if lines.is_empty() { "none yet".to_owned() } else { lines.join("\n") }
 }
 
 fn show(view: &DonorView) -> anyhow::Result<()> {
@@ -109,7 +109,7 @@ fn show(view: &DonorView) -> anyhow::Result<()> {
         ("owner", view.owner.to_string()),
         ("cell", view.cell.map_or_else(|| "none yet".to_owned(), |cell| cell.to_string())),
         ("coordinator", view.coordinator.map_or_else(|| "none yet".to_owned(), |node| node.to_string())),
-        ("addresses", view.addresses.join("\n             ")),
+        ("addresses", view.addresses.join("\n")),
         ("up for", show_duration(Millis(view.uptime_s.saturating_mul(1000)))),
         ("guests", format!("{} of {}", view.guests, view.slots)),
         ("cells", show_cells(view)),

@@ -12,11 +12,15 @@ use crate::{json, say};
 pub async fn status(context: &Context) -> anyhow::Result<()> {
     let view = Node::connect(&context.dir).await?.donor().await?;
     if context.json {
-        return Ok(say::json(&json::view(&view.reach))?);
+        let mut shown = json::view(&view.reach);
+        shown["node"] = json::view(&view.node);
+        shown["addresses"] = json::view(&view.addresses);
+        shown["uptime_s"] = json::view(&view.uptime_s);
+        return Ok(say::json(&shown)?);
     }
     say::pairs(&[
         ("node", view.node.to_string()),
-        ("addresses", view.addresses.join("\n               ")),
+        ("addresses", view.addresses.join("\n")),
         ("up for", show_duration(Millis(view.uptime_s.saturating_mul(1000)))),
     ])?;
     show(&view.reach)
@@ -54,7 +58,7 @@ pub fn show(reach: &ReachView) -> anyhow::Result<()> {
     let ReachView { reachable, reachable_via, open, nat, external, reservations, relay, punches, .. } = reach;
     let lines = |texts: &[String]| match texts {
         [] => "none".to_owned(),
-        texts => texts.join("\n               "),
+        texts => texts.join("\n"),
     };
     let via = match (reachable, open) {
         (true, _) => format!("yes, in the last minute at {}", lines(reachable_via)),

@@ -31,6 +31,10 @@ pub async fn run(
     recorder: Recorder,
 ) -> anyhow::Result<()> {
     let settings = context.settings(args)?;
+    let (reach, transport) = (settings.reach(), settings.transport(&context.dir)?);
+    let anchoring = settings.anchoring.as_ref().map(AnchorSettings::read).transpose()?;
+    let listen = settings.listen.iter().flatten().chain(&settings.join);
+    node::check_addresses(listen.chain(&settings.bootstrap).chain(&reach.external))?;
     match manner {
         Manner::Plain => {}
         Manner::Friendly => greet(context, &settings),
@@ -38,9 +42,9 @@ pub async fn run(
     }
     let relays_only = manner == Manner::Relay;
     let config = NodeConfig {
-        reach: settings.reach(),
+        reach,
         joins_cell: !relays_only,
-        transport: settings.transport(&context.dir)?,
+        transport,
         bootstrap: settings.bootstrap,
         wss_listen: settings.wss_listen,
         data_dir: context.dir.path().to_owned(),
@@ -60,7 +64,7 @@ pub async fn run(
         log_listen: settings.log_listen,
         storage_cap: settings.storage_cap,
         owner_key: settings.owner_key,
-        anchoring: settings.anchoring.as_ref().map(AnchorSettings::read).transpose()?,
+        anchoring,
         recorder,
     };
     let mut interrupt = signal(SignalKind::interrupt())?;

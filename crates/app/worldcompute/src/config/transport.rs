@@ -136,6 +136,10 @@ impl TransportLayer {
             }
             .into());
         }
+        // Whoever renews them may do so while the node runs; that they are there at all shows now.
+        for path in self.wss_cert.iter().chain(&self.wss_key) {
+            small_file(path)?;
+        }
         if self.allow_ssl_inspection == Some(true) {
             let authorities = self.inspection_authorities.clone();
             if let Some(path) = &authorities {

@@ -19,7 +19,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use wc_proto::peer::beacon::{BEACON_BYTES_MAX, Beacon, Port};
 use wc_types::NodeId;
-use wc_types::cid::sha256;
+
+use super::{News, Sighting, network_digest};
+use crate::event::Via;
 
 /// Administratively scoped group (RFC 2365), joined on loopback only.
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 255, 77, 67);
@@ -58,23 +60,6 @@ fn addr_of(port: Port) -> Multiaddr {
     }
 }
 
-/// A node of our network on this machine has just said where it listens.
-#[derive(Debug)]
-pub(crate) struct Sighting {
-    pub(crate) node: NodeId,
-    pub(crate) addrs: Vec<Multiaddr>,
-}
-
-/// What the beacon task tells the swarm task.
-#[derive(Debug)]
-pub(crate) enum News {
-    Sighting(Sighting),
-    /// Multicast does not work here; this is done instead, or nothing.
-    Degraded {
-        cause: String,
-    },
-}
-
 /// Runs the beacon until `news` has no reader or `ports` no writer.
 pub(crate) async fn run(
     node: NodeId,
@@ -83,18 +68,17 @@ pub(crate) async fn run(
     mut ports: watch::Receiver<Vec<Port>>,
     news: mpsc::Sender<News>,
 ) {
-    let digest = sha256(network.as_bytes());
-    let mut network = [0; 8];
-    network.copy_from_slice(&digest[..8]);
+    let network = network_digest(&network);
+    let degraded = |cause| News::Degraded { via: Via::Loopback, cause };
     let mut post = match Post::open(network, boot).await {
         Ok(post) => post,
         Err(error) => {
-            let _ = news.send(News::Degraded { cause: format!("no beacon at all: {error}") }).await;
+            let _ = news.send(degraded(format!("no beacon at all: {error}"))).await;
             return;
         }
     };
     if let Some(cause) = post.degraded.take() {
-        let _ = news.send(News::Degraded { cause }).await;
+        let _ = news.send(degraded(cause)).await;
     }
     // Without an address there is nothing to announce yet, but others can already be heard.
     let mut heard: HashMap<NodeId, (u64, Instant)> = HashMap::new();
@@ -132,7 +116,7 @@ pub(crate) async fn run(
                     next_at = next_at.min(earliest.max(now));
                 }
                 let addrs = beacon.ports.into_iter().map(addr_of).collect();
-                let sighting = News::Sighting(Sighting { node: beacon.node, addrs });
+                let sighting = News::Sighting(Sighting { node: beacon.node, addrs, via: Via::Loopback });
                 // A full queue loses a hint that comes again in ten seconds.
                 if let Err(mpsc::error::TrySendError::Closed(_)) = news.try_send(sighting) {
                     return;

@@ -363,7 +363,8 @@ impl Host {
         if self.is_passing_port(&observed) {
             return;
         }
-        if self.evidence.observed(&remote, &observed) {
+        let told = ip_of(&remote).is_some_and(|by| self.observers.spend(by, Instant::now()));
+        if told && self.evidence.observed(&remote, &observed) {
             tracing::info!(addr = %observed, by = %remote, "seen from outside");
             self.swarm.behaviour_mut().identify.candidate(observed);
         }

@@ -101,6 +101,11 @@ impl Host {
 
     /// Gives up what went out from an address that this machine no longer has.
     pub(super) fn on_address_lost(&mut self, addr: &Multiaddr) {
+        // One that names a certificate ends with that certificate: whoever dials it would take the new one for a forgery.
+        if self.external.contains(addr) && !self.config.reach.external.contains(addr) {
+            self.swarm.remove_external_address(addr);
+            self.on_external(addr.clone(), false);
+        }
         let Some(ip) = ip_of(addr).filter(|_| !is_scoped(addr)) else { return };
         if self.swarm.listeners().any(|other| ip_of(other) == Some(ip)) {
             // One listener of several is gone, and not the address.
