@@ -192,12 +192,17 @@ async fn a_ban_moves_the_lease_to_another_node_survives_a_restart_and_can_be_lif
 }
 
 #[tokio::test]
-async fn who_pauses_and_who_withdraws_is_known_to_nodes_that_have_no_session_with_it() {
-    // The second donor is connected with the first through the coordinator only, or by what it heard of it.
-    let (cell, _) = cell(2).await;
-    let [one, two] = [&cell.nodes[1], &cell.nodes[2]];
-    let peer = id(one);
-    let coordinator = cell.coordinator();
+async fn who_pauses_and_who_withdraws_is_known_to_peers_that_have_no_session_with_it() {
+    let (mut cell, coordinator_at) = cell(0).await;
+    // The first donor can be dialled; the second knows both, and has a session with the coordinator only.
+    let first_at = format!("/ip4/127.0.0.1/tcp/{}", free_port());
+    let lends = ["--coordinate", "never", "--consent", "all", "--slots", "1"];
+    let known = ["--no-lan", "--join", &coordinator_at, "--listen", &first_at];
+    cell.add(&[&known[..], &lends].concat());
+    cell.add_hidden(&[&coordinator_at, &first_at], &lends);
+    cell.joined(2).await;
+    let [coordinator, first, second] = &cell.nodes[..] else { panic!("three nodes") };
+    let peer = id(second);
     let size = |node: &Node| node.json(&["cluster", "status"])["cluster"]["node_count"].as_u64();
     cell.until("all are counted", async || size(coordinator) == Some(3)).await;
     let state = |node: &Node| {
@@ -205,15 +210,17 @@ async fn who_pauses_and_who_withdraws_is_known_to_nodes_that_have_no_session_wit
         let row = peers.as_array()?.iter().find(|row| row["node"] == peer.to_string())?.clone();
         row["presence"].as_str().map(str::to_owned)
     };
-    cell.until("it is there", async || state(coordinator).as_deref() == Some("here")).await;
-    assert!(one.command(&["donor", "pause"]).status.success());
-    cell.until("it is paused", async || state(coordinator).as_deref() == Some("paused")).await;
-    cell.until("others have heard, too", async || {
-        two.logged().contains("how it stands") || state(two).as_deref() == Some("paused")
-    })
-    .await;
-    assert!(one.command(&["donor", "resume"]).status.success());
-    cell.until("it is back", async || state(coordinator).as_deref() == Some("here")).await;
-    assert!(one.command(&["donor", "leave"]).status.success());
+    let seen = async |state_seen: &str| {
+        cell.until(state_seen, async || {
+            [coordinator, first].iter().all(|node| state(node).as_deref() == Some(state_seen))
+        })
+        .await;
+    };
+    seen("here").await;
+    assert!(second.command(&["donor", "pause"]).status.success());
+    seen("paused").await;
+    assert!(second.command(&["donor", "resume"]).status.success());
+    seen("here").await;
+    assert!(second.command(&["donor", "leave"]).status.success());
     cell.until("it is counted no more", async || size(coordinator) == Some(2)).await;
 }
