@@ -12,6 +12,7 @@ pub mod beacons;
 pub mod blocks;
 pub mod facts;
 pub mod frames;
+pub mod gossip;
 pub mod ids;
 pub mod ledger;
 pub mod mutate;
@@ -40,6 +41,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "blocks", run: blocks::target, seeds: blocks::seeds },
     Target { name: "facts", run: facts::target, seeds: facts::seeds },
     Target { name: "frames", run: frames::target, seeds: frames::seeds },
+    Target { name: "gossip", run: gossip::target, seeds: gossip::seeds },
     Target { name: "ids", run: ids::target, seeds: ids::seeds },
     Target { name: "ledger", run: ledger::target, seeds: ledger::seeds },
     Target { name: "names", run: names::target, seeds: names::seeds },

@@ -27,6 +27,7 @@ use wc_proto::peer::session::{AgentMessage, CoordinatorMessage, Report};
 use wc_sandbox::Sandbox;
 use wc_store::Store;
 use wc_types::charter::cell_id;
+use wc_types::directive::Directives;
 use wc_types::grant::{Grant, LEASES_MAX, LeaseTerm};
 use wc_types::manifest::{Manifest, WorkClass};
 use wc_types::node::Enrolment;
@@ -117,6 +118,8 @@ pub(crate) struct Agent {
     pub consents: Vec<WorkClass>,
     /// Guests at the same time.
     pub slots: u16,
+    /// Where directives go that a coordinator tells in its session.
+    directed: mpsc::Sender<Signed<Directives>>,
     board: Mutex<Board>,
     work: Notify,
     /// Whether a look is planned at what the home cell leaves idle.
@@ -147,6 +150,7 @@ pub(crate) enum SessionEnd {
 
 impl Agent {
     /// Returns an idle agent.
+    #[expect(clippy::too_many_arguments, reason = "one caller, which has made each of them")]
     pub fn new(
         key: Arc<SigningKey>,
         store: Store,
@@ -155,6 +159,7 @@ impl Agent {
         pantry: run::Pantry,
         consents: Vec<WorkClass>,
         slots: u16,
+        directed: mpsc::Sender<Signed<Directives>>,
     ) -> Arc<Self> {
         Arc::new(Self {
             key,
@@ -164,6 +169,7 @@ impl Agent {
             pantry,
             consents,
             slots,
+            directed,
             board: Mutex::default(),
             work: Notify::new(),
             looking: AtomicBool::new(false),
@@ -265,6 +271,16 @@ impl Agent {
         self.say_all(&AgentMessage::Leave);
         // Long enough for the goodbye to be written; the coordinator notices our absence in any case.
         tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+
+    /// Takes nothing new from a cell that is halted, and gives back what has not begun; or asks it again.
+    pub fn set_halted(&self, cell: CellId, halted: bool) {
+        let (changed, queued) = lock(&self.board).set_halted(cell, halted);
+        if changed {
+            tracing::info!(%cell, halted, returned = queued.len(), "the cell is halted, or no longer");
+            self.give_back(&queued);
+            self.room();
+        }
     }
 
     /// Returns whether the node ends.
@@ -597,6 +613,10 @@ impl Agent {
                 lock(&self.board).settle(cell, &leases);
                 self.room();
             }
+            CoordinatorMessage::Directed { directives } => {
+                // Whoever reads them checks whose they are. What cannot be taken in now comes with the next session.
+                let _ = self.directed.try_send(*directives);
+            }
             CoordinatorMessage::Refused { refusal } => return Err(refusal),
             CoordinatorMessage::Welcome { .. } => {}
         }
@@ -633,9 +653,14 @@ impl Agent {
             return refuse("the owner does not consent to its class");
         }
         let mut board = lock(&self.board);
-        if board.paused {
+        let why = match () {
+            () if board.paused => Some("the donor has paused"),
+            () if board.is_halted(cell) => Some("the cell is halted"),
+            () => None,
+        };
+        if let Some(why) = why {
             drop(board);
-            return refuse("the donor has paused");
+            return refuse(why);
         }
         let order = Arc::new(Order { manifest, holders: vec![coordinator], grant });
         let assignment =

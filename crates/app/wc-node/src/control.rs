@@ -49,7 +49,7 @@ const UNKNOWN_JOB: Code = Code::new("WC-NODE-030", Class::Caller);
 const AMBIGUOUS_JOB: Code = Code::new("WC-NODE-031", Class::Caller);
 const UNKNOWN_STAGE: Code = Code::new("WC-NODE-032", Class::Caller);
 const UNREADABLE: Code = Code::new("WC-NODE-033", Class::Ours);
-const STOPPED: Code = Code::new("WC-NODE-034", Class::Ours);
+pub(crate) const STOPPED: Code = Code::new("WC-NODE-034", Class::Ours);
 const UNPUBLISHED: Code = Code::new("WC-NODE-036", Class::Host);
 const NOT_COSIGNED: Code = Code::new("WC-NODE-037", Class::Caller);
 const FORGOTTEN: Code = Code::new("WC-NODE-038", Class::Caller);
@@ -382,6 +382,7 @@ async fn cluster(coordinator: &Arc<Coordinator>) -> Result<ClusterView, Refused>
     let (cell, node, online) = (coordinator.cell, coordinator.node(), coordinator.sessions.count());
     let anchoring = anchoring(coordinator)?;
     let commits = coordinator.brain.commits();
+    let node_count = coordinator.mesh.status().await.map_or(1, |status| status.node_count as u64);
     let others = coordinator.cells.others(cell);
     // Nobody else asks for a digest while this one is made.
     let mut kept = coordinator.state_hash.lock().await;
@@ -420,6 +421,9 @@ async fn cluster(coordinator: &Arc<Coordinator>) -> Result<ClusterView, Refused>
                 dht: if has_met { "merged (global)" } else { "island" }.to_owned(),
                 parent_cluster_id: parent.map(|met| met.parent),
                 merged_at: parent.map(|met| met.merged_at),
+                halt: state.directives().and_then(|standing| standing.halt.clone()),
+                bans: state.directives().map(|standing| standing.bans.clone()).unwrap_or_default(),
+                node_count,
                 others,
             };
             (view, digest)

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use wc_cell::{Command, Event};
 use wc_mesh::Mesh;
 use wc_proto::frame;
@@ -15,6 +15,7 @@ use wc_proto::peer::session::{AgentMessage, CoordinatorMessage};
 use wc_store::Store;
 use wc_types::charter::Founding;
 use wc_types::code::{Class, Code};
+use wc_types::directive::Directives;
 use wc_types::entry::JobEnd;
 use wc_types::node::{Enrolment, Path, Reach};
 use wc_types::{CellId, JobId, LeaseId, NodeId, Refusal, Signed, SigningKey};
@@ -24,6 +25,7 @@ use crate::archive::Archive;
 use crate::brain::{Brain, BrainError, Performer};
 use crate::cells::Cells;
 use crate::control::StateHash;
+use crate::directives;
 use crate::flow::{agree, dispatch, post, report, stage};
 use crate::link::{self, LinkError};
 use crate::pace::{MEMBERSHIP_ROWS, Pace, RETURNED_ROWS};
@@ -42,6 +44,7 @@ const HELD_BACK_TOLD: Duration = Duration::from_secs(5);
 const SESSIONS_MAX: usize = 10_000;
 
 const REFUSED_ENROLMENT: Code = Code::new("WC-NODE-001", Class::Caller);
+const EXPELLED: Code = Code::new("WC-NODE-003", Class::Caller);
 const SESSIONS_FULL: Code = Code::new("WC-NODE-002", Class::Exhausted);
 
 /// Locks a map whose holders never panic midway through a change.
@@ -56,6 +59,8 @@ struct Session {
     /// Jobs whose manifest this session has been sent.
     manifests: HashSet<JobId>,
     last_heard: Instant,
+    /// Told when the node may not work here any more.
+    expelled: Arc<Notify>,
     /// Its path as the cell knows it.
     path: Option<Path>,
     /// Whether the donor says that its way to us is inspected.
@@ -75,23 +80,32 @@ pub(crate) struct Sessions {
 }
 
 impl Sessions {
-    fn open(&self, node: NodeId, outbox: mpsc::Sender<CoordinatorMessage>) -> Option<u64> {
+    fn open(&self, node: NodeId, outbox: mpsc::Sender<CoordinatorMessage>) -> Option<(u64, Arc<Notify>)> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let mut live = lock(&self.live);
         if live.len() >= SESSIONS_MAX && !live.contains_key(&node) {
             return None;
         }
+        let expelled = Arc::new(Notify::new());
         let session = Session {
             id,
             outbox,
             manifests: HashSet::new(),
             last_heard: Instant::now(),
+            expelled: expelled.clone(),
             path: None,
             inspected: false,
         };
         live.insert(node, session);
         lock(&self.gone).remove(&node);
-        Some(id)
+        Some((id, expelled))
+    }
+
+    /// Ends a node's session: the cell does not work with it any more.
+    pub fn expel(&self, node: NodeId) {
+        if let Some(session) = lock(&self.live).get(&node) {
+            session.expelled.notify_one();
+        }
     }
 
     /// Ends the session numbered `id`, unless a newer one of the same node has taken its place.
@@ -244,6 +258,10 @@ pub(crate) struct Coordinator {
     pub anchoring: Option<Arc<Anchoring>>,
     /// Other cells that this node has met.
     pub cells: Arc<Cells>,
+    /// Held while an order is numbered.
+    pub ordering: tokio::sync::Mutex<()>,
+    /// Where this machine itself is told what its cell orders.
+    pub directed: mpsc::Sender<Signed<Directives>>,
     /// Digest of the state, as it was last asked for.
     pub state_hash: tokio::sync::Mutex<Option<StateHash>>,
 }
@@ -319,13 +337,20 @@ impl Coordinator {
             let _ = outbox.send(CoordinatorMessage::Refused { refusal: refusal.clone() }).await;
             return Err(SessionError::Refused(refusal));
         }
-        let Some(session) = self.sessions.open(node, outbox.clone()) else {
+        let Some((session, expelled)) = self.sessions.open(node, outbox.clone()) else {
             let refusal =
                 Refusal::new(SESSIONS_FULL, format!("this coordinator already serves {SESSIONS_MAX} donors"));
             let _ = outbox.send(CoordinatorMessage::Refused { refusal: refusal.clone() }).await;
             return Err(SessionError::Refused(refusal));
         };
-        let outcome = self.clone().enrolled(node, *enrolment, held, reader, &outbox).await;
+        let outcome = tokio::select! {
+            outcome = self.clone().enrolled(node, *enrolment, held, reader, &outbox) => outcome,
+            () = expelled.notified() => {
+                let refusal = Refusal::new(EXPELLED, "the cell has banned this node");
+                let _ = outbox.try_send(CoordinatorMessage::Refused { refusal: refusal.clone() });
+                Err(SessionError::Refused(refusal))
+            }
+        };
         self.sessions.close(node, session);
         outcome
     }
@@ -362,6 +387,9 @@ impl Coordinator {
         let is_charged = !self.sessions.was_awaited(&node);
         self.reconcile(node, held, &mut missing, is_charged, outbox).await?;
         let _ = outbox.send(CoordinatorMessage::Welcome { founding: Box::new(self.founding.clone()) }).await;
+        if let Some(standing) = directives::welcome(&self).await {
+            let _ = outbox.send(standing).await;
+        }
         tracing::info!(%node, "donor joined");
         loop {
             let message = link::read(reader, FRAME_BYTES_MAX).await?;

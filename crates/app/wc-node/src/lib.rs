@@ -16,6 +16,7 @@ mod control;
 mod coordinator;
 mod credits;
 mod direct;
+mod directives;
 mod doctor;
 mod finder;
 mod flow;

@@ -15,13 +15,15 @@ use wc_mesh::{
     Interception, LanDiscovery, Mesh, MeshConfig, MeshEvent, MeshEvents, Multiaddr, Proxy, ReachConfig,
 };
 use wc_proto::api::view::{DefenceView, DonorCellView, DonorView, PeerView};
-use wc_proto::api::{CellRequest, Request, Response};
+use wc_proto::api::{CellRequest, Order, Request, Response};
+use wc_proto::peer::gossip::PresenceState;
 use wc_proto::peer::hello::{CellBrief, Hello};
 use wc_proto::version;
 use wc_sandbox::{DefenceState, Sandbox, SandboxConfig, SandboxError};
 use wc_store::{Store, StoreConfig, StoreError};
 use wc_types::charter::{Charter, Founding, cell_id};
 use wc_types::code::{Class, Code};
+use wc_types::directive::Directives;
 use wc_types::node::{Capabilities, Delegation, Locality};
 use wc_types::{CellId, NodeId, Refusal, Signed, SigningKey};
 
@@ -33,6 +35,7 @@ use crate::cells::{Cells, Island, Place, Watcher};
 use crate::config::{Coordinate, NodeConfig};
 use crate::control::Messenger;
 use crate::coordinator::{Coordinator, Hands, Sessions, lock};
+use crate::directives::{self, Standing};
 use crate::finder::{self, Search};
 use crate::flow::{run, schedule, stage, submit};
 use crate::logtree::LogTreeError;
@@ -180,6 +183,7 @@ struct Desk {
     owner: wc_types::AccountId,
     role: watch::Receiver<Role>,
     cells: Arc<Cells>,
+    standing: Arc<Standing>,
     agent: Option<Arc<Agent>>,
     witness: Option<Arc<Witness>>,
     sandbox: Option<Arc<Sandbox>>,
@@ -332,7 +336,8 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
 
     let mut tasks = JoinSet::new();
     config.recorder.hide(config.transport.proxies.proxy.iter().flat_map(Proxy::secrets));
-    tasks.spawn(log_events(events, config.recorder.clone()));
+    let (directed, heard_directives) = mpsc::channel(directives::HEARD_MAX);
+    tasks.spawn(log_events(events, config.recorder.clone(), directed.clone()));
     tasks.spawn(known::Keeper::new(dir.peers()).run(mesh.clone()));
     let blocks = Arc::new(blobs::StoreBlocks(store.clone()));
     let _serving = wc_mesh::blob::serve(&mesh, blocks, ServeLimits::default())
@@ -363,10 +368,21 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
             pantry,
             config.consents.clone(),
             slots,
+            directed.clone(),
         )
     });
+    let standing = Arc::new(Standing::default());
+    tasks.spawn(directives::follow(
+        standing.clone(),
+        cells.clone(),
+        mesh.clone(),
+        agent.clone(),
+        heard_directives,
+    ));
     if let Some(agent) = &agent {
         agent.start_slots();
+        // Whoever was away, or paused, is back.
+        mesh.present(PresenceState::Here).await;
     }
     if let (true, Some(sandbox)) = (config.accept_direct, &sandbox) {
         tasks.spawn(direct::serve(mesh.clone(), sandbox.clone(), key.clone(), config.consents.clone()));
@@ -390,6 +406,7 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
         owner: owner.account_id(),
         role: role_seen.clone(),
         cells: cells.clone(),
+        standing,
         agent: agent.clone(),
         witness: witness.clone(),
         sandbox: sandbox.clone(),
@@ -426,6 +443,7 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
         anchoring: anchoring.clone(),
         signer,
         cabinet,
+        directed,
     };
     let mut coordinating = None;
     let mut journal_failed = None;
@@ -606,6 +624,7 @@ impl Office {
         tasks.spawn(accept_sessions(coordinator.clone()));
         tasks.spawn(control::serve(self.mesh.clone(), coordinator.clone()));
         tasks.spawn(schedule::run(coordinator.clone()));
+        tasks.spawn(directives::repeat(coordinator.clone()));
         tasks.spawn(publish::run(coordinator.clone()));
         if let Some(listener) = self.listener.take() {
             tracing::info!(address = ?listener.local_addr().ok(), "the ledger is served over http");
@@ -639,6 +658,7 @@ struct Starter<'a> {
     anchoring: Option<Arc<Anchoring>>,
     signer: Arc<Signer>,
     cabinet: Cabinet,
+    directed: mpsc::Sender<Signed<Directives>>,
 }
 
 impl Starter<'_> {
@@ -733,6 +753,8 @@ impl Starter<'_> {
             log_positions: Mutex::default(),
             anchors: Shelf::open(&self.store)?,
             anchoring: self.anchoring.clone(),
+            ordering: tokio::sync::Mutex::default(),
+            directed: self.directed.clone(),
             state_hash: tokio::sync::Mutex::default(),
             cells: self.cells.clone(),
         });
@@ -811,7 +833,7 @@ async fn locality(mesh: &Mesh) -> Locality {
     outside.map(wc_host::locality_of).unwrap_or_default()
 }
 
-async fn log_events(mut events: MeshEvents, recorder: Recorder) {
+async fn log_events(mut events: MeshEvents, recorder: Recorder, directed: mpsc::Sender<Signed<Directives>>) {
     while let Some(event) = events.recv().await {
         recorder.note(&event);
         match event {
@@ -822,6 +844,8 @@ async fn log_events(mut events: MeshEvents, recorder: Recorder) {
                     tracing::warn!(%address, issuer, "a connection was refused: the certificate is not the peer's");
                 }
             }
+            // Whoever looks at them is never far behind; what is missed comes with the next session.
+            MeshEvent::Directed(said) => drop(directed.try_send(said.directives)),
             MeshEvent::Listening { addr } => tracing::info!(%addr, "listening"),
             MeshEvent::Connected { node, addr, .. } => tracing::info!(%node, %addr, "connected"),
             MeshEvent::Disconnected { node, cause } => tracing::info!(%node, cause, "disconnected"),
@@ -837,9 +861,20 @@ impl Desk {
             Request::Cell(request) => self.cell(request).await,
             Request::CellOf { cell, request } => self.cell_of(cell, *request).await,
             Request::DonorStatus => Response::Donor(Box::new(self.status().await)),
-            Request::Pause => self.with_agent(|agent| agent.pause()),
-            Request::Resume => self.with_agent(|agent| agent.resume()),
+            Request::Pause => {
+                if self.agent.is_some() {
+                    self.mesh.present(PresenceState::Paused).await;
+                }
+                self.with_agent(|agent| agent.pause())
+            }
+            Request::Resume => {
+                if self.agent.is_some() {
+                    self.mesh.present(PresenceState::Here).await;
+                }
+                self.with_agent(|agent| agent.resume())
+            }
             Request::Leave => {
+                self.mesh.present(PresenceState::Left).await;
                 if let Some(agent) = &self.agent {
                     agent.leave().await;
                 }
@@ -857,6 +892,7 @@ impl Desk {
             }
             Request::Peers => Response::Peers(self.peers().await),
             Request::Trace { from } => Response::Trace(self.recorder.page(from)),
+            Request::Order(order) => self.order(order).await,
             Request::ClearAnchor { id } => match self.role.borrow().clone() {
                 Role::Coordinating(coordinator) => control::clear_anchor(&coordinator, id),
                 Role::Searching | Role::Member { .. } => refuse(
@@ -903,6 +939,20 @@ impl Desk {
                     Err(cause) => refuse(STORE_REFUSED, cause),
                 }
             }
+        }
+    }
+
+    async fn order(&self, order: Order) -> Response {
+        let role = self.role.borrow().clone();
+        match role {
+            Role::Coordinating(coordinator) => directives::order(&coordinator, order).await,
+            Role::Searching | Role::Member { .. } => Response::Refused(vec![
+                Refusal::new(
+                    NOT_COORDINATOR,
+                    "only the operator of the coordinator gives orders to the cell, on its own machine",
+                )
+                .hint("'worldcompute cluster status' says which node that is"),
+            ]),
         }
     }
 
@@ -1037,6 +1087,7 @@ impl Desk {
                 coordinator: place.brief.coordinator,
                 home: number == 0,
                 state: state.to_owned(),
+                halt: self.standing.halt(cell),
                 leases: tally.held,
                 replicas_run: tally.run,
                 replicas_settled: tally.settled,

@@ -89,6 +89,7 @@ pub(crate) fn peers(peers: Vec<PeerInfo>, paths: &[PathInfo]) -> Vec<PeerView> {
             reach: self::path(&peer).reach,
             rtt_micros: peer.rtt_micros,
             agent_version: peer.agent_version,
+            presence: peer.presence.name().to_owned(),
             inspected: peer.inspected,
             fallback: peer.fallback,
             paths: paths.iter().filter(|other| other.node == peer.node).map(path).collect(),

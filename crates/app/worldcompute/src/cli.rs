@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
+use wc_types::NodeId;
+use wc_types::directive::BanReason;
 
 /// Lend a machine, submit work, check what came back.
 #[derive(Debug, Parser)]
@@ -352,6 +354,50 @@ pub enum AdminCommand {
             known address failed."
     )]
     FirewallDiagnose(DiagnoseArgs),
+    #[command(flatten)]
+    Order(OrderCommand),
+}
+
+/// `admin halt|resume|ban|unban`
+#[derive(Debug, Subcommand)]
+pub enum OrderCommand {
+    /// Stop giving out work in the whole cell; what runs is finished
+    #[command(
+        long_about = "Stop giving out work in the whole cell; what runs is finished.\n\n\
+            For the operator of the machine that coordinates the cell, on that machine. No lease is given out from then on, and \
+            donors give back what they have not begun. Jobs are still accepted, and wait. It lasts, over restarts too, until \
+            'worldcompute admin resume'.",
+        after_help = "Example:\n  worldcompute admin halt --reason \"guests of job_1f2e were seen outside their sandbox\""
+    )]
+    Halt {
+        /// Why, in at least 20 characters, for everybody in the network to read
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
+    /// End a halt of the cell
+    Resume,
+    /// Do not work with a node any more: its leases go to others, and members of the cell drop it
+    #[command(
+        long_about = "Do not work with a node any more.\n\n\
+            For the operator of the machine that coordinates the cell, on that machine. The node's session ends, its leases go to \
+            others at once, and it may not join again. Members of the cell refuse its connections, unless they know another cell \
+            that has not banned it. It lasts until 'worldcompute admin unban'.",
+        after_help = "Example:\n  worldcompute admin ban 12D3KooW... --reason BYZANTINE_BEHAVIOR"
+    )]
+    Ban {
+        /// The node, as `worldcompute cluster status` shows it
+        #[arg(value_name = "PEER")]
+        peer: NodeId,
+        /// SANDBOX_ESCAPE, ATTESTATION_FAILED, BYZANTINE_BEHAVIOR, ACCEPTABLE_USE_VIOLATION or OFAC_COMPLIANCE
+        #[arg(long, value_name = "CODE")]
+        reason: BanReason,
+    },
+    /// Work with a banned node again
+    Unban {
+        /// The node
+        #[arg(value_name = "PEER")]
+        peer: NodeId,
+    },
 }
 
 /// `admin firewall-diagnose`

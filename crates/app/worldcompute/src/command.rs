@@ -1,5 +1,6 @@
 //! One file per noun; here is what they share: a runtime, a log, and the way to a noun's file.
 
+mod admin;
 mod cluster;
 mod credits;
 mod demo;
@@ -76,6 +77,7 @@ async fn dispatch(context: &Context, command: Command, recorder: Recorder) -> an
         Command::Relay(RelayCommand::Status) => relay::status(context).await,
         Command::Doctor(args) => doctor::run(context, &args).await,
         Command::Admin(AdminCommand::FirewallDiagnose(args)) => diagnose::run(context, &args, recorder).await,
+        Command::Admin(AdminCommand::Order(command)) => admin::run(context, command).await,
         Command::Receipt(command) => receipt::run(context, &command).await,
         Command::Ledger(command) => ledger::run(context, &command).await,
     }

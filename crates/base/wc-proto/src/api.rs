@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 use wc_types::charter::Founding;
+use wc_types::directive::BanReason;
 use wc_types::entry::Entry;
 use wc_types::manifest::{BlobRef, Manifest, WorkClass};
 use wc_types::outcome::ResultRecord;
@@ -72,10 +73,37 @@ pub enum Request {
         /// Content id.
         cid: Cid,
     },
+    /// An order to the whole cell. For the coordinator's own operator only, so it is not passed on.
+    Order(Order),
     /// An operator has looked at a flagged anchor. For the coordinator's own operator only, so it is not passed on.
     ClearAnchor {
         /// Its number.
         id: u64,
+    },
+}
+
+/// What the operator of a coordinator orders the whole cell (CLI-06).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Order {
+    /// Dispatch nothing new.
+    Halt {
+        /// Why, in at least twenty characters.
+        reason: String,
+    },
+    /// End the halt.
+    Resume,
+    /// Do not work with a node.
+    Ban {
+        /// The node.
+        node: NodeId,
+        /// What it did.
+        reason: BanReason,
+    },
+    /// Work with it again.
+    Unban {
+        /// The node.
+        node: NodeId,
     },
 }
 

@@ -37,6 +37,12 @@ pub const NETWORK_BYTES_MAX: usize = 64;
 pub const ANNOUNCEMENTS_MAX: usize = 32;
 /// Largest half of an exchange of peers: every announcement of the largest size. A usual one takes 400 bytes.
 pub const EXCHANGE_BYTES_MAX: usize = 192 << 10;
+/// Largest announcement by itself: sixteen addresses of the largest size.
+pub const ANNOUNCEMENT_BYTES_MAX: usize = 5 << 10;
+/// Largest word on a node's presence: a network's name, a key, a signature and a moment.
+pub const PRESENCE_BYTES_MAX: usize = 512;
+/// Largest directives of a cell, with its founding record: a halt and every ban that may stand.
+pub const DIRECTIVES_BYTES_MAX: usize = 8 << 10;
 
 const _: () = assert!(INLINE_BYTES_MAX * 4 < FRAME_BYTES_MAX, "a report with inline results fits a frame");
 const _: () = assert!(DISPATCH_BYTES_MAX + (1 << 20) < FRAME_BYTES_MAX, "a dispatch fits a frame");

@@ -16,5 +16,7 @@ pub const PEERS: &str = "/worldcompute/peers/1.0.0";
 pub const BLOB: &str = "/worldcompute/blob/1.0.0";
 /// Making and using a key that several machines hold together: [`crate::peer::signers`].
 pub const SIGNERS: &str = "/worldcompute/signers/1.0.0";
+/// What has changed, from peer to peer: [`crate::peer::gossip`].
+pub const GOSSIP: &str = "/worldcompute/gossip/1.0.0";
 /// Version of the agent, as identify and enrolments carry it.
 pub const AGENT_VERSION: &str = concat!("worldcompute/", env!("CARGO_PKG_VERSION"));

@@ -9,6 +9,7 @@ pub mod canonical;
 pub mod charter;
 pub mod cid;
 pub mod code;
+pub mod directive;
 pub mod entry;
 pub mod grant;
 pub mod id;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use wc_ledger::Book;
 use wc_types::charter::{Charter, Founding, cell_id};
+use wc_types::directive::Directives;
 use wc_types::entry::{EntryKind, Posting};
 use wc_types::grant::{Gather, Grant, LeaseTerm};
 use wc_types::signers::Handover;
@@ -65,6 +66,9 @@ pub struct Cell {
     /// Older cells that this one met, each older than the one before.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) met: Vec<Meeting>,
+    /// What the coordinator orders, if it ever did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) directives: Option<Witnessed<Directives>>,
     pub(crate) tide: Tide,
     #[serde(skip)]
     pub(crate) pool: Pool,
@@ -91,6 +95,7 @@ impl Cell {
             ledger: Ledger::default(),
             signers: Vec::new(),
             met: Vec::new(),
+            directives: None,
             tide: Tide::default(),
             pool: Pool::default(),
         }
@@ -137,6 +142,7 @@ impl Cell {
             Event::NodeReached { node, path } => self.node_reached(*node, *path, turn),
             Event::SignersChanged(handover) => self.signers_changed(handover, turn),
             Event::CellMet(founding) => self.cell_met(founding, turn),
+            Event::Directed(directives) => self.directed(directives, turn),
             Event::JobSubmitted(manifest) => self.job_submitted(manifest, turn),
             Event::JobStaged { job, listed } => self.job_staged(*job, listed, turn),
             Event::StagingFailed { job, reason } => self.staging_failed(*job, reason, turn),

@@ -74,6 +74,8 @@ impl Cell {
                 waits_for = Some("its artifacts and inputs to be staged".to_owned());
             } else if !job.has_ended() && !names.is_empty() {
                 waits_for = Some(format!("stage {}", names.join(", ")));
+            } else if let (true, Some(halt)) = (job.is_open(), self.halt_reason()) {
+                waits_for = Some(format!("the end of a halt of the whole cell: {halt}"));
             } else if job.is_open() {
                 let open = tasks
                     .retries
@@ -96,7 +98,10 @@ impl Cell {
         let replicas = job.spec(stage).map_or(0, |spec| spec.replicas);
         let held = u8::try_from(task.replicas.len()).unwrap_or(u8::MAX);
         let nodes = (0u32..).zip(&self.nodes).map(|(no, node)| {
-            (node.id, self.against(job, stage, task, NodeNo(no)).err().map(|reason| reason.to_string()))
+            let banned = self.ban_refusal(&node.id).map(|refusal| refusal.message);
+            let against =
+                || self.against(job, stage, task, NodeNo(no)).err().map(|reason| reason.to_string());
+            (node.id, banned.or_else(against))
         });
         let faults = task.faults.iter().map(|fault| (self.node_id(fault.node), fault.reason.clone()));
         WaitingTask {

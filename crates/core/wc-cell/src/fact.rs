@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use wc_types::charter::Founding;
+use wc_types::directive::Directives;
 use wc_types::manifest::Manifest;
 use wc_types::node::{Enrolment, Path};
 use wc_types::outcome::{Commitment, Outcome};
@@ -59,6 +60,8 @@ pub enum Event {
     SignersChanged(Box<Handover>),
     /// The coordinator of another cell of this network showed itself; this is the record that founded that cell.
     CellMet(Witnessed<Founding>),
+    /// The coordinator ordered a halt or a ban, or lifted one; this is everything that it orders from now on.
+    Directed(Box<Witnessed<Directives>>),
     /// Somebody submitted a job.
     JobSubmitted(Witnessed<Manifest>),
     /// A job's artifacts and inputs are here and pinned.

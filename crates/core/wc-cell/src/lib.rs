@@ -35,6 +35,7 @@ mod admit;
 mod cell;
 mod command;
 mod commit;
+mod directive;
 mod economy;
 mod explain;
 mod fact;

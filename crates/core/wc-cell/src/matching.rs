@@ -30,7 +30,7 @@ impl Cell {
         for job in turn.opened.iter().map(|&(job, _)| job).collect::<BTreeSet<_>>() {
             self.requeue(job, turn);
         }
-        if self.hungry.is_empty() {
+        if self.hungry.is_empty() || self.is_halted() {
             return;
         }
         if turn.nodes_changed {

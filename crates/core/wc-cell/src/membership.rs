@@ -7,6 +7,7 @@ use wc_types::node::{Enrolment, Path};
 use wc_types::{LeaseId, NodeId, Witnessed};
 
 use crate::cell::Cell;
+use crate::command::Command;
 use crate::node::{Node, NodeNo};
 use crate::task::Bar;
 use crate::timer::Due;
@@ -18,6 +19,10 @@ impl Cell {
             return;
         }
         let id = enrolment.node();
+        if let Some(refusal) = self.ban_refusal(&id) {
+            turn.answers.push(Command::Answer { refusals: vec![refusal], job: None });
+            return;
+        }
         let (no, was_here, changed) = match self.node_numbers.get(&id) {
             Some(&no) => {
                 let Some(node) = self.node_at_mut(no) else { return };

@@ -897,3 +897,75 @@ fn who_commits_and_does_not_reveal_is_replaced_soon() {
     assert_eq!(phase(&world, job), JobPhase::Verified);
     world.check_replay();
 }
+
+/// The coordinator's next word.
+fn direct(world: &mut World, signer: &SigningKey, seq: u64, halt: bool, bans: &[u8]) -> Vec<Command> {
+    let at = world.at;
+    let mut bans: Vec<directive::Ban> = bans
+        .iter()
+        .map(|number| directive::Ban {
+            node: node_id(*number),
+            reason: directive::BanReason::ByzantineBehavior,
+            at,
+        })
+        .collect();
+    bans.sort_by_key(|ban| ban.node);
+    let halt = halt.then(|| directive::Halt { reason: "a worm was seen in the lab".into(), at });
+    let directives = directive::Directives { cell: world.cell.id(), seq, at, halt, bans };
+    world.tell(Event::Directed(Box::new(Signed::seal(directives, signer).witnessed())))
+}
+
+fn is_refused(commands: &[Command]) -> bool {
+    commands.iter().any(|command| matches!(command, Command::Answer { refusals, .. } if !refusals.is_empty()))
+}
+
+#[test]
+fn a_halted_cell_grants_nothing_finishes_what_runs_and_goes_on_when_it_is_resumed() {
+    let coordinator = key(4, 0);
+    let mut world = World::with_nodes(2);
+    world.want(0, 1);
+    let job = world.run(manifest(vec![stage("tiles", 2, 1)]));
+    let [running] = world.take(0)[..] else { panic!("leased") };
+    assert!(!is_refused(&direct(&mut world, &coordinator, 1, true, &[])));
+    world.want(0, 4);
+    world.want(1, 4);
+    world.join(2);
+    world.want(2, 4);
+    assert!(world.grants.is_empty(), "nothing new");
+    let waits = world.cell.explain(&job).expect("known").stages[0].waits_for.clone();
+    assert!(waits.expect("it waits").contains("a worm was seen in the lab"));
+    world.report(0, world.result(0, running, "x"));
+    assert_eq!(world.cell.result(&running.0), Some(record("x", 0)), "what ran counts");
+    let restored = Cell::restore(&world.cell.snapshot()).expect("restores");
+    assert_eq!(restored.directives(), world.cell.directives());
+    // Said before, older, or said by somebody else: nothing changes.
+    assert!(is_refused(&direct(&mut world, &coordinator, 1, false, &[])));
+    assert!(is_refused(&direct(&mut world, &node_key(1), 2, false, &[])));
+    assert!(world.grants.is_empty());
+    assert!(!is_refused(&direct(&mut world, &coordinator, 2, false, &[])));
+    assert_eq!(world.grants.len(), 1, "whoever asked meanwhile is answered");
+    world.check_replay();
+}
+
+#[test]
+fn a_banned_node_loses_its_lease_to_another_at_once_and_may_not_join() {
+    let coordinator = key(4, 0);
+    let mut world = World::with_nodes(2);
+    world.want(0, 1);
+    let job = world.run(manifest(vec![stage("only", 1, 1)]));
+    let [first] = world.take(0)[..] else { panic!("leased") };
+    world.want(1, 1);
+    direct(&mut world, &coordinator, 1, false, &[0]);
+    assert_eq!(world.revoked, [(node_id(0), first.1)]);
+    let [second] = world.take(1)[..] else { panic!("leased again") };
+    assert!(is_refused(&world.join(0)));
+    world.want(0, 4);
+    assert!(!world.cell.node(&node_id(0)).expect("known").online);
+    let against = world.cell.explain(&job).expect("known").stages[0].waiting.first().cloned();
+    assert!(against.is_none(), "it runs");
+    world.report(1, world.result(1, second, "x"));
+    assert_eq!(phase(&world, job), JobPhase::Verified);
+    direct(&mut world, &coordinator, 2, false, &[]);
+    assert!(!is_refused(&world.join(0)), "lifted");
+    world.check_replay();
+}

@@ -1,5 +1,6 @@
 //! The libp2p host: the behaviours that ride on its transports.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use libp2p::core::Transport as _;
@@ -17,7 +18,7 @@ use crate::config::{DhtRole, MeshConfig};
 use crate::relay::shape::Shaper;
 use crate::stream::{self, Registry};
 use crate::transport::{BuildError, Ways};
-use crate::{gate, lazy, observe, pulse};
+use crate::{gate, gossip, lazy, observe, pulse};
 
 /// Protocol id that identify carries; nodes that say anything else are not ours.
 pub const PROTOCOL_VERSION: &str = wc_proto::version::IDENTIFY;
@@ -33,6 +34,8 @@ const KADEMLIA_QUERY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Pause between two refreshes of the table. Each dials most nodes of a small network, only to be disconnected from them a
 /// minute later; who is where is heard from exchanges, and asked when somebody is sought.
 const KADEMLIA_REFRESH: Duration = Duration::from_secs(60 * 60);
+/// Paths of one Kademlia query. With twenty nodes to a bucket each path has two to begin with.
+const DISJOINT_PATHS: NonZeroUsize = NonZeroUsize::new(10).expect("ten is not zero");
 
 #[derive(NetworkBehaviour)]
 pub(crate) struct Behaviour {
@@ -44,6 +47,7 @@ pub(crate) struct Behaviour {
     pub(crate) identify: observe::Behaviour,
     pub(crate) kad: kad::Behaviour<MemoryStore>,
     pub(crate) streams: stream::Behaviour,
+    pub(crate) gossip: gossip::Behaviour,
     // After the streams, which make what it looks at.
     pulse: pulse::Behaviour,
     circuits: relay::client::Behaviour,
@@ -128,6 +132,7 @@ fn behaviour(
         identify: observe::Behaviour::new(identify::Behaviour::new(identify)),
         kad: kademlia(local),
         streams: stream::Behaviour::new(registry.clone()),
+        gossip: gossip::build(&config.network, key),
         pulse: pulse::Behaviour::new(registry),
         circuits,
         relay: Toggle::from(
@@ -148,6 +153,9 @@ fn kademlia(local: PeerId) -> kad::Behaviour<MemoryStore> {
     let mut config = kad::Config::new(StreamProtocol::new(KADEMLIA_PROTOCOL));
     config
         .set_query_timeout(KADEMLIA_QUERY_TIMEOUT)
+        // Paths that share no node: whoever holds some of the nodes near a target holds some of the answers only (NET-32).
+        .disjoint_query_paths(true)
+        .set_parallelism(DISJOINT_PATHS)
         .set_periodic_bootstrap_interval(Some(KADEMLIA_REFRESH))
         .set_record_filtering(kad::StoreInserts::FilterBoth)
         .set_record_ttl(None)

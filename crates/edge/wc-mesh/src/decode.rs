@@ -7,15 +7,18 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use futures::executor::block_on;
 use futures::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use libp2p::Multiaddr;
 use wc_proto::peer::announce::Exchange;
+use wc_proto::peer::gossip::Topic;
 use wc_types::{NodeId, Timestamp};
 
 use crate::discovery::mdns;
 use crate::exchange::table::Table;
+use crate::gossip::judge::{Judge, Verdict};
 use crate::mapping::upnp;
 use crate::transport::{Proxy, accept, connect_with};
 
@@ -142,4 +145,20 @@ pub fn learn(exchange: Exchange, now: Timestamp) -> Learned {
     }
     let (nodes, relays) = table.counts();
     Learned { nodes, relays, told: table.told(None, now).len() }
+}
+
+/// Judges a message of gossip in the network `lab`, as if its author had published it; returns whether it would be used and
+/// passed on.
+///
+/// # Errors
+/// Why whoever brought it would be blamed.
+pub fn hear(topic: Topic, author: NodeId, bytes: &[u8], now: Timestamp) -> Result<bool, String> {
+    let nobody = NodeId([0; 32]);
+    let mut table = Table::new("lab".to_owned(), nobody);
+    let mut judge = Judge::new("lab".to_owned(), nobody);
+    match judge.judge(topic, author, bytes, &mut table, (now, Instant::now())) {
+        Verdict::Accept(_) => Ok(true),
+        Verdict::Ignore => Ok(false),
+        Verdict::Reject(why) => Err(why),
+    }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use libp2p::Multiaddr;
 use tokio::sync::mpsc;
+use wc_proto::peer::gossip::CellDirectives;
 use wc_types::NodeId;
 
 use crate::address::Transport;
@@ -88,6 +89,9 @@ pub enum MeshEvent {
         /// What it did.
         what: String,
     },
+    /// A cell's coordinator orders something. It is its word; whether the cell is one that concerns this node is for the
+    /// reader to know.
+    Directed(Box<CellDirectives>),
     /// The reader was too slow and missed events; `Mesh::peers` has the present state.
     Lagged {
         /// How many events were dropped.

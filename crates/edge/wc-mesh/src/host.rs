@@ -9,6 +9,7 @@
 mod book;
 mod company;
 mod fallback;
+mod news;
 mod peers;
 mod reach;
 mod regions;
@@ -32,6 +33,7 @@ use socket2::{Domain, Socket, Type};
 use tokio::sync::{mpsc, watch};
 use wc_proto::peer::announce::Announcement;
 use wc_proto::peer::beacon::Port;
+use wc_proto::peer::gossip::PresenceState;
 use wc_types::{NodeId, Signed, SigningKey};
 
 use crate::address::{
@@ -52,6 +54,8 @@ use crate::event::{
 };
 use crate::exchange::table::{Faults, Table};
 use crate::exchange::{self, Heard, Window};
+use crate::gossip::judge::Judge;
+use crate::gossip::{Told, Topics};
 use crate::mapping::PortMapping;
 use crate::mesh::{Command, PeerInfo, StartError};
 use crate::nat::Evidence;
@@ -237,6 +241,10 @@ pub(crate) struct Host {
     granted: Granted,
     table: Table,
     faults: Faults,
+    topics: Topics,
+    judge: Judge,
+    /// What this node has said of its presence, until somebody has heard it.
+    unheard: Option<PresenceState>,
     own: Option<Signed<Announcement>>,
     regions: Regions,
     window: Window,
@@ -313,6 +321,9 @@ impl Host {
             granted: Granted::default(),
             table: Table::new(config.network.clone(), node),
             faults: Faults::default(),
+            topics: Topics::new(&config.network),
+            judge: Judge::new(config.network.clone(), node),
+            unheard: None,
             own: None,
             regions: Regions::default(),
             window: Window::default(),
@@ -556,15 +567,10 @@ impl Host {
                 self.avoid(peer);
                 self.part(peer, "we left");
             }
-            Command::Ban(node) => {
-                let peer = peer_of(node);
-                self.kept.remove(&peer);
-                self.banned.insert(peer);
-                if let Some(state) = self.peers.get_mut(&peer) {
-                    state.farewell = Some("banned".to_owned());
-                }
-                self.swarm.behaviour_mut().banned.block_peer(peer);
-            }
+            Command::Ban(node) => self.ban(node),
+            Command::Unban(node) => self.unban(node),
+            Command::Say(gossip) => self.publish(&gossip),
+            Command::Present(state) => self.present(state),
             // Handled where the loop ends.
             Command::Stop(_) => {}
         }
@@ -1317,6 +1323,12 @@ impl Host {
                 }
             }
             BehaviourEvent::Kad(_) => {}
+            BehaviourEvent::Gossip(Told::Gossip(event)) => self.on_gossip(event),
+            BehaviourEvent::Gossip(Told::Flood(peer)) => {
+                if let Some(node) = node_of(&peer) {
+                    self.on_fault(node, "gossip", "it sends more than anybody may");
+                }
+            }
             BehaviourEvent::Circuits(event) => self.on_circuits(event),
             BehaviourEvent::Relay(event) => self.on_relay(event),
             BehaviourEvent::Reachable(event) => self.on_dialled_back(event),
@@ -1401,6 +1413,7 @@ impl Host {
         }
         self.on_observed(peer, id, &observed);
         if newly {
+            self.judge.met(&node);
             self.greet(node);
             self.mingle_soon();
             self.leave_later();
@@ -1440,16 +1453,17 @@ impl Host {
 
 impl Host {
     fn peer_info(&self, peer: &PeerId) -> Option<PeerInfo> {
-        let mut info = self.peers.get(peer)?.info(peer)?;
+        let mut info = self.peers.get(peer)?.info(peer, self.presence_of(peer))?;
         if let Some(relay) = relay_of(&info.addr).filter(|_| info.transport == Transport::Relay) {
-            info.inspected = self.peers.get(&relay).and_then(|state| state.info(&relay)?.inspected);
+            info.inspected =
+                self.peers.get(&relay).and_then(|state| state.info(&relay, PresenceState::Here)?.inspected);
         }
         Some(info)
     }
 }
 
 impl Peer {
-    fn info(&self, peer: &PeerId) -> Option<PeerInfo> {
+    fn info(&self, peer: &PeerId, presence: PresenceState) -> Option<PeerInfo> {
         // Streams leave a circuit as soon as there is a straight path; it only stays for those that began there.
         let used = self
             .links
@@ -1465,6 +1479,7 @@ impl Peer {
             rtt_micros: self.rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
             agent_version: self.agent_version.clone(),
             since: self.since,
+            presence,
             inspected: used.inspected.clone(),
             fallback: used.fallback.clone(),
         })

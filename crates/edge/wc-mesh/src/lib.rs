@@ -27,6 +27,7 @@ pub mod doctor;
 mod event;
 mod exchange;
 mod gate;
+mod gossip;
 mod host;
 mod lazy;
 mod mapping;

@@ -6,6 +6,7 @@ use libp2p::Multiaddr;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use wc_proto::peer::announce::Announcement;
+use wc_proto::peer::gossip::{CellDirectives, Gossip, PresenceState};
 use wc_types::{NodeId, Signed};
 
 use crate::address::{Transport, peer_of};
@@ -47,6 +48,9 @@ pub(crate) enum Command {
     Reach { node: NodeId, waiter: Waiter },
     Disconnect(NodeId),
     Ban(NodeId),
+    Unban(NodeId),
+    Say(Box<Gossip>),
+    Present(PresenceState),
     Stop(oneshot::Sender<()>),
 }
 
@@ -69,7 +73,10 @@ pub struct PeerInfo {
     pub agent_version: String,
     /// When it was connected.
     pub since: SystemTime,
-    /// Who reads along on that connection, or on ours with the relay that it leads through, which the machine's owner allows (NET-22). Lowers trust.
+    /// How the node stands, by its own word.
+    pub presence: PresenceState,
+    /// Who reads along on that connection, or on ours with the relay that it leads through, which the machine's owner allows
+    /// (NET-22). Lowers trust.
     pub inspected: Option<String>,
     /// Why it is not carried by something better, if we dialled it and something better was tried (NET-20).
     pub fallback: Option<String>,
@@ -185,9 +192,26 @@ impl Mesh {
         let _ = self.commands.send(Command::Disconnect(node)).await;
     }
 
-    /// Closes every connection to `node` and refuses new ones, in both directions, until this mesh ends.
+    /// Closes every connection to `node` and refuses new ones, in both directions, forgets where it is and hears nothing of
+    /// it, until this mesh ends or the node is let in again.
     pub async fn ban(&self, node: NodeId) {
         let _ = self.commands.send(Command::Ban(node)).await;
+    }
+
+    /// Lets a node in again that was banned.
+    pub async fn unban(&self, node: NodeId) {
+        let _ = self.commands.send(Command::Unban(node)).await;
+    }
+
+    /// Tells everybody what a cell orders, as its coordinator.
+    pub async fn direct(&self, directives: CellDirectives) {
+        let said = Box::new(Gossip::Directives(Box::new(directives)));
+        let _ = self.commands.send(Command::Say(said)).await;
+    }
+
+    /// Tells everybody how this node stands now; where nobody is connected, as soon as somebody is.
+    pub async fn present(&self, state: PresenceState) {
+        let _ = self.commands.send(Command::Present(state)).await;
     }
 
     /// Accepts streams of `protocol` (such as `/worldcompute/blob/1.0.0`) under the configured default limits.

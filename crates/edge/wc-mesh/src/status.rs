@@ -29,6 +29,9 @@ pub struct MeshStatus {
     pub relay: Option<RelayInfo>,
     /// Every connection with an identified peer.
     pub paths: Vec<PathInfo>,
+    /// Nodes of the network, this one included, as far as this one has heard: who is connected, or has announced itself, and
+    /// has not withdrawn (NET-07).
+    pub node_count: usize,
     /// Nodes known by their announcements.
     pub known_nodes: usize,
     /// Relays among them.

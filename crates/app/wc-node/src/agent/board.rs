@@ -83,6 +83,8 @@ pub(super) struct Board {
     /// Running leases that were revoked; their outcome is dropped.
     revoked: BTreeSet<Claim>,
     tallies: BTreeMap<CellId, Tally>,
+    /// Cells that dispatch nothing new: nothing is asked of them or taken from them.
+    halted: BTreeSet<CellId>,
     /// Mean time of one task in a slot, in microseconds, weighted to the recent ones; 0 before the first.
     pub task_micros: u64,
     /// Slots at work.
@@ -150,7 +152,7 @@ impl Board {
 
     /// Returns how many more leases to ask a cell for, when that is worth a message.
     pub fn room(&mut self, cell: CellId, slots: u16, now: Instant) -> Option<u32> {
-        if self.paused || !self.may_ask(cell, now) {
+        if self.paused || self.halted.contains(&cell) || !self.may_ask(cell, now) {
             return None;
         }
         let target = self.target(slots);
@@ -173,11 +175,12 @@ impl Board {
         u32::try_from(more).ok()
     }
 
-    /// The home cell may be asked at any time; another when the home cell is away, or has had time to answer and has
-    /// left a part of what it was asked for unanswered.
+    /// The home cell may be asked at any time; another when the home cell is away or halted, or has had time to answer and
+    /// has left a part of what it was asked for unanswered.
     fn may_ask(&self, cell: CellId, now: Instant) -> bool {
         let Some(home) = self.home.filter(|home| *home != cell) else { return true };
-        self.seats.get(&home).is_none_or(|seat| {
+        let seat = self.seats.get(&home).filter(|_| !self.halted.contains(&home));
+        seat.is_none_or(|seat| {
             let waited = seat.asked_at.is_some_and(|at| now.saturating_duration_since(at) >= HOME_FIRST);
             seat.wanted > 0 && waited
         })
@@ -331,6 +334,37 @@ impl Board {
             }
         }
         running
+    }
+
+    /// Notes whether a cell dispatches anything; returns whether that was otherwise until now, and what of its leases has not
+    /// begun, off the board.
+    pub fn set_halted(&mut self, cell: CellId, halted: bool) -> (bool, Vec<Claim>) {
+        if !halted {
+            return (self.halted.remove(&cell), Vec::new());
+        }
+        if !self.halted.insert(cell) {
+            return (false, Vec::new());
+        }
+        let mut queued = Vec::new();
+        for queue in &mut self.queues {
+            let (its, rest) = std::mem::take(queue).into_iter().partition(|waits| waits.cell() == cell);
+            *queue = rest;
+            let its: VecDeque<Assignment> = its;
+            queued.extend(its.iter().map(Assignment::claim));
+        }
+        for claim in &queued {
+            self.held.remove(claim);
+        }
+        if let Some(seat) = self.seats.get_mut(&cell).filter(|_| !queued.is_empty()) {
+            // Who gives something back gets nothing more before it asks again.
+            seat.wanted = 0;
+        }
+        (true, queued)
+    }
+
+    /// Returns whether a cell dispatches nothing new.
+    pub fn is_halted(&self, cell: CellId) -> bool {
+        self.halted.contains(&cell)
     }
 
     /// Takes every lease that has not started off the board.

@@ -3,6 +3,7 @@
 use serde_json::json;
 use wc_proto::api::view::{ClusterView, PathView, PendingSignersView, SignersView};
 use wc_proto::api::{CellRequest, Request};
+use wc_types::directive::Halt;
 use wc_types::signers::SignerOrder;
 use wc_types::{NodeId, Signed};
 
@@ -53,6 +54,8 @@ async fn status(context: &Context, node: &mut Node) -> anyhow::Result<()> {
         ("founded", show_ago(cluster.founded_at, identity::now())),
         ("nodes", format!("{} joined, {} online, {} slots", cluster.nodes, cluster.online, cluster.slots)),
         ("trusted", if cluster.nodes_trusted { "yes, by the owner's word" } else { "no" }.to_owned()),
+        ("dispatch", show_halt(cluster.halt.as_ref())),
+        ("network size", format!("about {}", say::count(cluster.node_count, "node"))),
         ("jobs", format!("{} open, {} ended", cluster.jobs_open, cluster.jobs_ended)),
         ("ledger", format!("{} entries, root {}", cluster.ledger_size, cluster.ledger_root)),
         ("signers", show_signers(&cluster.signers)),
@@ -118,6 +121,15 @@ async fn status(context: &Context, node: &mut Node) -> anyhow::Result<()> {
         }
         say::rows(&table, "")?;
     }
+    if !cluster.bans.is_empty() {
+        say::data("")?;
+        let mut table = say::table(&["banned node", "reason", "since"]);
+        for ban in &cluster.bans {
+            let since = show_ago(ban.at, identity::now());
+            table.add_row([ban.node.to_string(), ban.reason.to_string(), since]);
+        }
+        say::rows(&table, "")?;
+    }
     for alarm in &cluster.log_alarms {
         say::data(format!("ALARM  {}", say::harmless(alarm)))?;
     }
@@ -125,6 +137,17 @@ async fn status(context: &Context, node: &mut Node) -> anyhow::Result<()> {
         donor::show_witness(&witness)?;
     }
     Ok(())
+}
+
+/// Says in a line whether work is given out.
+fn show_halt(halt: Option<&Halt>) -> String {
+    match halt {
+        None => "running".to_owned(),
+        Some(halt) => {
+            let since = show_ago(halt.at, identity::now());
+            format!("HALTED {since}: {}; nothing new is given out", say::harmless(&halt.reason))
+        }
+    }
 }
 
 /// Says in a line whether the cell is alone, and whom it has met.
@@ -281,11 +304,12 @@ async fn peers(context: &Context, node: &mut Node) -> anyhow::Result<()> {
     if context.json {
         return Ok(say::json(&json::view(&peers))?);
     }
-    let mut table = say::table(&["peer", "reach", "transport", "round trip", "version", "address"]);
+    let mut table = say::table(&["peer", "state", "reach", "transport", "round trip", "version", "address"]);
     for peer in &peers {
         let rtt = peer.rtt_micros.map(|rtt| format!("{}.{:03} ms", rtt / 1000, rtt % 1000));
         table.add_row([
             peer.node.to_string(),
+            say::harmless(&peer.presence),
             peer.reach.name().to_owned(),
             peer.inspected.as_ref().map_or_else(
                 || peer.transport.clone(),
@@ -298,7 +322,15 @@ async fn peers(context: &Context, node: &mut Node) -> anyhow::Result<()> {
         let others = peer.paths.iter().filter(|path| path.address != peer.address);
         for PathView { address, transport, .. } in others {
             let [also, transport, address] = ["  also by", transport, address].map(say::harmless);
-            table.add_row([also, String::new(), transport, String::new(), String::new(), address]);
+            table.add_row([
+                also,
+                String::new(),
+                String::new(),
+                transport,
+                String::new(),
+                String::new(),
+                address,
+            ]);
         }
     }
     Ok(say::rows(&table, "nobody is connected")?)

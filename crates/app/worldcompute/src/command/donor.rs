@@ -87,9 +87,12 @@ pub fn show_witness(witness: &WitnessView) -> anyhow::Result<()> {
 fn show_cells(view: &DonorView) -> String {
     let line = |cell: &DonorCellView| {
         let home = if cell.home { ", home" } else { "" };
-        let DonorCellView { cell, state, leases, replicas_run, replicas_settled, .. } = cell;
+        let DonorCellView { cell, state, halt, leases, replicas_run, replicas_settled, .. } = cell;
+        let halted = halt.as_ref().map_or_else(String::new, |halt| {
+            format!("; HALTED {}: {}", show_ago(halt.at, identity::now()), say::harmless(&halt.reason))
+        });
         format!(
-            "{cell}: {}{home}; {replicas_run} replicas run, {replicas_settled} settled, {leases} held",
+            "{cell}: {}{home}{halted}; {replicas_run} replicas run, {replicas_settled} settled, {leases} held",
             say::harmless(state)
         )
     };

@@ -1,6 +1,7 @@
 //! What people and their programs see. Stable names: `--json` prints these.
 
 use serde::{Deserialize, Serialize};
+use wc_types::directive::{Ban, Halt};
 use wc_types::manifest::WorkClass;
 use wc_types::node::{CaliberClass, Path, Reach};
 use wc_types::{AccountId, CellId, Cid, JobId, LeaseId, NodeId, Timestamp};
@@ -208,6 +209,15 @@ pub struct ClusterView {
     /// When they met.
     #[serde(default)]
     pub merged_at: Option<Timestamp>,
+    /// Why nothing new is dispatched, if the coordinator has ordered so (INC-06).
+    #[serde(default)]
+    pub halt: Option<Halt>,
+    /// Nodes that the cell does not work with (INC-07).
+    #[serde(default)]
+    pub bans: Vec<Ban>,
+    /// Nodes of the network, of whatever cell, as far as the coordinator has heard (NET-07).
+    #[serde(default)]
+    pub node_count: u64,
     /// The other cells of its network that its coordinator knows, oldest first.
     #[serde(default)]
     pub others: Vec<OtherCellView>,
@@ -459,6 +469,9 @@ pub struct DonorCellView {
     pub home: bool,
     /// `working` when this machine takes work from it, `connected` when its coordinator is there, or `unreachable`.
     pub state: String,
+    /// Why it dispatches nothing new, if it has ordered so (INC-06).
+    #[serde(default)]
+    pub halt: Option<Halt>,
     /// Leases held now.
     pub leases: u64,
     /// Replicas run since the start.
@@ -523,6 +536,9 @@ pub struct PeerView {
     pub rtt_micros: Option<u64>,
     /// Version of its agent.
     pub agent_version: String,
+    /// `here`, or `paused` by its owner's word.
+    #[serde(default)]
+    pub presence: String,
     /// Who reads along on the way, with the owner's permission (NET-22).
     pub inspected: Option<String>,
     /// Why nothing better carries the connection (NET-20).

@@ -14,6 +14,7 @@
 
 use serde::{Deserialize, Serialize};
 use wc_types::charter::Founding;
+use wc_types::directive::Directives;
 use wc_types::grant::Grant;
 use wc_types::manifest::Manifest;
 use wc_types::node::Enrolment;
@@ -109,6 +110,12 @@ pub enum CoordinatorMessage {
     Refused {
         /// Why.
         refusal: Refusal,
+    },
+    /// What the coordinator orders the whole cell. Sent after the welcome, if it ever ordered anything; what is new reaches
+    /// members by gossip.
+    Directed {
+        /// Everything that stands.
+        directives: Box<Signed<Directives>>,
     },
     /// Replicas to run.
     Grant {

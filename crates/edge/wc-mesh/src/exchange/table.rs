@@ -128,6 +128,11 @@ impl Table {
         true
     }
 
+    /// Forgets a node.
+    pub(crate) fn forget(&mut self, node: &NodeId) {
+        self.nodes.remove(node);
+    }
+
     /// Returns a believed announcement.
     pub(crate) fn get(&self, node: &NodeId) -> Option<&Known> {
         self.nodes.get(node)

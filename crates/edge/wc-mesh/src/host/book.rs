@@ -44,6 +44,12 @@ impl Book {
         self.told.of(peer).chain(self.hinted.of(peer)).next().cloned()
     }
 
+    /// Forgets a node.
+    pub(crate) fn forget(&mut self, peer: &PeerId) {
+        self.told.forget(peer);
+        self.hinted.forget(peer);
+    }
+
     /// Forgets an address that failed; the last one is kept if `keep_last`.
     pub(crate) fn remove(&mut self, peer: &PeerId, addr: &Multiaddr, keep_last: bool) {
         if keep_last && self.addrs(peer).len() == 1 {
@@ -81,6 +87,12 @@ impl<const NODES: usize, const ADDRS: usize> Shelf<NODES, ADDRS> {
 
     fn of(&self, peer: &PeerId) -> impl Iterator<Item = &Multiaddr> {
         self.nodes.get(peer).into_iter().flatten()
+    }
+
+    fn forget(&mut self, peer: &PeerId) {
+        if self.nodes.remove(peer).is_some() {
+            self.order.retain(|other| other != peer);
+        }
     }
 
     fn remove(&mut self, peer: &PeerId, addr: &Multiaddr) {

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use libp2p::{Multiaddr, PeerId};
 use wc_proto::limit::{ADDRESS_BYTES_MAX, ADDRESSES_MAX};
 use wc_proto::peer::announce::{Announcement, AnnouncementFlaw};
+use wc_proto::peer::gossip::Gossip;
 use wc_types::{Millis, NodeId, Signed, Timestamp};
 
 use super::{Due, Host};
@@ -32,10 +33,12 @@ const NEWS_MAX: usize = 24;
 pub(super) const MINGLE: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(300));
 /// Nodes that one such look tries.
 const MINGLE_NODES: usize = 2;
+/// What faults in exchanges are about.
+const ANNOUNCEMENTS: &str = "announcements";
 /// Peers that a node seeks by itself; one that is sought by others may have more.
 pub(super) const FRIENDS: usize = 6;
 
-fn now() -> Timestamp {
+pub(super) fn now() -> Timestamp {
     let micros = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros());
     Timestamp(i64::try_from(micros).unwrap_or(i64::MAX))
 }
@@ -91,7 +94,7 @@ impl Host {
         self.timers.after(MINGLE.0, Due::Mingle);
     }
 
-    fn meet_known(&mut self, node: NodeId, relays: bool) {
+    pub(super) fn meet_known(&mut self, node: NodeId, relays: bool) {
         let addrs = self.table.get(&node).map(|known| known.addrs.iter()).into_iter().flatten();
         let addrs = addrs.filter(|addr| is_dialable(addr, &self.local)).cloned().collect();
         self.meet(peer_of(node), addrs, relays);
@@ -142,11 +145,8 @@ impl Host {
             tracing::debug!(addresses = ?own.addresses, relay = own.relay.is_some(), "announced");
             self.own = Some(own.clone());
             self.show();
-            let everybody: Vec<NodeId> = self.admitted().collect();
-            // Peers are told in person: they are who is going to look for us.
-            for peer in everybody {
-                self.tell(peer, vec![own.clone()], false);
-            }
+            // Peers are told, for they are who is going to look for us; they pass it on if it is another place than before.
+            self.publish(&Gossip::Addresses(Box::new(own)));
         }
         if !self.timers.contains(&Due::Renew) {
             self.timers.after(Duration::from_millis(LIFE.0 / 4), Due::Renew);
@@ -154,12 +154,12 @@ impl Host {
     }
 
     /// Changes what we tell those who ask.
-    fn show(&mut self) {
+    pub(super) fn show(&mut self) {
         let told = self.table.told(self.own.as_ref(), now());
         self.window.show(told);
     }
 
-    fn admitted(&self) -> impl Iterator<Item = NodeId> {
+    pub(super) fn admitted(&self) -> impl Iterator<Item = NodeId> {
         self.peers.iter().filter(|(_, state)| state.admitted).filter_map(|(peer, _)| node_of(peer))
     }
 
@@ -192,7 +192,7 @@ impl Host {
         let Heard { from, said } = heard;
         let announcements = match said {
             Ok(announcements) => announcements,
-            Err(error) => return self.on_fault(from, &error.to_string()),
+            Err(error) => return self.on_fault(from, ANNOUNCEMENTS, &error.to_string()),
         };
         for announcement in announcements {
             let node = announcement.node;
@@ -206,25 +206,30 @@ impl Host {
                     }
                 }
                 Ok(Learned::Nothing) => {}
-                Err(flaw) if flaw.is_misbehaviour() => return self.on_fault(from, &flaw.to_string()),
+                Err(flaw) if flaw.is_misbehaviour() => {
+                    return self.on_fault(from, ANNOUNCEMENTS, &flaw.to_string());
+                }
                 Err(_) => {}
             }
         }
         self.show();
     }
 
-    fn on_fault(&mut self, from: NodeId, what: &str) {
-        tracing::warn!(node_id = %from, what, "bad announcements");
-        self.events
-            .send(MeshEvent::PeerMisbehaved { node: from, what: format!("bad announcements: {what}") });
+    /// Notes that a peer has broken a rule of `about`, and leaves one that goes on.
+    pub(super) fn on_fault(&mut self, from: NodeId, about: &str, what: &str) {
+        tracing::warn!(node_id = %from, what, "bad {about}");
+        self.events.send(MeshEvent::PeerMisbehaved { node: from, what: format!("bad {about}: {what}") });
         if self.faults.count(from) {
             let peer = peer_of(from);
             self.avoid(peer);
-            self.part(peer, "bad announcements");
+            self.part(peer, &format!("bad {about}"));
         }
     }
 
     fn learn(&mut self, announcement: Signed<Announcement>) -> Result<Learned, AnnouncementFlaw> {
+        if self.banned.contains(&peer_of(announcement.node)) || self.judge.has_left(&announcement) {
+            return Ok(Learned::Nothing);
+        }
         let (node, relays) = (announcement.node, announcement.relay.is_some());
         let learned = self.table.learn(announcement, now())?;
         if learned == Learned::News {

@@ -589,6 +589,8 @@ impl Host {
             })
         });
         let (known_nodes, known_relays) = self.table.counts();
+        let node_count =
+            1 + known_nodes + self.admitted().filter(|node| self.table.get(node).is_none()).count();
         let mut upgrades: Vec<UpgradeCount> = self
             .upgrades
             .0
@@ -616,6 +618,7 @@ impl Host {
                 },
             }),
             paths: self.paths(now),
+            node_count,
             known_nodes,
             known_relays,
             upgrades,

@@ -189,6 +189,28 @@ fn a_cell_that_is_away_does_not_keep_the_others_from_being_asked() {
 }
 
 #[test]
+fn a_halted_cell_gets_back_what_has_not_begun_and_leaves_the_slots_to_others() {
+    let mut board = board(&[HOME, AWAY]);
+    let now = Instant::now();
+    let asked = u64::from(board.room(HOME, SLOTS, now).expect("idle"));
+    board.answered(HOME, 3);
+    assert!(board.grant(HOME, leases(HOME, 0..3), SLOTS).is_empty());
+    board.grant(AWAY, leases(AWAY, 7..8), SLOTS);
+    let running = board.take(SLOTS).expect("work");
+    let (changed, queued) = board.set_halted(HOME, true);
+    assert!(changed && asked > 3);
+    assert_eq!(queued.iter().map(|claim| claim.lease.0).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(board.held_of(HOME), [running[0].lease], "what runs goes on");
+    assert_eq!(board.held_of(AWAY), [LeaseId(7)], "another cell's lease is its own");
+    assert_eq!(board.set_halted(HOME, true), (false, Vec::new()));
+    assert_eq!(board.room(HOME, SLOTS, now), None, "a halted cell is asked for nothing");
+    assert!(board.room(AWAY, SLOTS, now).is_some(), "others are asked at once");
+    assert_eq!(board.set_halted(HOME, false), (true, Vec::new()));
+    board.answered(AWAY, u64::MAX);
+    assert!(board.room(HOME, SLOTS, now).is_some());
+}
+
+#[test]
 fn more_than_twice_of_what_is_held_ready_is_given_back_to_cells_that_answer_at_the_same_time() {
     let third = CellId([3; 32]);
     let mut board = board(&[HOME, AWAY, third]);
