@@ -1,7 +1,7 @@
 //! Whom a cell gives work when its nodes are reached by different paths (NET-34, NET-22).
 
 use proptest::prelude::*;
-use wc_cell::Event;
+use wc_cell::{Cell, Event, Fact};
 use wc_types::manifest::{Input, InputSource, Manifest, Output, Stage};
 use wc_types::node::{Path, Reach, TrustTier};
 use wc_types::*;
@@ -222,4 +222,39 @@ proptest! {
         prop_assert!(given.iter().all(|leases| *leases <= share.min(8)), "{given:?}");
         world.check_replay();
     }
+}
+
+#[test]
+fn what_was_written_before_there_were_paths_and_orders_is_still_read() {
+    // A fact as it was: no list of sizes. It is read as one without, and written again as it was.
+    #[derive(serde::Serialize)]
+    #[serde(rename_all = "kebab-case")]
+    enum Former {
+        JobStaged { job: JobId },
+    }
+    #[derive(serde::Serialize)]
+    struct FormerFact {
+        seq: u64,
+        at: Timestamp,
+        #[serde(with = "serde_bytes")]
+        seed: [u8; 32],
+        event: Former,
+    }
+    let job = JobId([7; 32]);
+    let former = FormerFact { seq: 9, at: Timestamp(5), seed: [3; 32], event: Former::JobStaged { job } };
+    let bytes = to_canonical(&former);
+    let fact: Fact = from_canonical(&bytes).expect("it is read");
+    assert_eq!(fact.event, Event::JobStaged { job, listed: Vec::new() });
+    assert_eq!(to_canonical(&fact), bytes);
+    // A state without them has none of their keys, so that its bytes are those of before.
+    let mut world = World::with_nodes(2);
+    world.want(0, 1);
+    world.run(manifest(vec![stage("only", 1, 1)]));
+    let snapshot = world.cell.snapshot();
+    // Keys are short texts: a byte with their length, then they.
+    for key in ["\u{64}path", "\u{66}listed", "\u{6a}directives"] {
+        assert!(!snapshot.windows(key.len()).any(|window| window == key.as_bytes()), "{key}");
+    }
+    let restored = Cell::restore(&snapshot).expect("it is read");
+    assert_eq!(restored.state_hash(), world.cell.state_hash());
 }

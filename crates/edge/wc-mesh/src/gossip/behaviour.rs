@@ -39,7 +39,7 @@ pub(crate) type Inner =
 const FRAMES_OF_PEER: (u32, u32) = (256, 1200);
 /// Frames that one network (/24 of IPv4) may send: whoever has ten keys has one network (NET-32).
 const FRAMES_OF_PREFIX: (u32, u32) = (2048, 12_000);
-/// Frames beyond that which are dropped before it is said aloud.
+/// Frames of a peer beyond its own which are dropped before it is said aloud.
 const DROPPED_TOLD: u32 = 256;
 
 /// What the behaviour tells the host.
@@ -59,7 +59,7 @@ pub(crate) struct Behaviour {
     /// The networks of connections that are counted.
     origins: HashMap<ConnectionId, Prefix>,
     dropped: HashMap<PeerId, u32>,
-    outbox: VecDeque<PeerId>,
+    pub(super) outbox: VecDeque<PeerId>,
 }
 
 impl Behaviour {
@@ -105,9 +105,8 @@ impl Behaviour {
 
     /// Returns whether a peer may say something now, and counts that it does.
     pub(super) fn may_speak(&mut self, peer: PeerId, id: ConnectionId, now: Instant) -> bool {
-        let may = self.peers.spend(peer, now)
-            && self.origins.get(&id).is_none_or(|prefix| self.prefixes.spend(*prefix, now));
-        if !may {
+        let is_within = self.peers.spend(peer, now);
+        if !is_within {
             let dropped = self.dropped.entry(peer).or_default();
             *dropped += 1;
             if *dropped >= DROPPED_TOLD {
@@ -115,7 +114,8 @@ impl Behaviour {
                 self.outbox.push_back(peer);
             }
         }
-        may
+        // Who shares a network with a flood is not heard meanwhile, and not to blame.
+        is_within && self.origins.get(&id).is_none_or(|prefix| self.prefixes.spend(*prefix, now))
     }
 }
 

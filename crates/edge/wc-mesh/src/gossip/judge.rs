@@ -3,19 +3,20 @@
 //! ```text
 //!              its author published it ──no──────────────────────────┐
 //! message ──►  it decodes, is signed by whom it speaks for ──no──────┤ reject: whoever brought it loses
-//!              it is old, and newer words are known ──yes────────────┘
-//!              it is new ──no──────────────────────────────────────── ignore: the same again, or a matter of clocks
+//!              it is very old, and newer words are known ──yes───────┘
+//!              it is new, and was said of late ──no────────────────── ignore: the same again, or a matter of clocks
 //!              accept: used, and passed on
 //! ```
 //!
 //! Rejecting costs the peer that brought the message, who may be an honest one that could not know better. So only that is
-//! rejected which everybody can tell: what is false at any time and place, and what is so much older than what is known that
-//! nobody who passes on what is new can have passed it on.
+//! rejected which everybody can tell: what is false at any time and place, and what is so old that nobody who keeps to these
+//! rules can have passed it on. Directives stand until the next and are said again after a restart, so none is too old to be
+//! passed on, and none is rejected for its age.
 
 use std::collections::HashMap;
 use std::time::Instant;
 
-use wc_proto::peer::announce::Announcement;
+use wc_proto::peer::announce::{AHEAD_MAX, Announcement};
 use wc_proto::peer::gossip::{CellDirectives, Gossip, Presence, PresenceState, Topic};
 use wc_types::{CellId, Millis, NodeId, Signed, Timestamp};
 
@@ -25,8 +26,11 @@ use crate::relay::Rates;
 /// Messages of one author that are taken up at once, and per minute after that. A node that changes networks announces itself
 /// a few times; a coordinator orders something now and then.
 const OF_AUTHOR: (u32, u32) = (16, 30);
-/// Age at which a message that has been superseded is a replay: gossip is over within seconds, and clocks may differ by minutes.
-const REPLAYED_AFTER: Millis = Millis(10 * 60 * 1000);
+/// Age from which a message is not passed on: gossip is over within seconds, and clocks may differ by minutes.
+const SPREADS_FOR: Millis = Millis(10 * 60 * 1000);
+/// Age at which a message that has been superseded is a replay. Whoever passed it on took it for younger than the above, by a
+/// clock that may be behind as ours may be ahead, and had not heard the newer words: it must not be to blame.
+const REPLAYED_AFTER: Millis = Millis(SPREADS_FOR.0 + 2 * AHEAD_MAX.0);
 /// Nodes whose last word on their presence is remembered, and cells whose last directives are.
 const REMEMBERED_MAX: usize = 2048;
 
@@ -113,6 +117,10 @@ impl Judge {
             return superseded(at, now);
         }
         let known = table.get(&node).map(|known| known.announcement.at);
+        if is_over(at, now) && known.is_none_or(|known| known <= at) {
+            // Of use to those who ask, and heard in the exchanges.
+            return Verdict::Ignore;
+        }
         match table.learn(announcement, now) {
             Ok(Learned::News) => {
                 self.met(&node);
@@ -136,7 +144,7 @@ impl Judge {
         {
             return if *known == presence.at { Verdict::Ignore } else { superseded(presence.at, now) };
         }
-        if presence.at.plus(REPLAYED_AFTER) < now {
+        if is_over(presence.at, now) {
             // Said at its time, and nobody told us; or kept, to be said again. Nothing tells the two apart.
             return Verdict::Ignore;
         }
@@ -158,7 +166,7 @@ impl Judge {
             && *known >= seq
         {
             // The same again is what a coordinator says after a restart.
-            return if *known == seq { Verdict::Ignore } else { superseded(at, now) };
+            return Verdict::Ignore;
         }
         make_room(&mut self.directives, &cell, |(_, at)| *at);
         self.directives.insert(cell, (seq, at));
@@ -177,12 +185,18 @@ impl Judge {
         self.presences.get(node).map(|(state, _)| *state)
     }
 
-    /// Notes that a node is connected: whoever has withdrawn and comes back is there.
+    /// Notes that a node is connected: whoever has withdrawn and comes back is there. When it said so stays known, or anybody
+    /// could say it again for it.
     pub(crate) fn met(&mut self, node: &NodeId) {
-        if self.presence_of(node) == Some(PresenceState::Left) {
-            self.presences.remove(node);
+        if let Some((state @ PresenceState::Left, _)) = self.presences.get_mut(node) {
+            *state = PresenceState::Here;
         }
     }
+}
+
+/// Returns whether a message is too old to be passed on.
+fn is_over(at: Timestamp, now: Timestamp) -> bool {
+    at.plus(SPREADS_FOR) < now
 }
 
 /// Returns what becomes of a message when newer words of the same author are known.

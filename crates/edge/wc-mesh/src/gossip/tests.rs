@@ -101,7 +101,9 @@ fn what_is_true_and_new_is_accepted_once() {
     assert_eq!(court.hear(1, &left, at(1)), Verdict::Accept(News::Presence(id(1), PresenceState::Left)));
     assert_eq!(court.hear(1, &announcement(1, 8, at(0)), at(1)), Verdict::Ignore, "from before it left");
     assert_eq!(court.hear(1, &announcement(1, 8, at(2)), at(2)), Verdict::Accept(News::Addresses(id(1))));
-    assert_eq!(court.judge.presence_of(&id(1)), None, "it is back");
+    assert_eq!(court.judge.presence_of(&id(1)), Some(PresenceState::Here), "it is back");
+    assert_eq!(court.hear(1, &left, at(3)), Verdict::Ignore, "its goodbye is not said again for it");
+    assert_eq!(court.judge.presence_of(&id(1)), Some(PresenceState::Here));
     let halt = directives(2, 2, None, 1, NOW);
     assert!(matches!(court.hear(2, &halt, NOW), Verdict::Accept(News::Directives(_))));
     assert_eq!(court.hear(2, &halt, at(3600)), Verdict::Ignore, "said again after a restart");
@@ -136,9 +138,33 @@ fn what_is_forged_replayed_oversized_or_of_another_cell_is_rejected() {
     assert!(matches!(court.hear(2, &true_words, NOW), Verdict::Accept(_)));
     let lifted_before = directives(2, 2, None, 4, at(-5));
     assert_eq!(court.hear(2, &lifted_before, NOW), Verdict::Ignore, "overtaken on the way");
-    assert!(is_rejected(&court.hear(2, &lifted_before, at(3600))));
     assert!(matches!(court.hear(1, &announcement(1, 7, NOW), NOW), Verdict::Accept(_)));
-    assert!(is_rejected(&court.hear(1, &announcement(1, 6, at(-900)), NOW)));
+    assert!(is_rejected(&court.hear(1, &announcement(1, 6, at(-2000)), NOW)));
+}
+
+#[test]
+fn whoever_passes_on_what_it_takes_for_new_is_never_to_blame() {
+    let words = |age: i64| {
+        let (old, new) = (at(-age), at(1 - age));
+        [
+            (announcement(1, 6, old), announcement(1, 7, new)),
+            (presence(1, PresenceState::Left, old), presence(1, PresenceState::Here, new)),
+            (directives(1, 1, None, 1, old), directives(1, 1, None, 2, new)),
+        ]
+    };
+    for age in [1, 590, 610, 660, 900, 3000, 86_000] {
+        // Clocks are up to ten minutes apart.
+        for ahead in [0, 1, 300, 600] {
+            for (old, new) in words(age) {
+                // Somebody tells one node the old words only, and the other one the newer ones.
+                let (mut honest, mut other) = (Court::new(), Court::new());
+                let passed_on = matches!(honest.hear(1, &old, NOW), Verdict::Accept(_));
+                other.hear(1, &new, at(ahead + 1 - age));
+                let blamed = is_rejected(&other.hear(1, &old, at(ahead)));
+                assert!(!(passed_on && blamed), "{:?}, {age} s old, {ahead} s ahead", old.topic());
+            }
+        }
+    }
 }
 
 #[test]
@@ -300,6 +326,12 @@ fn a_network_of_many_keys_is_counted_together() {
         })
         .sum::<usize>();
     assert_eq!(allowed, 2048);
+    // Nobody is to blame for what others of its network have spent.
+    let (quiet, connection) = (PeerId::random(), libp2p::swarm::ConnectionId::new_unchecked(99));
+    behaviour.note(connection, &addr);
+    behaviour.outbox.clear();
+    assert_eq!((0..256).filter(|_| behaviour.may_speak(quiet, connection, now)).count(), 0);
+    assert!(behaviour.outbox.is_empty());
     let own = libp2p::swarm::ConnectionId::new_unchecked(100);
     behaviour.note(own, &loopback);
     assert!(behaviour.may_speak(PeerId::random(), own, now), "this machine's own are not a network");
