@@ -27,8 +27,9 @@ use crate::relay::Rates;
 pub(crate) struct Behaviour {
     per_prefix_max: u32,
     /// Of datagrams and of streams apart: the sender of a first datagram can be anybody's name, and must not shut that
-    /// network out of TCP, too.
-    rates: Rates<(Prefix, bool)>,
+    /// network out of TCP, too; nor may thousands of such names fill the table in which streams are counted.
+    datagrams: Rates,
+    streams: Rates,
     inbound: Tally,
     pending_per_prefix_max: u32,
     pending: Tally,
@@ -89,9 +90,9 @@ impl std::error::Error for Refused {}
 
 impl Behaviour {
     pub(crate) fn new(per_prefix_max: u32, pending_per_prefix_max: u32, burst: u32, per_minute: u32) -> Self {
-        let rates = Rates::new(burst, per_minute);
+        let [datagrams, streams] = [(); 2].map(|()| Rates::new(burst, per_minute));
         let (inbound, pending) = (Tally::default(), Tally::default());
-        Self { per_prefix_max, rates, inbound, pending_per_prefix_max, pending }
+        Self { per_prefix_max, datagrams, streams, inbound, pending_per_prefix_max, pending }
     }
 
     fn check(&mut self, addr: &Multiaddr, now: Instant) -> Result<(), Refused> {
@@ -102,8 +103,9 @@ impl Behaviour {
         if self.pending.of(&prefix) >= self.pending_per_prefix_max {
             return Err(Refused::HalfOpen);
         }
-        let datagrams = transport_of(addr) == Some(Transport::Quic);
-        if self.rates.spend((prefix, datagrams), now) { Ok(()) } else { Err(Refused::TooFast) }
+        let is_datagram = transport_of(addr) == Some(Transport::Quic);
+        let rates = if is_datagram { &mut self.datagrams } else { &mut self.streams };
+        if rates.spend(prefix, now) { Ok(()) } else { Err(Refused::TooFast) }
     }
 }
 
@@ -199,6 +201,13 @@ mod tests {
         let victim: Multiaddr = "/ip4/192.0.2.7/udp/1/quic-v1".parse().unwrap();
         while gate.check(&victim, now).is_ok() {}
         assert!(gate.check(&"/ip4/192.0.2.7/tcp/1".parse().unwrap(), now).is_ok());
+        for number in 0..20_000u32 {
+            let forged: Multiaddr =
+                format!("/ip4/9.{}.{}.1/udp/1/quic-v1", number >> 8, number & 255).parse().unwrap();
+            let _ = gate.check(&forged, now);
+        }
+        let newcomer: Multiaddr = "/ip4/192.0.3.7/tcp/1".parse().unwrap();
+        assert!(gate.check(&newcomer, now).is_ok(), "made-up senders of datagrams keep nobody out of TCP");
         let local: Multiaddr = "/ip4/127.0.0.1/tcp/1".parse().unwrap();
         assert!((0..100).all(|_| gate.check(&local, now).is_ok()));
     }

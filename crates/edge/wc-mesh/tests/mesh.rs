@@ -9,8 +9,8 @@ use support::{PATIENCE, config, install_crypto, network, pair, start, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 use wc_mesh::{
-    DhtRole, DialError, DialOutcome, LanDiscovery, Mesh, MeshConfig, MeshEvent, Multiaddr, OpenError,
-    StartError, StreamLimits, StreamRefusal, TcpSession, Transport, Via,
+    DhtRole, DialError, DialOutcome, Direction, LanDiscovery, Mesh, MeshConfig, MeshEvent, Multiaddr,
+    OpenError, StartError, StreamLimits, StreamRefusal, TcpSession, Transport, Via,
 };
 use wc_proto::peer::beacon::{Beacon, Port};
 use wc_types::NodeId;
@@ -525,4 +525,38 @@ async fn connections_that_nobody_uses_are_closed_by_whoever_made_them_and_a_few_
     let mut answer = [0; 11];
     timeout(PATIENCE, stream.read_exact(&mut answer)).await.unwrap().unwrap();
     assert_eq!(&answer, b"still there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_comes_in_numbers_does_not_take_the_place_of_everybody_whom_a_node_chose() {
+    let network = network();
+    let mut hub = config(&network);
+    hub.limits.idle_timeout = Duration::from_secs(1);
+    let (hub, _hub_events) = start(hub).await;
+    let mut others = Vec::new();
+    for _ in 0..4 {
+        let (other, events) = start(config(&network)).await;
+        let addr = other.listen_addrs().await.remove(0);
+        timeout(PATIENCE, hub.dial(addr)).await.unwrap().unwrap();
+        others.push((other, events));
+    }
+    let addr = hub.listen_addrs().await.remove(0);
+    for _ in 0..8 {
+        let (guest, events) = start(config(&network)).await;
+        timeout(PATIENCE, guest.dial(addr.clone())).await.unwrap().unwrap();
+        others.push((guest, events));
+    }
+    let chosen = async || {
+        let peers = hub.peers().await;
+        peers.iter().filter(|peer| peer.direction == Direction::Outbound).count()
+    };
+    timeout(PATIENCE, async {
+        while chosen().await > 2 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await
+    .expect("those who are too many are left");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(chosen().await, 2, "some of its own choice stay");
 }

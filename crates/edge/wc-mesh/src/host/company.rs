@@ -16,6 +16,14 @@ use crate::address::is_loopback;
 use crate::event::Direction;
 use crate::path::relay_of;
 
+/// Peers that this node came to itself which it stays with, however many others have come to it: whoever makes a dozen keys
+/// and dials us must not become all that we hear.
+const CHOSEN_MIN: usize = 2;
+
+fn is_chosen(state: &Peer) -> bool {
+    state.admitted && state.links.iter().any(|link| link.direction == Direction::Outbound)
+}
+
 impl Host {
     /// Plans to look whether there is more company than we want.
     pub(super) fn leave_later(&mut self) {
@@ -45,7 +53,8 @@ impl Host {
             }
         }
         unused.sort_by_key(|(since, _)| Reverse(*since));
-        let surplus = self.peers.len().saturating_sub(FRIENDS);
+        let chosen = self.peers.values().filter(|state| is_chosen(state)).count();
+        let surplus = self.peers.len().saturating_sub(FRIENDS).min(chosen.saturating_sub(CHOSEN_MIN));
         for (_, peer) in unused.into_iter().take(surplus) {
             tracing::debug!(%peer, "nobody needs this connection");
             self.part(peer, "nobody needed it");
