@@ -32,7 +32,7 @@ use wc_types::grant::{Grant, LEASES_MAX, LeaseTerm};
 use wc_types::manifest::{Manifest, WorkClass};
 use wc_types::node::Enrolment;
 use wc_types::outcome::Commitment;
-use wc_types::{CellId, JobId, LeaseId, NodeId, Refusal, Signed, SigningKey};
+use wc_types::{CellId, JobId, LeaseId, NodeId, Refusal, Signed, SigningKey, to_canonical};
 
 use self::board::{Board, HOME_FIRST};
 pub(crate) use self::board::{Claim, Tally};
@@ -44,8 +44,9 @@ mod board;
 
 /// Manifests of different jobs that are kept between grants.
 const MANIFESTS_MAX: usize = 256;
-/// Messages of a coordinator that are kept until its welcome has come.
+/// Messages of a coordinator that are kept until its welcome has come, and their bytes: until then it may be anybody.
 const EARLY_MAX: usize = 256;
+const EARLY_BYTES_MAX: usize = 2 * FRAME_BYTES_MAX;
 /// How long a slot keeps the worker of a job that has no more work for it; an idle donor has none.
 const BOUND_IDLE: Duration = Duration::from_secs(30);
 /// Messages that may wait to be written.
@@ -146,6 +147,25 @@ pub(crate) enum SessionEnd {
     /// The node stops.
     #[error("the node stops")]
     Stopping,
+}
+
+/// What a coordinator says before its welcome.
+#[derive(Default)]
+struct Early {
+    messages: Vec<CoordinatorMessage>,
+    bytes: usize,
+}
+
+impl Early {
+    /// Keeps a message; returns whether there was room for it.
+    fn keep(&mut self, message: CoordinatorMessage) -> bool {
+        self.bytes = self.bytes.saturating_add(to_canonical(&message).len());
+        if self.messages.len() >= EARLY_MAX || self.bytes > EARLY_BYTES_MAX {
+            return false;
+        }
+        self.messages.push(message);
+        true
+    }
 }
 
 impl Agent {
@@ -413,13 +433,16 @@ impl Agent {
             return error.into();
         }
         // The cell may have work for a node that comes back before the coordinator gets to its welcome.
-        let mut early = Vec::new();
+        let mut early = Early::default();
         let founding = loop {
             match link::read(&mut reader, FRAME_BYTES_MAX).await {
                 Ok(CoordinatorMessage::Welcome { founding }) => break *founding,
                 Ok(CoordinatorMessage::Refused { refusal }) => return SessionEnd::Refused(refusal),
-                Ok(message) if early.len() < EARLY_MAX => early.push(message),
-                Ok(_) => return SessionEnd::Link(LinkError::Closed),
+                Ok(message) => {
+                    if !early.keep(message) {
+                        return SessionEnd::Link(LinkError::Closed);
+                    }
+                }
                 Err(error) => return error.into(),
             }
         };
@@ -434,7 +457,7 @@ impl Agent {
         // Ends with this session, also where that is cut short.
         let mut reading = JoinSet::new();
         reading.spawn(async move {
-            for message in early {
+            for message in early.messages {
                 if inbox.send(Ok(message)).await.is_err() {
                     return;
                 }
@@ -689,5 +712,21 @@ impl Agent {
             self.pantry.end_guest(claim);
         }
         self.room();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_says_much_before_its_welcome_takes_no_more_memory_than_two_frames() {
+        let told = |leases| CoordinatorMessage::Settled { leases: vec![LeaseId(u64::MAX); leases] };
+        let mut early = Early::default();
+        assert_eq!((0..1000).filter(|_| early.keep(told(1))).count(), EARLY_MAX);
+        let mut early = Early::default();
+        // Some 7 MiB each.
+        let kept = (0..20).filter(|_| early.keep(told(800_000))).count();
+        assert_eq!(kept, 2);
     }
 }

@@ -61,6 +61,8 @@ struct Session {
     last_heard: Instant,
     /// Told when the node may not work here any more.
     expelled: Arc<Notify>,
+    /// Whether the cell is about to know the node; before that it can be told nothing of it.
+    enrolled: bool,
     /// Its path as the cell knows it.
     path: Option<Path>,
     /// Whether the donor says that its way to us is inspected.
@@ -93,6 +95,7 @@ impl Sessions {
             manifests: HashSet::new(),
             last_heard: Instant::now(),
             expelled: expelled.clone(),
+            enrolled: false,
             path: None,
             inspected: false,
         };
@@ -123,6 +126,22 @@ impl Sessions {
         }
     }
 
+    /// Notes that a node is enrolled next.
+    fn enrol(&self, node: NodeId) {
+        if let Some(session) = lock(&self.live).get_mut(&node) {
+            session.enrolled = true;
+        }
+    }
+
+    /// Tells everybody who is in session what the cell orders. Gossip may lose an order, or leave out the last of many; who
+    /// does not read now hears it in its next session.
+    pub fn direct(&self, directives: &Signed<Directives>) {
+        for session in lock(&self.live).values().filter(|session| session.enrolled) {
+            let directives = Box::new(directives.clone());
+            let _ = session.outbox.try_send(CoordinatorMessage::Directed { directives });
+        }
+    }
+
     /// Notes the donor's word on whether its way to us is inspected.
     fn inspected(&self, node: NodeId, inspected: bool) {
         if let Some(session) = lock(&self.live).get_mut(&node) {
@@ -134,7 +153,7 @@ impl Sessions {
     /// knows. A round trip is told once per path: it changes all the time, and every change would be kept for ever.
     pub fn path(&self, node: NodeId, seen: Path) -> Option<Event> {
         let mut live = lock(&self.live);
-        let session = live.get_mut(&node)?;
+        let session = live.get_mut(&node).filter(|session| session.enrolled)?;
         let seen = Path { inspected: seen.inspected || session.inspected, ..seen };
         let is_known = session.path.is_some_and(|known| {
             (known.reach, known.inspected) == (seen.reach, seen.inspected)
@@ -372,6 +391,7 @@ impl Coordinator {
             // Its place is somebody else's, and nothing is written down for it.
             () = hung_up(reader) => return Err(SessionError::Link(LinkError::Closed)),
         }
+        self.sessions.enrol(node);
         let path = self.path_of(node).await.into_iter().collect();
         if let Err(refusals) = self.brain.ask(Event::NodeJoined(enrolment.witnessed()), path).await? {
             let refusal = refusals
@@ -631,6 +651,8 @@ mod tests {
         assert_eq!(told(relayed), None, "no session, no path");
         let (outbox, _messages) = mpsc::channel(1);
         sessions.open(node, outbox.clone()).expect("there is room");
+        assert_eq!(told(relayed), None, "it is held back, and the cell does not know it");
+        sessions.enrol(node);
         assert_eq!(told(relayed), Some(relayed));
         assert_eq!(told(relayed), None);
         let measured = path(Reach::Relayed, Some(80), false);
@@ -648,6 +670,7 @@ mod tests {
         sessions.inspected(node, false);
         assert_eq!(told(inspected), None, "and it cannot unsay what we see");
         sessions.open(node, outbox).expect("there is room");
+        sessions.enrol(node);
         assert_eq!(told(direct), Some(direct), "a new session is told anew");
     }
 

@@ -4,7 +4,7 @@
 //! admin halt|resume|ban|unban ──► coordinator ──fact──► cell ──► no grants; leases taken back, sessions ended
 //!                                      │
 //!                                      ├── gossip ─────────────► every node of the network
-//!                                      └── after each welcome ──► members that were not there
+//!                                      └── sessions ───────────► members, at once or after their next welcome
 //!                                                                   │
 //!   a halted cell:   what has not begun is given back, nothing is asked for       ◄──┤
 //!   a banned node:   no connection, no addresses, no gossip of it, where every cell   ◄──┘
@@ -206,6 +206,7 @@ pub(crate) async fn repeat(coordinator: Arc<Coordinator>) {
 /// Tells this machine and everybody else.
 async fn proclaim(coordinator: &Coordinator, directives: Signed<Directives>) {
     let _ = coordinator.directed.send(directives.clone()).await;
+    coordinator.sessions.direct(&directives);
     let founding = coordinator.founding.clone();
     coordinator.mesh.direct(CellDirectives { founding, directives }).await;
 }

@@ -111,8 +111,8 @@ pub enum CoordinatorMessage {
         /// Why.
         refusal: Refusal,
     },
-    /// What the coordinator orders the whole cell. Sent after the welcome, if it ever ordered anything; what is new reaches
-    /// members by gossip.
+    /// What the coordinator orders the whole cell. Sent after the welcome, if it ever ordered anything, and with each order,
+    /// beside the gossip that reaches everybody else.
     Directed {
         /// Everything that stands.
         directives: Box<Signed<Directives>>,
