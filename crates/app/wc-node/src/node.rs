@@ -56,6 +56,8 @@ const SPARES: usize = 3;
 const HEARD_MAX: usize = 64;
 /// How often a coordinator that has no jobs looks for an older cell on its network.
 const LOOK_FOR_OLDER: Duration = Duration::from_secs(2);
+/// Time from the start until memory is given back for the first time, and from each time to the next.
+const SPARE_AFTER: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(600));
 
 const NO_CELL: Code = Code::new("WC-NODE-040", Class::Host);
 const NOT_A_DONOR: Code = Code::new("WC-NODE-041", Class::Caller);
@@ -338,6 +340,7 @@ async fn run_once(config: &NodeConfig, mut stopped: watch::Receiver<bool>) -> Re
     config.recorder.hide(config.transport.proxies.proxy.iter().flat_map(Proxy::secrets));
     let (directed, heard_directives) = mpsc::channel(directives::HEARD_MAX);
     tasks.spawn(log_events(events, config.recorder.clone(), directed.clone()));
+    tasks.spawn(spare_memory());
     tasks.spawn(known::Keeper::new(dir.peers()).run(mesh.clone()));
     let blocks = Arc::new(blobs::StoreBlocks(store.clone()));
     let _serving = wc_mesh::blob::serve(&mesh, blocks, ServeLimits::default())
@@ -760,6 +763,20 @@ impl Starter<'_> {
         });
         tokio::spawn(stage::run(coordinator.clone(), jobs));
         Ok(Begun::Coordinating(coordinator, threads, failed))
+    }
+}
+
+/// Keeps an idle node small: gives back what it needed to start, and now and then what work has left behind.
+async fn spare_memory() {
+    let mut pause = SPARE_AFTER.0;
+    loop {
+        tokio::time::sleep(pause).await;
+        pause = SPARE_AFTER.1;
+        let given = tokio::task::spawn_blocking(wc_sandbox::give_memory_back).await;
+        if let Ok(Err(error)) = given {
+            tracing::debug!(%error, "memory is not given back");
+            return;
+        }
     }
 }
 
