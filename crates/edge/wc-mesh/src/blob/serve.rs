@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 use wc_proto::frame::{PREFIX_BYTES, body_bytes, decode};
@@ -20,12 +20,15 @@ use crate::mesh::Mesh;
 use crate::stream::{AcceptError, MeshStream};
 
 /// Blocks read from disk in one go, while the ones before travel: 2 MiB of chunks.
-const GROUP_BLOCKS: usize = 8;
+const GROUP_BLOCKS: u32 = 8;
+/// Blocks that all streams together read in such groups. Beyond that each reads one at a time, so that a crowd of slow
+/// readers holds two blocks each: 96 MiB of usual chunks with 128 of them, 384 MiB of the largest blocks there are.
+const GROUPED_BLOCKS_MAX: usize = 128;
 
 /// How much a blob server gives at a time.
 #[derive(Debug, Clone, Copy)]
 pub struct ServeLimits {
-    /// Streams of all peers together. Each holds at most 16 MiB of blocks in memory, and 4 MiB with usual chunks.
+    /// Streams of all peers together. Each holds two blocks in memory, and more as long as the others leave room.
     pub streams_max: usize,
     /// Streams of one peer.
     pub streams_per_peer_max: u32,
@@ -74,13 +77,14 @@ pub fn serve(mesh: &Mesh, blocks: Arc<dyn Blocks>, limits: ServeLimits) -> Resul
     let mut incoming = mesh.accept_within(BLOB, stream_limits)?;
     let mesh = mesh.clone();
     let room = Arc::new(Semaphore::new(limits.streams_max));
+    let grouped = Arc::new(Semaphore::new(GROUPED_BLOCKS_MAX));
     let accepting = tokio::spawn(async move {
         while let Some((node, stream)) = incoming.recv().await {
             // Without room the stream is dropped: the peer sees a reset and asks another holder.
             let Ok(permit) = room.clone().try_acquire_owned() else { continue };
-            let (mesh, blocks) = (mesh.clone(), blocks.clone());
+            let (mesh, blocks, grouped) = (mesh.clone(), blocks.clone(), grouped.clone());
             tokio::spawn(async move {
-                let ended = answer_wants(stream, blocks, limits).await;
+                let ended = answer_wants(stream, blocks, grouped, limits).await;
                 if let Err(error) = ended {
                     if error.is_misbehaviour() {
                         mesh.report_misbehaviour(node, format!("blob: {}", crate::dial::root_cause(&error)));
@@ -98,6 +102,7 @@ pub fn serve(mesh: &Mesh, blocks: Arc<dyn Blocks>, limits: ServeLimits) -> Resul
 async fn answer_wants(
     mut stream: MeshStream,
     blocks: Arc<dyn Blocks>,
+    grouped: Arc<Semaphore>,
     limits: ServeLimits,
 ) -> Result<(), WireError> {
     let mut number = 0u32;
@@ -115,12 +120,12 @@ async fn answer_wants(
         read_full(&mut stream, &mut body, limits.stall_timeout).await?;
         let want: Want = decode(&body)?;
         want.check()?;
-        let mut groups = want.cids.chunks(GROUP_BLOCKS);
-        let mut reading = groups.next().map(|group| read_group(&blocks, group));
+        let mut rest = want.cids.as_slice();
+        let mut reading = next_group(&mut rest, &grouped).map(|group| group.read(&blocks));
         while let Some(group) = reading.take() {
-            let found = group.await.map_err(std::io::Error::other)?;
+            let (found, _room) = group.await.map_err(std::io::Error::other)?;
             // The next group is read while this one travels.
-            reading = groups.next().map(|group| read_group(&blocks, group));
+            reading = next_group(&mut rest, &grouped).map(|group| group.read(&blocks));
             for block in found {
                 send(&mut stream, number, block, limits.stall_timeout).await?;
                 number = number.wrapping_add(1);
@@ -132,20 +137,41 @@ async fn answer_wants(
     }
 }
 
-/// Reads blocks off the async threads. A block that cannot be read is one that we do not have.
-fn read_group(blocks: &Arc<dyn Blocks>, cids: &[Cid]) -> JoinHandle<Vec<Option<Bytes>>> {
-    let (blocks, cids) = (blocks.clone(), cids.to_vec());
-    spawn_blocking(move || {
-        cids.iter()
-            .map(|cid| match blocks.block(cid) {
+/// Blocks that are read in one go.
+struct Group<'a> {
+    cids: &'a [Cid],
+    /// Its share of the blocks that are read in groups; a single block needs none.
+    room: Option<OwnedSemaphorePermit>,
+}
+
+/// Takes the next group off `rest`: a single block when others read as many as there is room for.
+fn next_group<'a>(rest: &mut &'a [Cid], grouped: &Arc<Semaphore>) -> Option<Group<'a>> {
+    let wanted = GROUP_BLOCKS.min(u32::try_from(rest.len()).unwrap_or(GROUP_BLOCKS));
+    let room = if wanted > 1 { grouped.clone().try_acquire_many_owned(wanted).ok() } else { None };
+    let taken = if room.is_some() { wanted as usize } else { 1 };
+    let (cids, later) = rest.split_at_checked(taken)?;
+    *rest = later;
+    Some(Group { cids, room })
+}
+
+impl Group<'_> {
+    /// Reads the blocks off the async threads. A block that cannot be read is one that we do not have.
+    fn read(
+        self,
+        blocks: &Arc<dyn Blocks>,
+    ) -> JoinHandle<(Vec<Option<Bytes>>, Option<OwnedSemaphorePermit>)> {
+        let (blocks, cids, room) = (blocks.clone(), self.cids.to_vec(), self.room);
+        spawn_blocking(move || {
+            let found = cids.iter().map(|cid| match blocks.block(cid) {
                 Ok(block) => block.filter(|bytes| bytes.len() <= BLOCK_BYTES_MAX),
                 Err(error) => {
                     tracing::warn!(%cid, %error, "cannot read a block");
                     None
                 }
-            })
-            .collect()
-    })
+            });
+            (found.collect(), room)
+        })
+    }
 }
 
 async fn send(
@@ -164,4 +190,31 @@ async fn send(
         stream.write_all(&payload).await
     };
     Ok(timeout(stall, whole).await.map_err(|_| WireError::Stalled(stall))??)
+}
+
+#[cfg(test)]
+mod tests {
+    use wc_types::cid::{CODEC_RAW, cid_of};
+
+    use super::*;
+
+    #[test]
+    fn a_crowd_of_readers_gets_one_block_at_a_time() {
+        let cids = [cid_of(CODEC_RAW, b"a block"); 20];
+        let grouped = Arc::new(Semaphore::new(GROUPED_BLOCKS_MAX));
+        let mut rest = &cids[..];
+        let sizes: Vec<usize> =
+            std::iter::from_fn(|| next_group(&mut rest, &grouped)).map(|group| group.cids.len()).collect();
+        assert_eq!(sizes, [8, 8, 4]);
+        let others: Vec<Group<'_>> =
+            (0..GROUPED_BLOCKS_MAX / 8).filter_map(|_| next_group(&mut &cids[..], &grouped)).collect();
+        let mut rest = &cids[..3];
+        assert!(
+            next_group(&mut rest, &grouped)
+                .is_some_and(|group| group.cids.len() == 1 && group.room.is_none())
+        );
+        drop(others);
+        assert_eq!(next_group(&mut rest, &grouped).map(|group| group.cids.len()), Some(2));
+        assert!(next_group(&mut rest, &grouped).is_none());
+    }
 }
