@@ -602,8 +602,7 @@ impl Messenger {
 /// Returns what a submission that was sent again comes to: refused because the first one got through, it was accepted.
 fn not_twice(request: &CellRequest, response: Response) -> Response {
     match (request, &response) {
-        (CellRequest::Submit { manifest, dry_run: false, .. }, Response::Refused(refusals))
-            if refusals.iter().all(|refusal| refusal.code == wc_policy::code::DUPLICATE.name) =>
+        (CellRequest::Submit { manifest, dry_run: false, .. }, Response::Refused(refusals)) if matches!(refusals.as_slice(), [refusal] if refusal.code == wc_policy::code::DUPLICATE.name) =>
         {
             let cid = manifest.cid();
             Response::Submitted { job: manifest.job_id(&cid), manifest: cid }

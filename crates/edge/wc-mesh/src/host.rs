@@ -522,7 +522,8 @@ impl Host {
                 let mut addrs = self.external.clone();
                 addrs.extend(self.keeper.circuits());
                 let own = self.swarm.listeners().filter(|addr| !is_circuit(addr) && !is_scoped(addr));
-                addrs.extend(own.cloned());
+                let (inside, outside): (Vec<_>, Vec<_>) = own.cloned().partition(is_loopback);
+                addrs.extend(outside.into_iter().chain(inside));
                 let mut seen = HashSet::new();
                 addrs.retain(|addr| seen.insert(addr.clone()));
                 let addrs = addrs.into_iter().map(|addr| with_node(addr, self.local)).collect();
