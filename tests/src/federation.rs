@@ -18,6 +18,8 @@ use wc_types::manifest::{
 };
 use wc_types::{AccountId, JobId, Millis, NodeId, Signed, SigningKey, Timestamp};
 
+use crate::port::free_port;
+
 /// Longest wait for anything that should take a moment, on a busy machine.
 pub const SOON: Duration = Duration::from_secs(60);
 
@@ -258,9 +260,7 @@ impl Federation {
     /// # Panics
     /// When loopback has no free port.
     pub fn relay(&self, number: usize, args: &[&str]) -> (Node, String) {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = format!("/ip4/127.0.0.1/tcp/{}", free.local_addr().expect("bound").port());
-        drop(free);
+        let address = format!("/ip4/127.0.0.1/tcp/{}", free_port());
         let here = ["--no-lan", "--listen", &address, "--external-address", &address];
         let node = self.process(
             &format!("relay-{number}"),

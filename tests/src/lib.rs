@@ -12,6 +12,7 @@ pub mod federation;
 pub mod flood;
 pub mod invariant;
 pub mod peer;
+pub mod port;
 pub mod reference;
 pub mod rekor;
 pub mod sim;

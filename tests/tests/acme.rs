@@ -1,7 +1,6 @@
 //! A relay that gets its certificate from a real ACME server (pebble), shows it, keeps it and renews it.
 
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -16,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use wc_tests::federation::{Federation, Node, SOON, binary};
 use wc_tests::flood::Anybody;
+use wc_tests::port::free_port;
 
 const NAME: &str = "relay.example.org";
 /// Life of a certificate here; it is renewed after two thirds of it.
@@ -30,11 +30,6 @@ impl Drop for Server {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("bound").port()
 }
 
 fn find(program: &str) -> Option<PathBuf> {

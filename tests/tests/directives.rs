@@ -1,28 +1,16 @@
 //! What a coordinator's operator orders the whole cell: a halt, and a ban (INC-06, INC-07, CLI-06).
 
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Instant;
 
 use wc_host::{DataDir, KeyFile};
 use wc_proto::api::view::{NodeView, Phase};
 use wc_proto::api::{CellRequest, Response};
 use wc_tests::federation::{Federation, Node, binary, guest};
+use wc_tests::port::free_port;
 use wc_types::NodeId;
 use wc_types::manifest::Stage;
 
 const REASON: &str = "guests were seen outside their sandbox";
-
-/// Returns a port that no connection of anybody here is given by the system before the coordinator has it.
-fn free_port() -> u16 {
-    static TAKEN: AtomicU16 = AtomicU16::new(0);
-    let process = u16::try_from(std::process::id() % 20_000).expect("small");
-    let first = 10_000 + process + 100 * TAKEN.fetch_add(1, Ordering::Relaxed);
-    let free = |port: &u16| {
-        let here = ("127.0.0.1", *port);
-        std::net::TcpListener::bind(here).is_ok() && std::net::UdpSocket::bind(here).is_ok()
-    };
-    (first..32_000).find(free).expect("a free port")
-}
 
 /// A coordinator that lends nothing, always at one address, and `donors` donors with a slot each.
 async fn cell(donors: usize) -> (Federation, String) {

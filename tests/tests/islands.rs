@@ -8,6 +8,7 @@ use wc_host::{DataDir, KeyFile};
 use wc_proto::api::view::{ClusterView, DonorView, NodeView, Phase};
 use wc_proto::api::{CellRequest, Request, Response};
 use wc_tests::federation::{Federation, Node, binary, guest};
+use wc_tests::port::free_port;
 use wc_types::{AccountId, NodeId};
 
 /// The longest that islands may take to merge (NET-06).
@@ -20,9 +21,7 @@ async fn island(network: Option<&str>, donors: usize) -> (Federation, String) {
         island.network = network.to_owned();
     }
     // It comes back at the same address.
-    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = format!("/ip4/127.0.0.1/tcp/{}", free.local_addr().expect("bound").port());
-    drop(free);
+    let address = format!("/ip4/127.0.0.1/tcp/{}", free_port());
     let how = ["--no-lan", "--coordinate", "always", "--trusted", "--slots", "0", "--listen", &address];
     island.add(&how);
     for _ in 0..donors {

@@ -5,7 +5,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use support::{PATIENCE, config, install_crypto, network, pair, start, until};
+use support::{PATIENCE, config, free_port, install_crypto, network, pair, start, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 use wc_mesh::{
@@ -139,8 +139,7 @@ async fn a_node_of_another_network_is_turned_away_on_both_sides() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_dial_tells_target_transport_and_cause() {
     let (one, mut events) = start(config(&network())).await;
-    // A port that was free a moment ago.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let addr: Multiaddr = format!("/ip4/127.0.0.1/tcp/{port}").parse().unwrap();
     let error = timeout(PATIENCE, one.dial(addr.clone())).await.unwrap().unwrap_err();
     let DialError::Unreachable { attempts } = &error else { panic!("{error}") };
@@ -290,11 +289,8 @@ async fn nodes_that_dial_each_other_at_once_stay_connected() {
 async fn a_taken_port_is_replaced_and_the_event_says_by_what() {
     let network = network();
     let mut first = config(&network);
-    let (udp, tcp) = {
-        let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        let port = udp.local_addr().unwrap().port();
-        (format!("/ip4/127.0.0.1/udp/{port}/quic-v1"), format!("/ip4/127.0.0.1/tcp/{port}"))
-    };
+    let port = free_port();
+    let (udp, tcp) = (format!("/ip4/127.0.0.1/udp/{port}/quic-v1"), format!("/ip4/127.0.0.1/tcp/{port}"));
     first.listen = vec![tcp.parse().unwrap(), udp.parse().unwrap()];
     let mut second = config(&network);
     second.listen = first.listen.clone();
@@ -330,7 +326,7 @@ async fn a_taken_port_is_replaced_and_the_event_says_by_what() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_seed_is_dialled_again_when_it_comes_back() {
     let network = network();
-    let port = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let listen: Multiaddr = format!("/ip4/127.0.0.1/tcp/{port}").parse().unwrap();
     let mut seeded = config(&network);
     seeded.seeds = vec![listen.clone()];

@@ -5,7 +5,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use support::{PATIENCE, config, network, start};
+use support::{PATIENCE, config, free_port, network, start};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 use wc_mesh::{
@@ -27,11 +27,6 @@ fn echo(mesh: &Mesh) {
             });
         }
     });
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// Starts a relay and returns the address under which everybody knows it.
