@@ -18,7 +18,7 @@ use wc_types::code::{Class, Code};
 use wc_types::directive::Directives;
 use wc_types::entry::JobEnd;
 use wc_types::node::{Enrolment, Path, Reach};
-use wc_types::{CellId, JobId, LeaseId, NodeId, Refusal, Signed, SigningKey};
+use wc_types::{CellId, JobId, LeaseId, Millis, NodeId, Refusal, Signed, SigningKey};
 
 use crate::anchor::{Anchoring, Shelf};
 use crate::archive::Archive;
@@ -405,17 +405,25 @@ impl Coordinator {
         let mut missing: BTreeSet<LeaseId> =
             self.brain.query(move |cell, _| cell.node_leases(&node)).await?.into_iter().collect();
         let is_charged = !self.sessions.was_awaited(&node);
+        if !is_charged {
+            // What was granted before this process started has been paid for, which this process does not remember.
+            let brought = held.iter().filter(|lease| missing.contains(lease)).count();
+            self.sessions.pace.granted(node, brought);
+        }
         self.reconcile(node, held, &mut missing, is_charged, outbox).await?;
         let _ = outbox.send(CoordinatorMessage::Welcome { founding: Box::new(self.founding.clone()) }).await;
         if let Some(standing) = directives::welcome(&self).await {
             let _ = outbox.send(standing).await;
         }
         tracing::info!(%node, "donor joined");
+        // Beats that were sent while the node was not read: they know nothing of what it was granted since.
+        let mut stale_beats = 0;
         loop {
             let message = link::read(reader, FRAME_BYTES_MAX).await?;
             self.sessions.heard(node);
             let wait = self.sessions.pace.charge(node, rows_of(&message), Instant::now());
             self.hold_back(node, wait).await;
+            stale_beats = stale_beats.max(beats_within(wait, self.founding.charter.beat));
             match message {
                 AgentMessage::Enrol { enrolment, .. } => {
                     if let Err(refusal) = check_enrolment(node, &enrolment) {
@@ -434,6 +442,10 @@ impl Coordinator {
                 AgentMessage::Return { leases } => {
                     self.sessions.forget_manifests(node);
                     self.brain.events(vec![Event::Returned { node, leases }]).await?;
+                }
+                AgentMessage::Beat { .. } if stale_beats > 0 => {
+                    stale_beats -= 1;
+                    missing.clear();
                 }
                 AgentMessage::Beat { held, .. } => {
                     self.reconcile(node, held, &mut missing, true, outbox).await?;
@@ -512,6 +524,13 @@ impl Coordinator {
         }
         Ok(())
     }
+}
+
+/// Returns how many beats a node may send within `wait`; none that is old if it does not wait.
+fn beats_within(wait: Duration, beat: Millis) -> u64 {
+    let beat = u128::from(beat.0.max(1));
+    let beats = u64::try_from(wait.as_millis().div_ceil(beat)).unwrap_or(u64::MAX);
+    if wait.is_zero() { 0 } else { beats }
 }
 
 /// Waits until the other side has hung up without saying more.
@@ -634,9 +653,16 @@ impl Performer for Hands {
 
 #[cfg(test)]
 mod tests {
-    use wc_types::Millis;
-
     use super::*;
+
+    #[test]
+    fn beats_that_waited_with_their_node_are_known() {
+        let seconds = Duration::from_secs;
+        assert_eq!(beats_within(seconds(0), Millis(5_000)), 0);
+        assert_eq!(beats_within(seconds(35), Millis(5_000)), 7);
+        assert_eq!(beats_within(seconds(36), Millis(5_000)), 8);
+        assert_eq!(beats_within(seconds(35), Millis(0)), 35_000);
+    }
 
     #[test]
     fn a_path_is_told_when_it_is_another_and_its_round_trip_once() {
