@@ -601,8 +601,9 @@ impl Messenger {
 
 /// Returns what a submission that was sent again comes to: refused because the first one got through, it was accepted.
 fn not_twice(request: &CellRequest, response: Response) -> Response {
-    match (request, &response) {
-        (CellRequest::Submit { manifest, dry_run: false, .. }, Response::Refused(refusals)) if matches!(refusals.as_slice(), [refusal] if refusal.code == wc_policy::code::DUPLICATE.name) =>
+    let CellRequest::Submit { manifest, dry_run: false, .. } = request else { return response };
+    match &response {
+        Response::Refused(refusals) if matches!(&refusals[..], [refusal] if refusal.code == wc_policy::code::DUPLICATE.name) =>
         {
             let cid = manifest.cid();
             Response::Submitted { job: manifest.job_id(&cid), manifest: cid }

@@ -30,6 +30,8 @@ mod reach;
 mod recorder;
 mod replay;
 mod retention;
+#[cfg(test)]
+mod sample;
 mod serving;
 mod signers;
 mod view;

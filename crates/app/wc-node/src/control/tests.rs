@@ -1,10 +1,9 @@
 //! Requests over a path that dies.
 
 use wc_mesh::{LanDiscovery, MeshConfig};
-use wc_types::manifest::{Confidentiality, Manifest, Placement, PriorityClass, WorkClass};
-use wc_types::{AccountId, Signed, SigningKey, Timestamp};
 
 use super::*;
+use crate::sample::manifest;
 
 async fn mesh(seed: u8, network: &str) -> Mesh {
     let mut config = MeshConfig::new([seed; 32], network);
@@ -13,24 +12,6 @@ async fn mesh(seed: u8, network: &str) -> Mesh {
     let (mesh, mut events) = Mesh::start(config).await.expect("starts");
     tokio::spawn(async move { while events.recv().await.is_some() {} });
     mesh
-}
-
-fn manifest() -> Signed<Manifest> {
-    let manifest = Manifest {
-        schema_version: 1,
-        name: "job".into(),
-        submitter: AccountId([0; 32]),
-        submitted_at: Timestamp(0),
-        priority_class: PriorityClass::PublicGood,
-        confidentiality: Confidentiality::Public,
-        class: WorkClass::General,
-        deadline: None,
-        max_total: None,
-        placement: Placement::Lan,
-        allowed_endpoints: Vec::new(),
-        stages: Vec::new(),
-    };
-    Signed::seal(manifest, &SigningKey::from_seed(&[7; 32]))
 }
 
 /// Asks a coordinator that takes the first request in and dies, and refuses the second one as a duplicate.

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use wc_types::cid::{CODEC_RAW, cid_of};
 use wc_types::grant::{Grant, LeaseTerm};
-use wc_types::manifest::{Confidentiality, Manifest, Placement, PriorityClass, WorkClass};
 use wc_types::outcome::{Ending, Outcome, Usage};
-use wc_types::{AccountId, JobId, Millis, NodeId, Signed, SigningKey, Timestamp};
+use wc_types::{JobId, Millis, NodeId, Signed, SigningKey, Timestamp};
 
 use super::*;
 use crate::agent::Order;
+use crate::sample;
 
 const SLOTS: u16 = 8;
 const HOME: CellId = CellId([1; 32]);
@@ -66,21 +66,7 @@ fn commitment() -> Commitment {
 
 /// Leases of one cell for the tasks of the same job, which every cell may know.
 fn leases(cell: CellId, numbers: std::ops::Range<u64>) -> Vec<Assignment> {
-    let manifest = Manifest {
-        schema_version: 1,
-        name: "job".into(),
-        submitter: AccountId([0; 32]),
-        submitted_at: Timestamp(0),
-        priority_class: PriorityClass::PublicGood,
-        confidentiality: Confidentiality::Public,
-        class: WorkClass::General,
-        deadline: None,
-        max_total: None,
-        placement: Placement::Lan,
-        allowed_endpoints: Vec::new(),
-        stages: Vec::new(),
-    };
-    let manifest = Arc::new(Signed::seal(manifest, &key()));
+    let manifest = Arc::new(sample::manifest());
     let grant = Grant {
         cell,
         job: JobId([0; 32]),
