@@ -7,12 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, WriteHalf};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Interval, timeout};
 use wc_mesh::{LanDiscovery, Mesh, MeshConfig, MeshEvents, MeshStream, Multiaddr};
-use wc_proto::api::{Request, Response};
+use wc_proto::api::{CellRequest, Request, Response};
 use wc_proto::frame::{self, PREFIX_BYTES};
 use wc_proto::limit::FRAME_BYTES_MAX;
 use wc_proto::peer::session::{AgentMessage, CoordinatorMessage, InlineBlob, Report};
@@ -79,6 +79,16 @@ impl Peer {
     /// Opens a stream to the coordinator.
     pub async fn open(&self, protocol: &str) -> MeshStream {
         self.mesh.open(self.coordinator, protocol).await.expect("the coordinator accepts a stream")
+    }
+
+    /// Asks the coordinator something on a stream of its own.
+    pub async fn ask(&self, request: &CellRequest) -> Response {
+        let mut stream = self.open(version::CONTROL).await;
+        let frame = frame::encode(request, FRAME_BYTES_MAX).expect("small");
+        stream.write_all(&frame).await.expect("the coordinator reads");
+        stream.flush().await.expect("the coordinator reads");
+        let body = timeout(SOON, read_frame(&mut stream)).await.expect("in time").expect("an answer");
+        frame::decode(&body).expect("an answer that can be read")
     }
 
     /// Returns its owner's word that it is theirs.
@@ -167,7 +177,8 @@ impl Session {
         let (mut reader, writer) = tokio::io::split(peer.open(version::SESSION).await);
         let (sender, inbox) = mpsc::channel(64);
         let reading = tokio::spawn(async move {
-            while let Some(message) = read_message(&mut reader).await {
+            while let Some(body) = read_frame(&mut reader).await {
+                let Ok(message) = frame::decode(&body) else { return };
                 if sender.send(message).await.is_err() {
                     return;
                 }
@@ -305,12 +316,12 @@ impl Session {
     }
 }
 
-async fn read_message(reader: &mut ReadHalf<MeshStream>) -> Option<CoordinatorMessage> {
+async fn read_frame(reader: &mut (impl AsyncRead + Unpin)) -> Option<Vec<u8>> {
     let mut prefix = [0; PREFIX_BYTES];
     reader.read_exact(&mut prefix).await.ok()?;
     let mut body = vec![0; frame::body_bytes(prefix, FRAME_BYTES_MAX).ok()?];
     reader.read_exact(&mut body).await.ok()?;
-    frame::decode(&body).ok()
+    Some(body)
 }
 
 /// Permission to run one replica.

@@ -5,10 +5,12 @@ use std::time::Instant;
 use wc_host::{DataDir, KeyFile};
 use wc_proto::api::view::{NodeView, Phase};
 use wc_proto::api::{CellRequest, Response};
-use wc_tests::federation::{Federation, Node, binary, guest};
+use wc_tests::federation::{Federation, Node, binary, guest, stage};
+use wc_tests::peer::Peer;
 use wc_tests::port::free_port;
-use wc_types::NodeId;
-use wc_types::manifest::Stage;
+use wc_types::cid::{CODEC_RAW, cid_of};
+use wc_types::manifest::{BlobRef, Stage};
+use wc_types::{Bytes, NodeId, Signed};
 
 const REASON: &str = "guests were seen outside their sandbox";
 
@@ -186,6 +188,43 @@ async fn a_ban_moves_the_lease_to_another_node_survives_a_restart_and_can_be_lif
 
     order(cell.coordinator(), &["unban", &holder.to_string()]);
     cell.joined(2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_banned_node_that_another_cell_keeps_connected_neither_works_nor_submits_nor_fills_the_journal() {
+    let (cell, address) = cell(0).await;
+    let mut other = Federation::empty(binary());
+    other.network = cell.network().to_owned();
+    other.add(&["--no-lan", "--coordinate", "always", "--trusted", "--slots", "0", "--join", &address]);
+    cell.until("the cells know each other", async || cell.cluster().await.others.len() == 1).await;
+    let peer = Peer::connect(&cell, 1).await;
+    drop(peer.enrol().await);
+    let ban = ["ban", &peer.node().to_string(), "--reason", "ACCEPTABLE_USE_VIOLATION"];
+    order(cell.coordinator(), &ban);
+
+    let before = cell.cluster().await;
+    let workload = BlobRef { cid: cid_of(CODEC_RAW, b"a module"), bytes: Bytes(8) };
+    let manifest = Box::new(cell.manifest(vec![stage(workload)]));
+    for _ in 0..5 {
+        let delegation = Signed::seal(peer.delegation(), &peer.owner);
+        let enrolment = Signed::seal(peer.enrolment(delegation), &peer.key);
+        let refusal = peer.enrol_with(enrolment).await.err().expect("it is banned");
+        assert_eq!(refusal.code, "WC-CELL-013", "{refusal}");
+        let submit = CellRequest::Submit { manifest: manifest.clone(), holders: Vec::new(), dry_run: false };
+        match peer.ask(&submit).await {
+            Response::Refused(refusals) => assert_eq!(refusals[0].code, "WC-CELL-013", "{refusals:?}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    let after = cell.cluster().await;
+    assert_eq!(
+        (after.facts, after.ledger_size),
+        (before.facts, before.ledger_size),
+        "nothing is written down"
+    );
+
+    order(cell.coordinator(), &["unban", &peer.node().to_string()]);
+    drop(peer.enrol().await);
 }
 
 #[tokio::test]

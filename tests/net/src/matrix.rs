@@ -141,6 +141,8 @@ pub struct Cell {
     expect: Expect,
     /// How long each step may take before the cell counts as broken.
     patience: Duration,
+    /// Bytes that one donor fetches when throughput is measured.
+    bulk_bytes: usize,
 }
 
 impl Cell {
@@ -157,6 +159,7 @@ impl Cell {
             names: Names::Needless,
             expect: Expect::Job,
             patience,
+            bulk_bytes: 16 << 20,
         }
     }
 
@@ -255,7 +258,10 @@ pub fn cells() -> Vec<Cell> {
         Cell::new("100 ms round trip", public(), both(millis(100))),
         Cell::new("300 ms round trip", public(), both(millis(300))),
         Cell::new("100 ms, 1 % lost each way", public(), both(millis(100).lossy(1))).patient(240),
-        Cell::new("100 ms, 5 % lost each way", public(), both(millis(100).lossy(5))).patient(240),
+        Cell {
+            bulk_bytes: 2 << 20,
+            ..Cell::new("100 ms, 5 % lost each way", public(), both(millis(100).lossy(5))).patient(240)
+        },
         Cell::new("1 Mbit/s up, 20 down, 40 ms", public(), public().over(megabit)).patient(240),
         Cell::new(
             "the same docker0 on every node",

@@ -494,24 +494,38 @@ async fn serve_one(coordinator: &Arc<Coordinator>, node: NodeId, mut stream: Mes
                 return;
             }
         };
-        let response = if let CellRequest::Submit { manifest, dry_run: false, .. } = &request {
-            let bytes = manifest.sealed().record.len();
-            match coordinator.sessions.pace.submitted(node, bytes, Instant::now()) {
-                Ok(wait) => {
-                    tokio::time::sleep(wait).await;
-                    answer(coordinator, submit::pass_on(request, node)).await
-                }
-                Err(wait) => Response::Refused(vec![
-                    Refusal::new(TOO_MUCH, "this machine submits more than the cell can write down")
-                        .hint(format!("try again in {} s", wait.as_secs().max(1))),
-                ]),
+        let refusal = match &request {
+            CellRequest::Submit { manifest, dry_run: false, .. } => {
+                admission(coordinator, node, manifest.sealed().record.len()).await
             }
-        } else {
-            answer(coordinator, submit::pass_on(request, node)).await
+            _ => None,
+        };
+        let response = match refusal {
+            Some(refusal) => Response::Refused(vec![refusal]),
+            None => answer(coordinator, submit::pass_on(request, node)).await,
         };
         if link::write(&mut stream, &response, FRAME_BYTES_MAX).await.is_err() {
             return;
         }
+    }
+}
+
+/// Waits until a node may submit a manifest of this many bytes; returns why it may not, if that is so.
+async fn admission(coordinator: &Coordinator, node: NodeId, bytes: usize) -> Option<Refusal> {
+    match coordinator.brain.peek(move |cell| cell.ban_refusal(&node)).await {
+        Ok(None) => {}
+        Ok(banned) => return banned,
+        Err(error) => return Some(Refusal::new(STOPPED, error.to_string())),
+    }
+    match coordinator.sessions.pace.submitted(node, bytes, Instant::now()) {
+        Ok(wait) => {
+            tokio::time::sleep(wait).await;
+            None
+        }
+        Err(wait) => Some(
+            Refusal::new(TOO_MUCH, "this machine submits more than the cell can write down")
+                .hint(format!("try again in {} s", wait.as_secs().max(1))),
+        ),
     }
 }
 

@@ -382,7 +382,13 @@ impl Coordinator {
         reader: &mut (impl AsyncBufRead + Unpin),
         outbox: &mpsc::Sender<CoordinatorMessage>,
     ) -> Result<(), SessionError> {
-        let known = self.brain.peek(move |cell| cell.node(&node).is_some()).await?;
+        let look = move |cell: &wc_cell::Cell| (cell.node(&node).is_some(), cell.ban_refusal(&node));
+        let (known, banned) = self.brain.peek(look).await?;
+        if let Some(refusal) = banned {
+            // However often it comes: nothing is written down for it.
+            let _ = outbox.send(CoordinatorMessage::Refused { refusal: refusal.clone() }).await;
+            return Err(SessionError::Refused(refusal));
+        }
         let now = Instant::now();
         let newcomer = if known { Duration::ZERO } else { self.sessions.pace.newcomer(now) };
         let wait = newcomer.max(self.sessions.pace.charge(node, MEMBERSHIP_ROWS, now));

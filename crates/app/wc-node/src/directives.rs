@@ -132,9 +132,12 @@ pub(crate) async fn follow(
 
 /// Returns the directives that follow from an order.
 fn next(order: Order, last: Option<&Directives>, cell: CellId, at: Timestamp) -> Result<Directives, Refusal> {
+    // Members may know of later orders than a coordinator that was brought back from a copy of yesterday.
+    let by_time = u64::try_from(at.0 / 1_000_000).unwrap_or(0);
+    let seq = last.map_or(1, |last| last.seq.saturating_add(1)).max(by_time);
     let mut next = match last {
-        Some(last) => Directives { seq: last.seq + 1, at, ..last.clone() },
-        None => Directives { cell, seq: 1, at, halt: None, bans: Vec::new() },
+        Some(last) => Directives { seq, at, ..last.clone() },
+        None => Directives { cell, seq, at, halt: None, bans: Vec::new() },
     };
     let place = |bans: &[Ban], node: &NodeId| bans.binary_search_by_key(node, |ban| ban.node);
     match order {
@@ -272,6 +275,22 @@ mod tests {
         let lifted = next(Order::Unban { node: low }, Some(&resumed), cell, at).unwrap();
         assert!(!lifted.is_banned(&low) && lifted.is_banned(&high));
         assert!(next(Order::Unban { node: low }, Some(&lifted), cell, at).is_err());
+    }
+
+    #[test]
+    fn what_a_coordinator_orders_after_it_forgot_some_of_its_orders_still_counts() {
+        let (cell, node) = (CellId([1; 32]), NodeId([2; 32]));
+        let at = |second: i64| Timestamp(second * 1_000_000);
+        let copied = next(ban(node), None, cell, at(1_000)).unwrap();
+        let forgotten = (1..50).fold(copied.clone(), |last, second| {
+            let reason = Order::Halt { reason: format!("halt number {second} of this cell") };
+            next(reason, Some(&last), cell, at(1_000 + second)).unwrap()
+        });
+        let restored = next(Order::Unban { node }, Some(&copied), cell, at(2_000)).unwrap();
+        assert!(restored.seq > forgotten.seq, "{} after {}", restored.seq, forgotten.seq);
+        // Two in the same second, or a clock that was put back.
+        let again = next(ban(node), Some(&restored), cell, at(500)).unwrap();
+        assert_eq!(again.seq, restored.seq + 1);
     }
 
     #[test]

@@ -26,7 +26,8 @@ pub const REASON_BYTES_MAX: usize = 512;
 pub struct Directives {
     /// The cell.
     pub cell: CellId,
-    /// Grows by one with each record of the cell; the first is 1. Lower ones count for nothing once a higher one is known.
+    /// Grows with each record of the cell, and is at least the time of the order in seconds since 1970, so that it also grows
+    /// where a coordinator has forgotten orders. Lower ones count for nothing once a higher one is known.
     pub seq: u64,
     /// When it was ordered.
     pub at: Timestamp,

@@ -64,7 +64,7 @@ impl Cell {
     }
 
     /// Returns why a node may not work here, if it is banned.
-    pub(crate) fn ban_refusal(&self, node: &NodeId) -> Option<Refusal> {
+    pub fn ban_refusal(&self, node: &NodeId) -> Option<Refusal> {
         let directives = self.directives.as_ref()?;
         let ban = directives.bans.iter().find(|ban| ban.node == *node)?;
         let banned = format!("this node is banned from the cell: {}", ban.reason);

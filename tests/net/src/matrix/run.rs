@@ -21,8 +21,6 @@ use crate::space::Service;
 const NAME: &str = "coordinator.lab";
 /// Bytes that go in, and come out.
 const PAYLOAD_BYTES: usize = 1024 * 1024;
-/// Bytes that one donor fetches when throughput is measured.
-const BULK_BYTES: usize = 16 * 1024 * 1024;
 /// QUIC, TCP and WebSocket: how many addresses a node tells at least that everybody is to be able to reach.
 const LISTENERS: usize = 3;
 /// Where iperf3 listens: where only port 443 is let out, the node itself is there, and nothing is measured beside it.
@@ -262,11 +260,11 @@ impl<'lab> Run<'lab> {
     fn bulk(&self) -> Result<Bulk, String> {
         // The module is there and compiled, so that what differs between the two jobs is the bytes.
         let small = self.job(1000, 1, Some(1))?;
-        let large = self.job(BULK_BYTES, 1, Some(1))?;
+        let large = self.job(self.cell.bulk_bytes, 1, Some(1))?;
         let seconds = large.saturating_sub(small).as_secs_f64().max(0.001);
         Ok(Bulk {
             trivial: small,
-            job: BULK_BYTES as f64 / seconds,
+            job: self.cell.bulk_bytes as f64 / seconds,
             tcp: self.iperf(),
             sendme: self.sendme(),
         })
@@ -277,8 +275,8 @@ impl<'lab> Run<'lab> {
     fn sendme(&self) -> Option<f64> {
         let program = std::env::var("WC_SENDME").ok()?;
         let small = self.sent_by(&program, 1000)?;
-        let large = self.sent_by(&program, BULK_BYTES)?;
-        Some(BULK_BYTES as f64 / large.saturating_sub(small).as_secs_f64().max(0.001))
+        let large = self.sent_by(&program, self.cell.bulk_bytes)?;
+        Some(self.cell.bulk_bytes as f64 / large.saturating_sub(small).as_secs_f64().max(0.001))
     }
 
     fn sent_by(&self, program: &str, bytes: usize) -> Option<Duration> {

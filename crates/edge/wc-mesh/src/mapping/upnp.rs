@@ -40,6 +40,8 @@ const LEASE: Duration = Duration::from_secs(2 * 60 * 60);
 pub(super) const RENEW_AFTER: Duration = Duration::from_secs(60 * 60);
 /// Outer ports that are tried when ours is taken.
 const OTHER_PORTS: usize = 3;
+/// The router knows mappings without an end only (`OnlyPermanentLeasesSupported`, WANIPConnection:1, 2.4.16).
+const PERMANENT_ONLY: u16 = 725;
 
 /// A router did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -200,7 +202,7 @@ impl Router {
         let outside = inside(&answer, "NewExternalIPAddress").and_then(|text| text.parse::<Ipv4Addr>().ok());
         let outside = outside.ok_or(UpnpError::NoAddress)?;
         let mut outer = before.unwrap_or(port.get());
-        let mut refused = None;
+        let (mut refused, mut lease) = (None, LEASE);
         for _ in 0..=OTHER_PORTS {
             let arguments = format!(
                 "<NewRemoteHost></NewRemoteHost><NewExternalPort>{outer}</NewExternalPort>\
@@ -209,10 +211,15 @@ impl Router {
                  <NewPortMappingDescription>worldcompute</NewPortMappingDescription>\
                  <NewLeaseDuration>{}</NewLeaseDuration>",
                 carrier.name(),
-                LEASE.as_secs()
+                lease.as_secs()
             );
             match self.call("AddPortMapping", &arguments).await {
                 Ok(_) => return Ok(SocketAddrV4::new(outside, outer)),
+                // It is given back when this node ends; if it cannot be, it stays until the router restarts.
+                Err(UpnpError::Refused(PERMANENT_ONLY)) if !lease.is_zero() => {
+                    lease = Duration::ZERO;
+                    continue;
+                }
                 Err(UpnpError::Refused(code)) => refused = Some(code),
                 Err(error) => return Err(error),
             }
@@ -298,6 +305,44 @@ mod tests {
         }
         assert_eq!(inside("<a dt:dt=\"string\"> 8.8.8.8 </a>", "a"), Some("8.8.8.8"));
         assert_eq!(inside("<ab>1</ab><a>2</a>", "a"), Some("2"));
+    }
+
+    /// Answers one call after the other with what `answer` makes of its body, and returns the bodies.
+    async fn routed(listener: TcpListener, answer: impl Fn(&str) -> (u16, String)) -> Vec<String> {
+        let mut bodies = Vec::new();
+        while let Ok(Ok((mut socket, _))) = timeout(Duration::from_secs(2), listener.accept()).await {
+            let mut call = Vec::new();
+            while !String::from_utf8_lossy(&call).contains("</s:Envelope>") {
+                assert_ne!(socket.read_buf(&mut call).await.unwrap(), 0, "a call that is cut off");
+            }
+            let call = String::from_utf8(call).unwrap();
+            let (status, text) = answer(&call);
+            let length = text.len();
+            let head =
+                format!("HTTP/1.1 {status} X\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
+            socket.write_all((head + &text).as_bytes()).await.unwrap();
+            bodies.push(call);
+        }
+        bodies
+    }
+
+    #[tokio::test]
+    async fn a_router_that_knows_mappings_without_an_end_only_is_asked_for_one() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let SocketAddr::V4(at) = listener.local_addr().unwrap() else { panic!("IPv4") };
+        let calls = tokio::spawn(routed(listener, |call| {
+            if call.contains("GetExternalIPAddress") {
+                (200, "<NewExternalIPAddress>192.0.2.7</NewExternalIPAddress>".to_owned())
+            } else if call.contains("<NewLeaseDuration>0<") {
+                (200, String::new())
+            } else {
+                (500, "<UPnPError><errorCode>725</errorCode></UPnPError>".to_owned())
+            }
+        }));
+        let router = Router { at, path: "/ctl".to_owned(), service: SERVICES[1] };
+        let outer = router.forward(Carrier::Udp, NonZeroU16::new(4000).unwrap(), None).await.unwrap();
+        assert_eq!(outer, "192.0.2.7:4000".parse().unwrap(), "the same port");
+        assert_eq!(calls.await.unwrap().len(), 3);
     }
 
     #[tokio::test]
