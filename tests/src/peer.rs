@@ -124,23 +124,24 @@ impl Peer {
         self.enrol_with(enrolment).await.expect("an honest enrolment is welcome")
     }
 
+    /// Joins the cell again with leases of an earlier session.
+    pub async fn come_back(&self, held: &[LeaseId]) -> Session {
+        let delegation = Signed::seal(self.delegation(), &self.owner);
+        let enrolment = Signed::seal(self.enrolment(delegation), &self.key);
+        let mut session = Session::open(self).await;
+        session.held.extend(held);
+        session.join(enrolment, held.to_vec()).await.expect("who comes back is welcome");
+        session
+    }
+
     /// Asks to join the cell with whatever it was given.
     ///
     /// # Errors
     /// What the coordinator refused with.
     pub async fn enrol_with(&self, enrolment: Signed<Enrolment>) -> Result<Session, Refusal> {
         let mut session = Session::open(self).await;
-        session.say(AgentMessage::Enrol { enrolment: Box::new(enrolment), held: Vec::new() }).await;
-        loop {
-            match session.hear().await.expect("an enrolment is answered") {
-                CoordinatorMessage::Welcome { founding } => {
-                    session.cell = cell_id(&founding);
-                    return Ok(session);
-                }
-                CoordinatorMessage::Refused { refusal } => return Err(refusal),
-                _ => {}
-            }
-        }
+        session.join(enrolment, Vec::new()).await?;
+        Ok(session)
     }
 }
 
@@ -195,6 +196,20 @@ impl Session {
         }
     }
 
+    async fn join(&mut self, enrolment: Signed<Enrolment>, held: Vec<LeaseId>) -> Result<(), Refusal> {
+        self.say(AgentMessage::Enrol { enrolment: Box::new(enrolment), held }).await;
+        loop {
+            match self.hear().await.expect("an enrolment is answered") {
+                CoordinatorMessage::Welcome { founding } => {
+                    self.cell = cell_id(&founding);
+                    return Ok(());
+                }
+                CoordinatorMessage::Refused { refusal } => return Err(refusal),
+                _ => {}
+            }
+        }
+    }
+
     /// Sends bytes as they are; a coordinator that has hung up does not mind.
     pub async fn send(&mut self, bytes: &[u8]) {
         let _ = self.writer.write_all(bytes).await;
@@ -246,17 +261,26 @@ impl Session {
 
     /// Asks for one lease and waits for it.
     pub async fn lease(&mut self) -> Lease {
-        self.say(AgentMessage::Want { replicas: 1 }).await;
-        loop {
+        self.leases(1).await.remove(0)
+    }
+
+    /// Asks for leases and waits for all of them.
+    pub async fn leases(&mut self, replicas: u32) -> Vec<Lease> {
+        self.say(AgentMessage::Want { replicas }).await;
+        let mut leases = Vec::new();
+        while leases.len() < replicas as usize {
             match self.hear().await.expect("the session goes on") {
                 CoordinatorMessage::Grant { grant, manifest } => {
-                    let term = *grant.leases.first().expect("a grant grants");
-                    return Lease { grant: *grant, term, has_manifest: manifest.is_some() };
+                    let has_manifest = manifest.is_some();
+                    let lease =
+                        |term: &LeaseTerm| Lease { grant: (*grant).clone(), term: *term, has_manifest };
+                    leases.extend(grant.leases.iter().map(lease));
                 }
                 CoordinatorMessage::Refused { refusal } => panic!("{refusal}"),
                 _ => {}
             }
         }
+        leases
     }
 
     /// Waits until the coordinator asks for what was committed under a lease.

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use wc_mesh::Mesh;
@@ -26,7 +26,7 @@ use wc_proto::limit::{FRAME_BYTES_MAX, REPORTS_MAX};
 use wc_proto::peer::session::{AgentMessage, CoordinatorMessage, Report};
 use wc_sandbox::Sandbox;
 use wc_store::Store;
-use wc_types::charter::cell_id;
+use wc_types::charter::{Founding, cell_id};
 use wc_types::directive::Directives;
 use wc_types::grant::{Grant, LEASES_MAX, LeaseTerm};
 use wc_types::manifest::{Manifest, WorkClass};
@@ -165,6 +165,26 @@ impl Early {
         }
         self.messages.push(message);
         true
+    }
+}
+
+/// Waits for a coordinator's welcome, and returns what it said before: the cell may have work for a node that comes back
+/// before the coordinator gets to its welcome.
+async fn welcomed(
+    reader: &mut (impl AsyncBufRead + Unpin),
+) -> Result<(Signed<Founding>, Vec<CoordinatorMessage>), SessionEnd> {
+    let mut early = Early::default();
+    loop {
+        match link::read(reader, FRAME_BYTES_MAX).await {
+            Ok(CoordinatorMessage::Welcome { founding }) => return Ok((*founding, early.messages)),
+            Ok(CoordinatorMessage::Refused { refusal }) => return Err(SessionEnd::Refused(refusal)),
+            Ok(message) => {
+                if !early.keep(message) {
+                    return Err(SessionEnd::Link(LinkError::Closed));
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 
@@ -432,19 +452,9 @@ impl Agent {
         if let Err(error) = link::write(&mut writer, &enrol, FRAME_BYTES_MAX).await {
             return error.into();
         }
-        // The cell may have work for a node that comes back before the coordinator gets to its welcome.
-        let mut early = Early::default();
-        let founding = loop {
-            match link::read(&mut reader, FRAME_BYTES_MAX).await {
-                Ok(CoordinatorMessage::Welcome { founding }) => break *founding,
-                Ok(CoordinatorMessage::Refused { refusal }) => return SessionEnd::Refused(refusal),
-                Ok(message) => {
-                    if !early.keep(message) {
-                        return SessionEnd::Link(LinkError::Closed);
-                    }
-                }
-                Err(error) => return error.into(),
-            }
+        let (founding, early) = match welcomed(&mut reader).await {
+            Ok(welcomed) => welcomed,
+            Err(end) => return end,
         };
         let actual = cell_id(&founding);
         if actual != cell {
@@ -457,7 +467,7 @@ impl Agent {
         // Ends with this session, also where that is cut short.
         let mut reading = JoinSet::new();
         reading.spawn(async move {
-            for message in early.messages {
+            for message in early {
                 if inbox.send(Ok(message)).await.is_err() {
                     return;
                 }
@@ -717,7 +727,30 @@ impl Agent {
 
 #[cfg(test)]
 mod tests {
+    use wc_types::Timestamp;
+    use wc_types::charter::Charter;
+
     use super::*;
+
+    #[tokio::test]
+    async fn what_a_coordinator_grants_before_its_welcome_is_not_lost() {
+        let key = SigningKey::from_seed(&[1; 32]);
+        let founding = Founding {
+            network: "lab".to_owned(),
+            coordinator: key.node_id(),
+            owner: key.account_id(),
+            charter: Charter::default(),
+            founded_at: Timestamp(1),
+        };
+        let founding = Signed::seal(founding, &key);
+        let granted = CoordinatorMessage::Settled { leases: vec![LeaseId(7)] };
+        let (mut theirs, ours) = tokio::io::duplex(1 << 16);
+        for message in [&granted, &CoordinatorMessage::Welcome { founding: Box::new(founding.clone()) }] {
+            link::write(&mut theirs, message, FRAME_BYTES_MAX).await.unwrap();
+        }
+        let (welcome, early) = welcomed(&mut BufReader::new(ours)).await.unwrap();
+        assert_eq!((cell_id(&welcome), early), (cell_id(&founding), vec![granted]));
+    }
 
     #[test]
     fn whoever_says_much_before_its_welcome_takes_no_more_memory_than_two_frames() {
