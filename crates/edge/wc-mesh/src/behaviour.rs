@@ -4,7 +4,6 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use libp2p::core::Transport as _;
-use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::upgrade::Version;
 use libp2p::kad::store::{MemoryStore, MemoryStoreConfig};
 use libp2p::swarm::NetworkBehaviour;
@@ -15,6 +14,7 @@ use libp2p::{
 };
 
 use crate::config::{DhtRole, MeshConfig};
+use crate::hooked::hooked;
 use crate::relay::shape::Shaper;
 use crate::stream::{self, Registry};
 use crate::transport::{BuildError, Ways};
@@ -88,7 +88,7 @@ pub(crate) fn build(
     if let Some(shaper) = shaper.clone() {
         transport = transport.map(move |(peer, muxer), _| (peer, shaper.meter(peer, muxer))).boxed();
     }
-    let transport = transport.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(lazy::Muxer(muxer)))).boxed();
+    let transport = transport.map(|(peer, muxer), _| (peer, hooked(muxer, || lazy::Lazy))).boxed();
     let swarm_config = libp2p::swarm::Config::with_tokio_executor()
         .with_idle_connection_timeout(config.limits.idle_timeout)
         .with_max_negotiating_inbound_streams(STREAMS_NEGOTIATING_MAX)

@@ -322,7 +322,10 @@ pub(crate) fn intercepted(error: &(dyn Error + 'static)) -> Option<String> {
 
 /// Returns whether there was no connection to shake hands on.
 fn is_before_handshake(error: &(dyn Error + 'static)) -> bool {
-    chain(error).any(|error| error.is::<NamedError>() || error.is::<ProxyError>())
+    let named = |error: &(dyn Error + 'static)| {
+        matches!(error.downcast_ref(), Some(NamedError::Resolve(_) | NamedError::All { .. }))
+    };
+    chain(error).any(|error| named(error) || error.is::<ProxyError>())
 }
 
 /// Returns the deepest message of an error's chain.
@@ -350,6 +353,7 @@ fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::resolve::ResolveError;
 
     #[test]
     fn a_plan_tries_each_address_once_and_the_best_first() {
@@ -395,6 +399,24 @@ mod tests {
                 ("/ip4/192.168.7.7/tcp/1", 550),
             ]
         );
+    }
+
+    #[test]
+    fn dials_may_have_crossed_where_a_handshake_failed_and_the_system_names_no_reason() {
+        let failed = |addr: &str, cause: std::io::Error| {
+            let cause = TransportError::Other(std::io::Error::other(NamedError::Dial(cause)));
+            let addr: Multiaddr = addr.parse().unwrap();
+            may_have_crossed(&addr, &swarm::DialError::Transport(vec![(addr.clone(), cause)]))
+        };
+        let handshake = || std::io::Error::other("got ClientHello when expecting ServerHello");
+        assert!(failed("/ip4/10.0.0.1/tcp/1", handshake()));
+        assert!(!failed("/ip4/10.0.0.1/udp/1/quic-v1", handshake()), "QUIC connections do not cross");
+        assert!(!failed("/ip4/10.0.0.1/tcp/1", std::io::Error::from_raw_os_error(111)), "refused");
+        let nowhere = NamedError::Resolve(ResolveError::Malformed("-".to_owned()));
+        let nowhere = TransportError::Other(std::io::Error::other(nowhere));
+        let addr: Multiaddr = "/dns4/-/tcp/1".parse().unwrap();
+        let nowhere = swarm::DialError::Transport(vec![(addr.clone(), nowhere)]);
+        assert!(!may_have_crossed(&addr, &nowhere), "there was nobody to shake hands with");
     }
 
     #[test]

@@ -141,8 +141,16 @@ enum Due {
 struct Dialling {
     addr: Multiaddr,
     peer: Option<PeerId>,
+    /// Whether TCP is dialled from the port that we listen on.
+    port: PortUse,
     seed: Option<usize>,
     waiters: Vec<Waiter>,
+}
+
+impl Dialling {
+    fn to(peer: PeerId, addr: Multiaddr) -> Self {
+        Self { addr, peer: Some(peer), port: PortUse::Reuse, seed: None, waiters: Vec::new() }
+    }
 }
 
 /// A configured seed.
@@ -609,16 +617,17 @@ impl Host {
                 self.avoided.remove(&peer);
                 self.seek_at(peer, Some(vec![bare]), Some(waiter));
             }
-            (bare, None) => self.dial_unknown(bare, None, vec![waiter]),
+            (bare, None) => self.dial_unknown(bare, None, vec![waiter], PortUse::Reuse),
         }
     }
 
     /// Dials an address without knowing who is there.
-    fn dial_unknown(&mut self, addr: Multiaddr, seed: Option<usize>, waiters: Vec<Waiter>) {
-        let opts = DialOpts::unknown_peer_id().address(addr.clone()).build();
+    fn dial_unknown(&mut self, addr: Multiaddr, seed: Option<usize>, waiters: Vec<Waiter>, port: PortUse) {
+        let opts = DialOpts::unknown_peer_id().address(addr.clone());
+        let opts = if port == PortUse::New { opts.allocate_new_port() } else { opts }.build();
         let id = opts.connection_id();
         self.on_contact(&addr);
-        self.dialling.insert(id, Dialling { addr, peer: None, seed, waiters });
+        self.dialling.insert(id, Dialling { addr, peer: None, port, seed, waiters });
         if let Err(error) = self.swarm.dial(opts) {
             self.on_dial_failed(id, None, &error);
         }
@@ -650,7 +659,7 @@ impl Host {
                 self.book.add(peer, [bare]);
                 self.seek(peer, None);
             }
-            None => self.dial_unknown(bare, Some(index), Vec::new()),
+            None => self.dial_unknown(bare, Some(index), Vec::new(), PortUse::Reuse),
         }
     }
 
@@ -751,7 +760,7 @@ impl Host {
                 .addresses(vec![addr.clone()])
                 .build();
             let id = opts.connection_id();
-            let dialling = Dialling { addr: addr.clone(), peer: Some(peer), seed: None, waiters: Vec::new() };
+            let dialling = Dialling::to(peer, addr.clone());
             match self.swarm.dial(opts) {
                 Ok(()) => {
                     self.dialling.insert(id, dialling);
@@ -985,6 +994,13 @@ impl Host {
                 self.dial_next(peer);
                 attempt.follow_up = Some(self.follow_up(&peer, asked));
                 self.tell_of(attempt);
+            }
+            // From a port of its own a dial crosses no other.
+            None if dialling.port == PortUse::Reuse && may_have_crossed(&attempt.target_multiaddr, error) => {
+                attempt.follow_up = Some(FollowUp::Retry { after: Duration::ZERO });
+                let addr = attempt.target_multiaddr.clone();
+                self.tell_of(attempt);
+                self.dial_unknown(addr, dialling.seed, dialling.waiters, PortUse::New);
             }
             None => {
                 let asked = !dialling.waiters.is_empty();

@@ -6,12 +6,12 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
-use futures::{AsyncRead, AsyncWrite};
-use libp2p::core::StreamMuxer;
-use libp2p::core::muxing::{StreamMuxerBox, StreamMuxerEvent, SubstreamBox};
+use futures::AsyncRead;
 use libp2p::core::upgrade::NegotiationError;
+
+use crate::hooked::Hook;
 
 /// Waits until the peer has agreed to the protocol of `stream`.
 pub(crate) async fn agreed(stream: &mut libp2p::Stream) -> io::Result<()> {
@@ -24,60 +24,19 @@ pub(crate) fn is_disagreement(error: &io::Error) -> bool {
     matches!(inner, Some(NegotiationError::Failed))
 }
 
-/// A connection on whose streams an empty read is over at once, whatever the transport makes of such a thing.
-pub(crate) struct Muxer(pub(crate) StreamMuxerBox);
+/// An empty read is over at once, whatever the transport makes of such a thing.
+pub(crate) struct Lazy;
 
-impl StreamMuxer for Muxer {
-    type Substream = Substream;
-    type Error = io::Error;
-
-    fn poll_inbound(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<Substream>> {
-        Poll::Ready(Ok(Substream(ready!(Pin::new(&mut self.0).poll_inbound(cx))?)))
-    }
-
-    fn poll_outbound(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<Substream>> {
-        Poll::Ready(Ok(Substream(ready!(Pin::new(&mut self.0).poll_outbound(cx))?)))
-    }
-
-    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_close(cx)
-    }
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<StreamMuxerEvent>> {
-        Pin::new(&mut self.0).poll(cx)
-    }
-}
-
-/// One stream.
-pub(crate) struct Substream(SubstreamBox);
-
-impl AsyncRead for Substream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+impl Hook for Lazy {
+    fn poll_read<S: AsyncRead + Unpin>(
+        &mut self,
+        stream: &mut S,
+        cx: &mut Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
         if buf.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        Pin::new(&mut self.0).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Substream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, bufs)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_close(cx)
+        Pin::new(stream).poll_read(cx, buf)
     }
 }

@@ -28,6 +28,7 @@ mod event;
 mod exchange;
 mod gate;
 mod gossip;
+mod hooked;
 mod host;
 mod lazy;
 mod mapping;

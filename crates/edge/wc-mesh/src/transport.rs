@@ -26,7 +26,9 @@ use libp2p::core::transport::{Boxed, Transport};
 use libp2p::{PeerId, identity, quic, relay};
 
 use crate::config::MeshConfig;
+use crate::hooked::hooked;
 use crate::resolve::Resolver;
+use ended::Ended;
 use named::Named;
 use session::Session;
 use sliced::Sliced;
@@ -88,7 +90,7 @@ pub(crate) fn build(
     let wire = session.over(Wire::new(outward, told.certificate.clone(), resolver.clone()));
     let direct = quic(config, key).or_transport(wire).map(|either, _| either.into_inner());
     let all = session.over(circuits).or_transport(direct).map(|either, _| either.into_inner());
-    let all = all.map(|(peer, muxer), _| (peer, ended::guard(muxer)));
+    let all = all.map(|(peer, muxer), _| (peer, hooked(muxer, Ended::default)));
     // Each address has the time; looking up a name has its own.
     let timed = TransportTimeout::new(all, config.limits.dial_timeout).boxed();
     Ok((Named::new(timed, resolver.clone()).boxed(), Ways { inspected, resolver }))
@@ -102,5 +104,5 @@ fn quic(config: &MeshConfig, key: &identity::Keypair) -> Connections {
     quic.max_concurrent_stream_limit = STREAMS_PER_CONNECTION_MAX as u32;
     quic.max_stream_data = QUIC_STREAM_BYTES_MAX;
     let transport = quic::tokio::Transport::new(quic);
-    transport.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(Sliced(muxer)))).boxed()
+    transport.map(|(peer, muxer), _| (peer, hooked(muxer, || Sliced))).boxed()
 }

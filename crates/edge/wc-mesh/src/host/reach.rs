@@ -543,7 +543,7 @@ impl Host {
         let id = opts.connection_id();
         self.on_contact(&addr);
         if self.swarm.dial(opts).is_ok() {
-            let dialling = Dialling { addr, peer: Some(peer), seed: None, waiters: Vec::new() };
+            let dialling = Dialling::to(peer, addr);
             self.dialling.insert(id, dialling);
         }
     }

@@ -9,14 +9,15 @@ use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use futures::{AsyncRead, AsyncWrite};
+use futures::AsyncRead;
 use libp2p::PeerId;
-use libp2p::core::StreamMuxer;
-use libp2p::core::muxing::{StreamMuxerBox, StreamMuxerEvent, SubstreamBox};
+use libp2p::core::muxing::StreamMuxerBox;
 use tokio::time::Sleep;
+
+use crate::hooked::{Hook, hooked};
 
 /// What a bucket holds when full, in time: a burst that no reader of a second's average notices.
 const BURST: Duration = Duration::from_millis(250);
@@ -106,94 +107,38 @@ impl Shaper {
             account
         });
         drop(peers);
-        StreamMuxerBox::new(MeteredMuxer { muxer, meter: Meter { shaper: self.clone(), account } })
+        let shaper = self.clone();
+        hooked(muxer, move || Metered { shaper: shaper.clone(), account: account.clone(), pause: None })
     }
 }
 
-#[derive(Debug, Clone)]
-struct Meter {
+/// Reads no faster than its accounts allow.
+struct Metered {
     shaper: Shaper,
     account: Arc<Bucket>,
-}
-
-struct MeteredMuxer {
-    muxer: StreamMuxerBox,
-    meter: Meter,
-}
-
-impl MeteredMuxer {
-    fn wrap(&self, stream: SubstreamBox) -> Metered<SubstreamBox> {
-        Metered { stream, meter: self.meter.clone(), pause: None }
-    }
-}
-
-impl StreamMuxer for MeteredMuxer {
-    type Substream = Metered<SubstreamBox>;
-    type Error = io::Error;
-
-    fn poll_inbound(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<Self::Substream>> {
-        let stream = std::task::ready!(Pin::new(&mut self.muxer).poll_inbound(cx))?;
-        Poll::Ready(Ok(self.wrap(stream)))
-    }
-
-    fn poll_outbound(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<Self::Substream>> {
-        let stream = std::task::ready!(Pin::new(&mut self.muxer).poll_outbound(cx))?;
-        Poll::Ready(Ok(self.wrap(stream)))
-    }
-
-    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.muxer).poll_close(cx)
-    }
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<StreamMuxerEvent>> {
-        Pin::new(&mut self.muxer).poll(cx)
-    }
-}
-
-/// A stream that is read no faster than its accounts allow.
-struct Metered<S> {
-    stream: S,
-    meter: Meter,
     pause: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+impl Hook for Metered {
+    fn poll_read<S: AsyncRead + Unpin>(
+        &mut self,
+        stream: &mut S,
+        cx: &mut Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
         if let Some(pause) = &mut self.pause {
-            std::task::ready!(pause.as_mut().poll(cx));
+            ready!(pause.as_mut().poll(cx));
             self.pause = None;
         }
-        let bytes = std::task::ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        let inner = &self.meter.shaper.0;
+        let bytes = ready!(Pin::new(stream).poll_read(cx, buf))?;
+        let inner = &self.shaper.0;
         inner.carried.fetch_add(bytes as u64, Ordering::Relaxed);
         let now = Instant::now();
-        let wait = self.meter.account.charge(bytes, now).max(inner.total.charge(bytes, now));
+        let wait = self.account.charge(bytes, now).max(inner.total.charge(bytes, now));
         if wait >= WAIT_MIN {
             self.pause = Some(Box::pin(tokio::time::sleep(wait)));
         }
         Poll::Ready(Ok(bytes))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_close(cx)
     }
 }
 
@@ -202,6 +147,7 @@ mod tests {
     use futures::AsyncReadExt;
 
     use super::*;
+    use crate::hooked::Hooked;
 
     #[test]
     fn a_bucket_lends_its_burst_and_then_holds_to_its_rate() {
@@ -220,9 +166,10 @@ mod tests {
     #[tokio::test]
     async fn a_peer_is_read_no_faster_than_its_share() {
         let shaper = Shaper::new(0, 4_000_000);
-        let meter = Meter { shaper: shaper.clone(), account: Arc::new(Bucket::new(4_000_000)) };
+        let account = Arc::new(Bucket::new(4_000_000));
+        let hook = Metered { shaper: shaper.clone(), account, pause: None };
         let bytes = vec![7u8; 1_800_000];
-        let mut stream = Metered { stream: futures::io::Cursor::new(bytes), meter, pause: None };
+        let mut stream = Hooked { stream: futures::io::Cursor::new(bytes), hook };
         let mut read = Vec::new();
         let start = Instant::now();
         stream.read_to_end(&mut read).await.unwrap();

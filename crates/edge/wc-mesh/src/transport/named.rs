@@ -31,8 +31,9 @@ pub(crate) struct Named {
 pub(crate) enum NamedError {
     #[error(transparent)]
     Resolve(#[from] ResolveError),
-    #[error(transparent)]
-    Dial(io::Error),
+    // Not transparent: that would hide a bare error of the system from whoever looks for it.
+    #[error("{0}")]
+    Dial(#[source] io::Error),
     /// More than one address was tried.
     #[error("{causes}")]
     All {
