@@ -86,6 +86,11 @@ pub fn path(path: Option<Path>) -> String {
     }
 }
 
+/// Says which version a node runs; only of another program its name as well.
+pub fn version(agent: &str) -> String {
+    harmless(agent.strip_prefix("worldcompute/").unwrap_or(agent))
+}
+
 /// Writes a number with its noun: `1 task`, `3 tasks`, `2 entries`, `2 witnesses`.
 pub fn count(number: u64, noun: &str) -> String {
     if number == 1 {

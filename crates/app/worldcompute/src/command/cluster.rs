@@ -103,7 +103,7 @@ async fn status(context: &Context, node: &mut Node) -> anyhow::Result<()> {
             node.agreed.to_string(),
             node.dissented.to_string(),
             show_ncu(node.owner_balance),
-            say::harmless(&node.agent_version),
+            say::version(&node.agent_version),
         ]);
     }
     say::rows(&table, "no node has joined yet")?;
@@ -316,7 +316,7 @@ async fn peers(context: &Context, node: &mut Node) -> anyhow::Result<()> {
                 |issuer| format!("{}, inspected by {}", peer.transport, say::harmless(issuer)),
             ),
             rtt.unwrap_or_else(|| "-".to_owned()),
-            say::harmless(&peer.agent_version),
+            say::version(&peer.agent_version),
             say::harmless(&peer.address),
         ]);
         let others = peer.paths.iter().filter(|path| path.address != peer.address);
