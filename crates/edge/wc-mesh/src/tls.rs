@@ -78,6 +78,11 @@ impl Upgrade {
         server.send_tls13_tickets = 0;
         Ok(Self { server: Arc::new(server), client: Arc::new(client) })
     }
+
+    /// Returns what QUIC, which shakes hands by itself, does so with: as a client and as a server.
+    pub(crate) fn configs(&self) -> (Arc<ClientConfig>, Arc<ServerConfig>) {
+        (self.client.clone(), self.server.clone())
+    }
 }
 
 impl UpgradeInfo for Upgrade {
@@ -134,10 +139,13 @@ where
 
 /// Returns the peer that a finished handshake has proven.
 fn peer_of(state: &CommonState) -> Result<PeerId, TlsError> {
-    match state.peer_certificates() {
-        Some([only]) => Ok(certificate::parse(only).map_err(|_| TlsError::Peer)?.peer_id()),
-        Some(_) | None => Err(TlsError::Peer),
-    }
+    peer_of_chain(state.peer_certificates().unwrap_or_default())
+}
+
+/// Returns the peer whose certificates were proven in a handshake.
+pub(crate) fn peer_of_chain(certificates: &[CertificateDer<'_>]) -> Result<PeerId, TlsError> {
+    let [only] = certificates else { return Err(TlsError::Peer) };
+    Ok(certificate::parse(only).map_err(|_| TlsError::Peer)?.peer_id())
 }
 
 /// Accepts exactly one self-signed certificate whose libp2p extension signs its key with the node's. Which node that

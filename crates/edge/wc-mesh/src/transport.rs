@@ -12,24 +12,25 @@ mod ended;
 mod http;
 mod named;
 mod proxy;
+mod quic;
 mod session;
 mod sliced;
 mod websocket;
 mod wire;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::timeout::TransportTimeout;
 use libp2p::core::transport::{Boxed, Transport};
-use libp2p::{PeerId, identity, quic, relay};
+use libp2p::{PeerId, identity, relay};
 
 use crate::config::MeshConfig;
 use crate::hooked::hooked;
 use crate::resolve::Resolver;
 use ended::Ended;
 use named::Named;
+use quic::Quic;
 use session::Session;
 use sliced::Sliced;
 use wire::Wire;
@@ -45,13 +46,6 @@ pub(crate) use wire::{Inspected, Outward, WireError};
 
 /// Streams on one connection, both directions and all protocols together.
 const STREAMS_PER_CONNECTION_MAX: usize = 1024;
-/// Only if the pulse fails: its pings, at most 20 s apart, keep the NAT's memory of a flow and find dead peers.
-const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(25);
-const QUIC_IDLE_MS_MAX: u32 = 30_000;
-/// Bytes of one QUIC stream that the peer may send before we read them. Four streams fill a path of 300 Mbit/s and 100
-/// ms, and eight leave room for pings in the sender's window of 10 MB, which all streams of a connection share.
-const QUIC_STREAM_BYTES_MAX: u32 = 1 << 20;
-
 /// What the swarm takes: a proven peer and the streams to it.
 pub(crate) type Connections = Boxed<(PeerId, StreamMuxerBox)>;
 
@@ -88,21 +82,12 @@ pub(crate) fn build(
     let resolver = Resolver::new(told.dns.clone(), outward.clone());
     let session = Session::new(key, config.tcp_session, STREAMS_PER_CONNECTION_MAX)?;
     let wire = session.over(Wire::new(outward, told.certificate.clone(), resolver.clone()));
-    let direct = quic(config, key).or_transport(wire).map(|either, _| either.into_inner());
+    let quic = Quic::new(session.tls(), config.limits.dial_timeout)?;
+    let quic = quic.map(|(peer, muxer), _| (peer, hooked(muxer, || Sliced)));
+    let direct = quic.or_transport(wire).map(|either, _| either.into_inner());
     let all = session.over(circuits).or_transport(direct).map(|either, _| either.into_inner());
     let all = all.map(|(peer, muxer), _| (peer, hooked(muxer, Ended::default)));
     // Each address has the time; looking up a name has its own.
     let timed = TransportTimeout::new(all, config.limits.dial_timeout).boxed();
     Ok((Named::new(timed, resolver.clone()).boxed(), Ways { inspected, resolver }))
-}
-
-fn quic(config: &MeshConfig, key: &identity::Keypair) -> Connections {
-    let mut quic = quic::Config::new(key);
-    quic.handshake_timeout = config.limits.dial_timeout;
-    quic.keep_alive_interval = QUIC_KEEP_ALIVE;
-    quic.max_idle_timeout = QUIC_IDLE_MS_MAX;
-    quic.max_concurrent_stream_limit = STREAMS_PER_CONNECTION_MAX as u32;
-    quic.max_stream_data = QUIC_STREAM_BYTES_MAX;
-    let transport = quic::tokio::Transport::new(quic);
-    transport.map(|(peer, muxer), _| (peer, hooked(muxer, || Sliced))).boxed()
 }

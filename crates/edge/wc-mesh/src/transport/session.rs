@@ -31,6 +31,11 @@ impl Session {
         Ok(Self { security: Security { tls, noise, first }, mux: mux::Upgrade::new(streams_max) })
     }
 
+    /// Returns the TLS of it.
+    pub(super) fn tls(&self) -> &tls::Upgrade {
+        &self.security.tls
+    }
+
     /// Returns `transport` with its byte streams encrypted, authenticated and multiplexed.
     pub(crate) fn over<T>(&self, transport: T) -> Boxed<(PeerId, StreamMuxerBox)>
     where
