@@ -512,20 +512,19 @@ async fn serve_one(coordinator: &Arc<Coordinator>, node: NodeId, mut stream: Mes
 
 /// Waits until a node may submit a manifest of this many bytes; returns why it may not, if that is so.
 async fn admission(coordinator: &Coordinator, node: NodeId, bytes: usize) -> Option<Refusal> {
-    match coordinator.brain.peek(move |cell| cell.ban_refusal(&node)).await {
-        Ok(None) => {}
-        Ok(banned) => return banned,
-        Err(error) => return Some(Refusal::new(STOPPED, error.to_string())),
-    }
     match coordinator.sessions.pace.submitted(node, bytes, Instant::now()) {
-        Ok(wait) => {
-            tokio::time::sleep(wait).await;
-            None
+        Ok(wait) => tokio::time::sleep(wait).await,
+        Err(wait) => {
+            return Some(
+                Refusal::new(TOO_MUCH, "this machine submits more than the cell can write down")
+                    .hint(format!("try again in {} s", wait.as_secs().max(1))),
+            );
         }
-        Err(wait) => Some(
-            Refusal::new(TOO_MUCH, "this machine submits more than the cell can write down")
-                .hint(format!("try again in {} s", wait.as_secs().max(1))),
-        ),
+    }
+    // Also one that was banned while it waited.
+    match coordinator.brain.peek(move |cell| cell.ban_refusal(&node)).await {
+        Ok(banned) => banned,
+        Err(error) => Some(Refusal::new(STOPPED, error.to_string())),
     }
 }
 

@@ -295,11 +295,16 @@ pub(crate) fn outcome_of(error: &swarm::DialError, expected: Option<PeerId>) -> 
 ///
 /// Two nodes that dial each other in the same moment, both from the port they listen on, make one TCP connection of which
 /// both believe that they opened it (RFC 9293 §3.5), and no handshake can succeed on that.
-pub(crate) fn may_have_crossed(addr: &Multiaddr, error: &swarm::DialError) -> bool {
+pub(crate) fn may_have_crossed(attempt: &DialAttempt, error: &swarm::DialError) -> bool {
     let swarm::DialError::Transport(errors) = error else { return false };
     let Some((_, TransportError::Other(error))) = errors.first() else { return false };
+    if attempt.outcome == DialOutcome::Timeout {
+        return false;
+    }
     let system = deepest(error).downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
-    transport_of(addr) == Some(Transport::Tcp) && system.is_none() && !is_before_handshake(error)
+    transport_of(&attempt.target_multiaddr) == Some(Transport::Tcp)
+        && system.is_none()
+        && !is_before_handshake(error)
 }
 
 /// Returns who issued the certificate because of which a dial was given up, if that is why.
@@ -352,6 +357,8 @@ fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn 
 
 #[cfg(test)]
 mod tests {
+    use libp2p::core::transport::timeout::TransportTimeoutError;
+
     use super::*;
     use crate::resolve::ResolveError;
 
@@ -403,20 +410,22 @@ mod tests {
 
     #[test]
     fn dials_may_have_crossed_where_a_handshake_failed_and_the_system_names_no_reason() {
-        let failed = |addr: &str, cause: std::io::Error| {
-            let cause = TransportError::Other(std::io::Error::other(NamedError::Dial(cause)));
+        let ended = |addr: &str, cause: NamedError| {
             let addr: Multiaddr = addr.parse().unwrap();
-            may_have_crossed(&addr, &swarm::DialError::Transport(vec![(addr.clone(), cause)]))
+            let cause = TransportError::Other(std::io::Error::other(cause));
+            let error = swarm::DialError::Transport(vec![(addr.clone(), cause)]);
+            let (outcome, cause) = outcome_of(&error, None);
+            may_have_crossed(&conclude(addr, outcome, Some(cause)), &error)
         };
+        let failed = |addr: &str, cause: std::io::Error| ended(addr, NamedError::Dial(cause));
         let handshake = || std::io::Error::other("got ClientHello when expecting ServerHello");
         assert!(failed("/ip4/10.0.0.1/tcp/1", handshake()));
         assert!(!failed("/ip4/10.0.0.1/udp/1/quic-v1", handshake()), "QUIC connections do not cross");
         assert!(!failed("/ip4/10.0.0.1/tcp/1", std::io::Error::from_raw_os_error(111)), "refused");
+        let silence = TransportTimeoutError::<std::io::Error>::Timeout;
+        assert!(!failed("/ip4/10.0.0.1/tcp/1", std::io::Error::other(silence)), "nobody answers");
         let nowhere = NamedError::Resolve(ResolveError::Malformed("-".to_owned()));
-        let nowhere = TransportError::Other(std::io::Error::other(nowhere));
-        let addr: Multiaddr = "/dns4/-/tcp/1".parse().unwrap();
-        let nowhere = swarm::DialError::Transport(vec![(addr.clone(), nowhere)]);
-        assert!(!may_have_crossed(&addr, &nowhere), "there was nobody to shake hands with");
+        assert!(!ended("/dns4/-/tcp/1", nowhere), "there was nobody to shake hands with");
     }
 
     #[test]

@@ -972,7 +972,7 @@ impl Host {
         match dialling.peer {
             Some(peer) => {
                 let timed_out = attempt.outcome == DialOutcome::Timeout;
-                let crossed = !timed_out && may_have_crossed(&attempt.target_multiaddr, error);
+                let crossed = may_have_crossed(&attempt, error);
                 // A relay may be back before its addresses are told again.
                 if !crossed && !timed_out && !is_circuit(&attempt.target_multiaddr) {
                     self.book.remove(&peer, &attempt.target_multiaddr, self.kept.contains_key(&peer));
@@ -996,7 +996,7 @@ impl Host {
                 self.tell_of(attempt);
             }
             // From a port of its own a dial crosses no other.
-            None if dialling.port == PortUse::Reuse && may_have_crossed(&attempt.target_multiaddr, error) => {
+            None if dialling.port == PortUse::Reuse && may_have_crossed(&attempt, error) => {
                 attempt.follow_up = Some(FollowUp::Retry { after: Duration::ZERO });
                 let addr = attempt.target_multiaddr.clone();
                 self.tell_of(attempt);

@@ -16,7 +16,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use futures::FutureExt;
 use libp2p::core::multiaddr::Protocol;
 use libp2p::core::transport::{DialOpts, ListenerId, PortUse, Transport, TransportError, TransportEvent};
 use libp2p::{Multiaddr, PeerId};
@@ -113,6 +112,11 @@ impl Quic {
         quinn::Endpoint::new(config, server, UdpSocket::from(socket), Arc::new(TokioRuntime))
     }
 
+    fn connect(&mut self, remote: SocketAddr, port: PortUse) -> Result<quinn::Connecting, QuicError> {
+        let dialer = self.dialer(&remote, port)?;
+        Ok(dialer.connect_with(self.client.clone(), remote, NOBODY)?)
+    }
+
     /// Returns what `remote` is dialled with: a listener, so that it is seen at the port where it can be reached, if that
     /// is wanted and there is one.
     fn dialer(&mut self, remote: &SocketAddr, port: PortUse) -> io::Result<quinn::Endpoint> {
@@ -169,10 +173,13 @@ impl Transport for Quic {
         // A hole is punched by two that dial each other: connections of QUIC do not cross, whoever began.
         let remote = socket_of(&addr).filter(|remote| remote.port() != 0 && !remote.ip().is_unspecified());
         let remote = remote.ok_or(TransportError::MultiaddrNotSupported(addr))?;
-        let endpoint = self.dialer(&remote, opts.port_use);
-        let endpoint = endpoint.map_err(|error| TransportError::Other(QuicError::Socket(error)))?;
-        let (client, within) = (self.client.clone(), self.handshake_timeout);
-        Ok(async move { shake_hands(endpoint.connect_with(client, remote, NOBODY)?, within).await }.boxed())
+        let mut connecting = self.connect(remote, opts.port_use);
+        if let Err(QuicError::Connect(quinn::ConnectError::EndpointStopping)) = connecting {
+            // Its socket has failed; the next is another.
+            self.dialers.remove(&remote.is_ipv4());
+            connecting = self.connect(remote, opts.port_use);
+        }
+        Ok(shake_hands(connecting.map_err(TransportError::Other)?, self.handshake_timeout))
     }
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<TransportEvent<Handshake, QuicError>> {

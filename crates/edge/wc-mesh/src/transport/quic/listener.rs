@@ -16,6 +16,9 @@ use libp2p::core::transport::{ListenerId, TransportEvent};
 use super::connection::{Handshake, shake_hands};
 use super::{QuicError, address_of};
 
+/// First packets looked at in one go.
+const TURNS_MAX: usize = 64;
+
 type Event = TransportEvent<Handshake, QuicError>;
 
 /// One listener.
@@ -60,11 +63,14 @@ impl Listener {
         Ok(listener)
     }
 
-    /// Returns whether packets from here can be answered by `remote`.
+    /// Returns whether packets from here reach `remote`, and those of `remote` come here.
     pub(super) fn reaches(&self, remote: &SocketAddr) -> bool {
-        self.bound.is_ipv4() == remote.is_ipv4()
-            && !self.is_closed
-            && (!remote.ip().is_loopback() || self.ips.iter().any(IpAddr::is_loopback))
+        let near = if remote.ip().is_loopback() {
+            self.ips.iter().any(IpAddr::is_loopback)
+        } else {
+            !self.bound.ip().is_loopback()
+        };
+        near && self.bound.is_ipv4() == remote.is_ipv4() && !self.is_closed
     }
 
     pub(super) fn close(&mut self) {
@@ -77,7 +83,7 @@ impl Listener {
 
     /// Returns what happens next; `None` once the listener is closed and has said so.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
-        loop {
+        for _ in 0..TURNS_MAX {
             if let Some(event) = self.events.pop_front() {
                 return Poll::Ready(Some(event));
             }
@@ -99,6 +105,9 @@ impl Listener {
                 Poll::Pending => return Poll::Pending,
             }
         }
+        // Others have their turn before more of what begins nothing is looked at.
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn incoming(&self, connecting: quinn::Connecting) -> Event {

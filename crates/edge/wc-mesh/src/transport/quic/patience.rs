@@ -17,6 +17,8 @@ use quinn_proto::RttEstimator;
 
 /// A round trip that is longer than the shortest by more than one part in so many has met a queue.
 const QUEUE_PARTS: u32 = 8;
+/// And one that is longer by more than this, however far the other end: there are queues that hold no more.
+const QUEUE_MAX: Duration = Duration::from_millis(15);
 /// More than one byte lost of so many says that the path is full, queue or not.
 const LOST_PARTS: u64 = 12;
 /// Packets that may be lost beside that share: of a few packets no share can be told.
@@ -132,7 +134,8 @@ impl Judge {
         self.lost_bytes = self.lost_bytes.saturating_add(lost_bytes);
         let sent = self.delivered_bytes.saturating_add(self.lost_bytes);
         let few = self.lost_bytes <= sent / LOST_PARTS + LOST_PACKETS_FREE * self.packet_bytes;
-        few && self.round_trip.saturating_sub(self.shortest) <= self.shortest / QUEUE_PARTS
+        let queue = self.round_trip.saturating_sub(self.shortest);
+        few && queue <= (self.shortest / QUEUE_PARTS).min(QUEUE_MAX)
     }
 }
 
