@@ -1,7 +1,7 @@
 //! QUIC, as a transport of libp2p: `/ip4/…/udp/…/quic-v1`, with the handshake that libp2p's specification names.
 //!
 //! The protocol is quinn's; what is here is its place behind libp2p's trait. `libp2p-quic` would be that, too, but chooses
-//! the congestion control for us, and the first that a lossy path needs is another ([`patience`]).
+//! the congestion control for us, and lossy paths need another ([`patience`]).
 
 mod connection;
 mod listener;
@@ -29,7 +29,8 @@ use connection::{Connection, Handshake, shake_hands};
 use listener::Listener;
 use patience::PatientConfig;
 
-/// Only if the pulse fails: its pings, at most 45 s apart, keep the NAT's memory of a flow and find dead peers.
+/// A path where nobody waits has a beat of the pulse every 45 s only: in between this keeps it from being taken for idle,
+/// and NATs, of which many forget a flow of UDP after 30 s, from forgetting it.
 const KEEP_ALIVE: Duration = Duration::from_secs(25);
 const IDLE_MS_MAX: u32 = 30_000;
 /// Bytes of one stream that the peer may send before we read them. Four streams fill a path of 300 Mbit/s and 100 ms, and
